@@ -1,0 +1,1 @@
+"""wsi-chat: whole-slide cytology analysis with multimodal language models."""

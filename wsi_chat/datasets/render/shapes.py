@@ -1,0 +1,133 @@
+"""Outlines in um around (0, 0), and how they are filled with soft edges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_chat.datasets.render.stains import F32
+
+Points = NDArray[np.float64]
+Form = Literal["polygon", "round", "column", "spindle", "tadpole"]
+
+_N = 44
+_THETA = np.linspace(0, 2 * np.pi, _N, endpoint=False)
+_UNIT = np.stack([np.cos(_THETA), np.sin(_THETA)], axis=1)
+_SHIFT = 4  # sub-pixel bits of OpenCV's polygon filling
+
+
+def rotate(points: Points, angle: float) -> Points:
+    """Points turned by `angle` (radians)."""
+    c, s = float(np.cos(angle)), float(np.sin(angle))
+    return points @ np.array([[c, s], [-s, c]])
+
+
+def blob(
+    rng: np.random.Generator, width: float, height: float, *, rough: float = 0.04, notches: int = 0, depth: float = 0.25
+) -> Points:
+    """A closed curve of the given axes (um): an ellipse with low harmonics of amplitude `rough` and sharp notches."""
+    order = np.arange(2, 8)
+    amplitude = rng.normal(0, rough, order.size) / np.sqrt(order - 1)
+    phase = rng.uniform(0, 2 * np.pi, order.size)
+    radius = 1 + (amplitude[:, None] * np.cos(order[:, None] * _THETA + phase[:, None])).sum(axis=0)
+    for _ in range(notches):
+        gap = np.angle(np.exp(1j * (_THETA - rng.uniform(0, 2 * np.pi))))
+        radius -= depth * rng.uniform(0.6, 1.2) * np.exp(-((gap / rng.uniform(0.16, 0.38)) ** 2))
+    return np.maximum(radius, 0.3)[:, None] * _UNIT * (width / 2, height / 2)
+
+
+def polygonal(rng: np.random.Generator, width: float, height: float) -> Points:
+    """The angular plate of a mature squamous cell: 5-8 corners, slightly cut."""
+    corners = int(rng.integers(5, 9))
+    angles = (np.arange(corners) + rng.uniform(-0.28, 0.28, corners)) * 2 * np.pi / corners + rng.uniform(0, 6.3)
+    radius = rng.uniform(0.82, 1.08, corners)
+    points = np.stack([np.cos(angles) * radius, np.sin(angles) * radius], axis=1)
+    for cut in (0.2, 0.27):
+        following = np.roll(points, -1, axis=0)
+        points = np.stack([points + cut * (following - points), following - cut * (following - points)], axis=1)
+        points = points.reshape(-1, 2)
+    edge = 1 + rng.normal(0, 0.012, (len(points), 1))
+    return points * edge * (width / 2, height / 2)
+
+
+def outline(form: Form, rng: np.random.Generator, width: float, height: float, rough: float) -> Points:
+    """The cytoplasm's outline (um), long axis along x for the elongated forms."""
+    if form == "polygon":
+        return polygonal(rng, width, height)
+    if form == "round":
+        return blob(rng, width, height, rough=rough)
+    t = np.linspace(-1, 1, 24)
+    bend = rng.normal(0, 0.16) * width
+    if form == "column":
+        taper = rng.uniform(0.55, 0.95)
+        profile = (1 - np.abs(t) ** 5) ** 0.5 * (1 + (taper - 1) * (t + 1) / 2)
+        bend *= 0.35
+    elif form == "spindle":
+        profile = (1 - t**2) ** rng.uniform(0.9, 1.5) + 0.05
+    else:  # tadpole: a head, then a tail
+        head = np.sqrt(np.clip(1 - ((t + 0.55) / 0.45) ** 2, 0, 1))
+        tail = np.where(t > -0.55, np.clip(1 - (t + 0.55) / 1.55, 0, 1) ** rng.uniform(1.1, 2.0), 0)
+        profile = np.maximum(head, tail) + 0.03
+    wobble = 1 + rng.normal(0, rough, t.size)
+    upper = np.stack([t * width / 2, profile * wobble * height / 2 + bend * t**2], axis=1)
+    lower = np.stack([t * width / 2, -profile * wobble[::-1] * height / 2 + bend * t**2], axis=1)
+    return np.concatenate([upper, lower[::-1]])
+
+
+class Canvas:
+    """A small pixel frame around an object's centre: fills outlines given in um as float32 planes in 0..1.
+
+    `x`, `y` are the offsets (px) of its corner from the object's centre, `pad` the room (px) left for blur.
+    """
+
+    __slots__ = ("height", "scale", "width", "x", "y")
+
+    def __init__(self, points: Points, scale: float, pad: float) -> None:
+        low = np.floor(points.min(axis=0) * scale - pad).astype(int)
+        high = np.ceil(points.max(axis=0) * scale + pad).astype(int)
+        self.scale = scale
+        self.x, self.y = int(low[0]), int(low[1])
+        self.width, self.height = int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1
+
+    def blank(self) -> F32:
+        """A plane of zeros."""
+        return np.zeros((self.height, self.width), dtype=np.float32)
+
+    def _fixed(self, points: Points) -> NDArray[np.int32]:
+        local = points * self.scale - (self.x, self.y) - 0.5
+        return np.round(local * (1 << _SHIFT)).astype(np.int32)
+
+    def fill(self, *outlines: Points, soft: float = 0.5) -> F32:
+        """The union of closed outlines; `soft` is the edge's Gaussian sigma in px."""
+        plane = np.zeros((self.height, self.width), dtype=np.uint8)
+        for points in outlines:
+            cv2.fillPoly(plane, [self._fixed(points)], 255, cv2.LINE_AA, _SHIFT)
+        return self._soften(plane, soft)
+
+    def stroke(self, *lines: Points, width_um: float, closed: bool = False, soft: float = 0.5) -> F32:
+        """Lines of a given width (um; at least one pixel)."""
+        plane = np.zeros((self.height, self.width), dtype=np.uint8)
+        thick = max(1, round(width_um * self.scale))
+        fixed = [self._fixed(points) for points in lines]
+        cv2.polylines(plane, fixed, closed, 255, thick, cv2.LINE_AA, _SHIFT)
+        result = self._soften(plane, soft)
+        thin = width_um * self.scale
+        return result * np.float32(thin) if thin < 1 else result
+
+    def dots(self, centres: Points, radius_um: float | NDArray[np.float64], soft: float = 0.5) -> F32:
+        """Filled discs; a disc smaller than a pixel is drawn fainter, not larger."""
+        plane = np.zeros((self.height, self.width), dtype=np.uint8)
+        radii = np.broadcast_to(np.asarray(radius_um, dtype=np.float64), (len(centres),)) * self.scale
+        for (x, y), radius in zip(self._fixed(centres), radii, strict=True):
+            grey = 255 if radius >= 0.7 else int(255 * max(radius / 0.7, 0.25))
+            cv2.circle(plane, (int(x), int(y)), max(int(radius * (1 << _SHIFT)), 8), grey, -1, cv2.LINE_AA, _SHIFT)
+        return self._soften(plane, soft)
+
+    @staticmethod
+    def _soften(plane: NDArray[np.uint8], soft: float) -> F32:
+        if soft > 0.2:
+            plane = cv2.GaussianBlur(plane, (0, 0), soft)
+        return plane.astype(np.float32) * np.float32(1 / 255)

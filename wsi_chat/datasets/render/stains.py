@@ -1,0 +1,135 @@
+"""Papanicolaou colours and the camera: what differs between laboratories, slides and scanners.
+
+Everything is drawn as optical density (natural log, per RGB channel) and becomes light once, in `develop`. A style is drawn
+from a laboratory, then from a slide of that laboratory, then for the field, so that fields of one laboratory resemble
+each other and colour alone tells nothing about the diagnosis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+LABS = 40
+SLIDES_PER_LAB = 25
+_OD_STEPS = 256.0  # steps of optical density per unit in the development table
+_OD_MAX = 6.0
+
+# Optical density per unit of dye, RGB: haematoxylin, light green/fast green (EA), eosin Y (EA), orange G (OG-6).
+_DYES = np.array(
+    [[1.02, 1.00, 0.60], [0.92, 0.40, 0.44], [0.16, 0.86, 0.58], [0.05, 0.52, 1.05]],
+    dtype=np.float32,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one field looks: dyes (OD per unit, RGB), strengths (factors), and the camera.
+
+    `white` is the RGB value of empty background; `noise` is in grey levels; `blur` is the field's own defocus in um.
+    """
+
+    haematoxylin: F32
+    green: F32
+    eosin: F32
+    orange: F32
+    nuclear: float
+    cytoplasm: float
+    eosinophilia: float
+    white: tuple[float, float, float]
+    gamma: float
+    noise: float
+    shade: float
+    blur: float
+    jpeg: int
+
+    def cytoplasm_dye(self, green: float, eosin: float, orange: float) -> F32:
+        """OD per unit of cytoplasm for a mix of the three counterstains (weights are normalised)."""
+        eosin = eosin * self.eosinophilia
+        total = max(green + eosin + orange, 1e-6)
+        dye = (green * self.green + eosin * self.eosin + orange * self.orange) / total
+        return np.asarray(dye * self.cytoplasm, dtype=np.float32)
+
+
+def draw_style(rng: np.random.Generator, *, slide: int | None = None) -> Style:
+    """A style for one field; `slide` pins the laboratory and the slide, else they are drawn from `rng`."""
+    number = int(rng.integers(LABS * SLIDES_PER_LAB)) if slide is None else slide % (LABS * SLIDES_PER_LAB)
+    lab = np.random.default_rng([7001, number // SLIDES_PER_LAB])
+    one = np.random.default_rng([7002, number])
+
+    def vary(lab_sd: float, slide_sd: float, field_sd: float) -> float:
+        draws = lab.normal(0, lab_sd) + one.normal(0, slide_sd) + rng.normal(0, field_sd)
+        return float(draws)
+
+    dyes = _DYES.copy()
+    for row in dyes:
+        row *= np.exp([vary(0.13, 0.06, 0.03) for _ in range(3)])
+    light = 240.0 + vary(5.0, 2.5, 1.5)
+    balance = [vary(3.5, 2.0, 1.0) for _ in range(3)]
+    white = tuple(float(np.clip(light + shift, 205, 252)) for shift in balance)
+    return Style(
+        haematoxylin=dyes[0],
+        green=dyes[1],
+        eosin=dyes[2],
+        orange=dyes[3],
+        nuclear=float(np.clip(np.exp(vary(0.16, 0.10, 0.06)), 0.55, 1.7)),
+        cytoplasm=float(np.clip(np.exp(vary(0.22, 0.12, 0.08)), 0.5, 1.9)),
+        eosinophilia=float(np.exp(vary(0.4, 0.2, 0.1))),
+        white=(white[0], white[1], white[2]),
+        gamma=float(np.clip(1.0 + vary(0.08, 0.03, 0.02), 0.8, 1.25)),
+        noise=float(np.clip(1.6 + vary(0.6, 0.3, 0.3), 0.4, 4.0)),
+        shade=float(np.clip(0.02 + vary(0.012, 0.006, 0.01), 0.0, 0.06)),
+        blur=float(abs(vary(0.12, 0.1, 0.14))),
+        jpeg=int(np.clip(88 + vary(6.0, 0.0, 0.0), 70, 96)),
+    )
+
+
+@lru_cache(maxsize=48)
+def texture(sigma_px: float, side: int = 512) -> F32:
+    """A periodic zero-mean, unit-variance noise plane (side, side), smooth over `sigma_px`; always the same one."""
+    noise = np.random.default_rng([7003, round(sigma_px * 100)]).standard_normal((side, side), dtype=np.float32)
+    if sigma_px > 0.05:
+        pad = int(4 * sigma_px) + 2
+        wrapped = np.pad(noise, pad, mode="wrap")
+        noise = cv2.GaussianBlur(wrapped, (0, 0), sigma_px)[pad:-pad, pad:-pad]
+        noise = (noise - noise.mean()) / noise.std()
+    result = np.ascontiguousarray(noise, dtype=np.float32)
+    result.setflags(write=False)
+    return result
+
+
+def patch_of(plane: F32, height: int, width: int, rng: np.random.Generator) -> F32:
+    """A random (height, width) window of a periodic texture."""
+    side = plane.shape[0]
+    if height > side or width > side:
+        plane = np.tile(plane, (height // side + 2, width // side + 2))
+    y = int(rng.integers(plane.shape[0] - height + 1))
+    x = int(rng.integers(plane.shape[1] - width + 1))
+    return plane[y : y + height, x : x + width]
+
+
+def round_sigma(sigma_px: float) -> float:
+    """Steps of a few percent, so that few textures are kept."""
+    return round(float(np.clip(sigma_px, 0.3, 64.0)) * 5) / 5
+
+
+def develop(od: F32, style: Style, grain: F32) -> U8:
+    """Light through optical density `od` (h, w, 3), with `grain` (same shape, unit variance) as sensor noise; RGB uint8.
+
+    Beer-Lambert, then the camera's gamma; done with a table, so that a pixel's value never depends on its neighbours.
+    """
+    levels = np.arange(int(_OD_MAX * _OD_STEPS) + 1, dtype=np.float32) / _OD_STEPS
+    index = np.clip(od * np.float32(_OD_STEPS) + np.float32(0.5), 0, _OD_MAX * _OD_STEPS).astype(np.uint16)
+    light = np.empty(od.shape, dtype=np.float32)
+    curve = np.exp(-levels * np.float32(style.gamma))
+    for channel in range(3):
+        np.take(curve * np.float32(style.white[channel]), index[..., channel], out=light[..., channel])
+    light += grain * np.float32(style.noise)
+    return np.clip(light + np.float32(0.5), 0, 255).astype(np.uint8)

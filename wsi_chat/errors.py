@@ -1,0 +1,90 @@
+"""The tree of errors. Each names the file or setting, the value seen, and the way out.
+
+    WsiChatError
+    ├── SettingError        a flag, a config key or an environment variable is wrong        exit 2
+    ├── SlideError          the slide as a file
+    │   ├── SlideNotFound       no such file, or a folder                                    exit 2
+    │   ├── SlideUnsupported    no reader opens it                                           exit 1
+    │   ├── SlideUnreadable     opens, but its pixels cannot be read                         exit 1
+    │   └── ResolutionUnknown   no plausible micrometres per pixel                           exit 2
+    ├── OutputError         the run folder cannot be written, or holds another slide's run   exit 1
+    ├── EngineError         the model cannot be loaded, or died                              exit 1
+    │   └── EngineDied          it died after its restart; what was answered is kept         exit 3
+    ├── AnswerError         an answer that cannot be used (recorded, never raised over a run)
+    └── TerminologyError    a reporting system's file is wrong                               exit 2
+"""
+
+from __future__ import annotations
+
+
+class WsiChatError(Exception):
+    """Base of every error that wsi-chat raises on purpose.
+
+    Args:
+        message: what is wrong, naming the file or setting and the value seen.
+        hint: the way out, one imperative sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class SettingError(WsiChatError):
+    """A flag, environment variable or configuration key has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class SlideError(WsiChatError):
+    """Something about the slide file."""
+
+
+class SlideNotFound(SlideError):
+    """There is no such file, or it is a folder that is not a slide."""
+
+    exit_code = 2
+
+
+class SlideUnsupported(SlideError):
+    """No registered reader opens the file."""
+
+
+class SlideUnreadable(SlideError):
+    """The file opens, but pixels cannot be read from it."""
+
+
+class ResolutionUnknown(SlideError):
+    """The slide gives no plausible micrometres per pixel and none was supplied."""
+
+    exit_code = 2
+
+
+class OutputError(WsiChatError):
+    """The run folder cannot be written."""
+
+
+class EngineError(WsiChatError):
+    """The model cannot be loaded or asked."""
+
+
+class EngineDied(EngineError):
+    """The engine died and its one restart failed too; every answer so far is in the journal."""
+
+    exit_code = 3
+
+
+class AnswerError(WsiChatError):
+    """An answer that cannot be used; the pipeline records it and goes on."""
+
+
+class TerminologyError(WsiChatError):
+    """A reporting system's file does not validate."""
+
+    exit_code = 2

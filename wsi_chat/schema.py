@@ -1,0 +1,384 @@
+"""The vocabulary that every package speaks: boxes, tiles, questions, answers, findings, verdicts, the report.
+
+Coordinates of a stored box are level-0 slide pixels, floats, top-left origin; only a dialect knows model
+coordinates. Nothing here imports numpy, torch or a reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SCHEMA_VERSION = "1.0"
+
+# ---------------------------------------------------------------------------------------------- geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An axis-aligned rectangle, ``x0 <= x1`` and ``y0 <= y1``; the one box type and the one IoU.
+
+    In stored results the unit is level-0 slide pixels; inside a dialect it is pixels of the image as sent.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not (self.x0 <= self.x1 and self.y0 <= self.y1):
+            raise ValueError(f"box corners out of order or not numbers: {self.x0, self.y0, self.x1, self.y1}")
+
+    @property
+    def width(self) -> float:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        return self.y1 - self.y0
+
+    @property
+    def area(self) -> float:
+        return self.width * self.height
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    def scaled(self, sx: float, sy: float | None = None) -> Box:
+        """The box with both axes multiplied (``sy`` defaults to ``sx``)."""
+        sy = sx if sy is None else sy
+        return Box(self.x0 * sx, self.y0 * sy, self.x1 * sx, self.y1 * sy)
+
+    def shifted(self, dx: float, dy: float) -> Box:
+        return Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
+
+    def clipped(self, bounds: Box) -> Box | None:
+        """The part inside ``bounds``, or None where nothing (or only an edge) is left."""
+        x0, y0 = max(self.x0, bounds.x0), max(self.y0, bounds.y0)
+        x1, y1 = min(self.x1, bounds.x1), min(self.y1, bounds.y1)
+        return Box(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+    def intersection(self, other: Box) -> float:
+        """Shared area; 0 for disjoint boxes."""
+        w = min(self.x1, other.x1) - max(self.x0, other.x0)
+        h = min(self.y1, other.y1) - max(self.y0, other.y0)
+        return w * h if w > 0 and h > 0 else 0.0
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union, 0..1; 0 for disjoint boxes and for two empty ones."""
+        shared = self.intersection(other)
+        union = self.area + other.area - shared
+        return shared / union if union > 0 else 0.0
+
+    def union(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        return Box(min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1))
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One rectangle of a slide, as planned: where it lies at level 0 and how it is to be read.
+
+    ``x, y, width, height`` are level-0 pixels; ``read_px`` is (width, height) read from ``level``;
+    ``out_px`` is the side in pixels of the square that the model sees; ``mpp`` is its effective um/px.
+    ``cellularity`` (0..1, foreground area fraction from the overview) is what the plan knew of it.
+    """
+
+    index: int
+    x: int
+    y: int
+    width: int
+    height: int
+    level: int
+    read_px: tuple[int, int]
+    out_px: int
+    mpp: float
+    cellularity: float | None = None
+
+    @property
+    def id(self) -> str:
+        """Stable name within a plan, e.g. ``t000042``; cited as evidence in reports."""
+        return f"t{self.index:06d}"
+
+    @property
+    def box(self) -> Box:
+        return Box(self.x, self.y, self.x + self.width, self.y + self.height)
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+TaskName = Literal["screen", "mcq", "ground", "refer", "describe", "vqa", "region", "phrase", "narrative"]
+AnswerStatus = Literal["ok", "truncated", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation. Each ``<image>`` in ``text`` stands for the next of the query's images."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question for an engine: everything that determines the answer, and a key made from all of it.
+
+    ``choices`` non-empty asks for one token out of these strings (letters of the options) with their
+    probabilities. ``target`` is the class asked for (ground) or empty.
+    """
+
+    key: str
+    task: TaskName
+    turns: tuple[Turn, ...]
+    images: tuple[Image.Image, ...] = field(default=(), compare=False)
+    choices: tuple[str, ...] = ()
+    max_tokens: int = 256
+    target: str = ""
+    tile_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine said to the query with the same key.
+
+    ``probabilities``: option -> probability over the query's choices (sums to 1), from log-probabilities;
+    None where the engine gives none. ``finish_reason``: ``stop``, ``length`` (then status is ``truncated``)
+    or ``error``.
+    """
+
+    key: str
+    task: TaskName
+    text: str
+    status: AnswerStatus = "ok"
+    finish_reason: str = "stop"
+    probabilities: Mapping[str, float] | None = None
+    logprob: float | None = None
+    error: str = ""
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBox:
+    """A box with the class the model gave it. ``score`` is a probability where the engine offers one."""
+
+    label: str
+    box: Box
+    score: float | None = None
+
+
+# ---------------------------------------------------------------------------------------------- verdicts
+
+
+class Record(BaseModel):
+    """Base of everything that is written down: immutable, no unknown keys, NaN refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+TileStatus = Literal["planned", "unreadable", "screened", "screen_failed", "detailed", "detail_failed"]
+VerdictStatus = Literal["normal", "abnormal", "indeterminate", "unsatisfactory", "counted"]
+
+
+class TileVerdict(Record):
+    """What is known of one tile. Missing values stay None: nothing missing is ever counted as normal.
+
+    ``p_screen`` is the probability of the screen question's positive option; ``p_abnormal`` is the same
+    number where that question is about abnormality, else None. ``boxes`` are level-0 pixels, before merging
+    across tiles. ``focus`` is the variance of the Laplacian of luminance (arbitrary units, higher is sharper).
+    """
+
+    tile: Tile
+    status: TileStatus
+    p_screen: Probability | None = None
+    p_abnormal: Probability | None = None
+    boxes: tuple[LabelledBox, ...] = ()
+    asked: tuple[str, ...] = ()
+    description: str = ""
+    truncated: bool = False
+    dropped_boxes: int = 0
+    focus: float | None = None
+    error: str = ""
+
+
+class Finding(Record):
+    """One cell (or organism), merged from every tile that saw it. ``box`` is level-0 pixels.
+
+    ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
+    ``abnormal`` says whether the reporting system counts the label as abnormal.
+    """
+
+    id: str
+    label: str
+    name: str
+    box: Box
+    abnormal: bool
+    score: Probability | None = None
+    tile_ids: tuple[str, ...]
+    votes: int = Field(ge=1)
+
+
+class Interval(Record):
+    low: float
+    high: float
+    level: Probability = 0.95
+
+
+class Adequacy(Record):
+    """Whether the specimen could be assessed. Estimated counts are extrapolated from the sampled area."""
+
+    status: Literal["satisfactory", "unsatisfactory", "not_assessed"]
+    reason: str
+    rule: str = ""
+    cells_estimate: float | None = None
+    cells_interval: Interval | None = None
+    sampled_area_fraction: Probability | None = None
+
+
+class Count(Record):
+    """A row of the findings table: merged cells of one class seen in the detailed tiles."""
+
+    label: str
+    name: str
+    abnormal: bool
+    seen: int = Field(ge=0)
+    asked: bool
+    finding_ids: tuple[str, ...] = ()
+
+
+class Funnel(Record):
+    """How many tiles came through each step; the steps of an honest denominator."""
+
+    grid: int = Field(ge=0, description="tiles of the full grid over the scan")
+    foreground: int = Field(ge=0, description="tiles kept by the foreground mask")
+    selected: int = Field(ge=0, description="tiles kept after --limit")
+    read: int = Field(ge=0)
+    unreadable: int = Field(ge=0)
+    screened: int = Field(ge=0)
+    screen_failed: int = Field(ge=0)
+    detailed: int = Field(ge=0)
+    detail_failed: int = Field(ge=0)
+    truncated_answers: int = Field(ge=0)
+    dropped_boxes: int = Field(ge=0, description="boxes in answers that could not be used")
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the foreground's tiles that have a screening answer, 0..1; 0 where there are none."""
+        return self.screened / self.foreground if self.foreground else 0.0
+
+
+class SlideVerdict(Record):
+    """The slide's verdict. ``score`` is on the scale that ``score_kind`` names, and no probability of disease."""
+
+    status: VerdictStatus
+    reason: str
+    score: float | None = None
+    score_kind: str
+    threshold: float | None = None
+    category: str | None = None
+    category_name: str | None = None
+    category_reason: str = ""
+    coverage: Probability
+    coverage_floor: Probability
+    adequacy: Adequacy
+    counts: tuple[Count, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    carrying: tuple[str, ...] = Field(default=(), description="ids of the findings and tiles that carry the verdict")
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+
+class Sentence(Record):
+    """One sentence of the narrative, with the ids of the tiles and findings (or fields) that support it."""
+
+    text: str
+    evidence: tuple[str, ...] = Field(min_length=1)
+    source: Literal["template", "model", "template_after_check"] = "template"
+
+
+class SlideRecord(Record):
+    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in um/px."""
+
+    id: str
+    file_name: str
+    fingerprint: str
+    reader: str
+    width: int
+    height: int
+    levels: int
+    mpp: float
+    mpp_source: str
+    objective_power: float | None = None
+    vendor: str = ""
+    bounds: Box | None = None
+    properties: dict[str, str] = Field(default_factory=dict)
+
+
+class ModelRecord(Record):
+    """The model that answered, and how it was asked."""
+
+    name: str
+    revision: str
+    engine: str
+    dialect: str
+    prompts_sha256: str
+    decoding: dict[str, Any] = Field(default_factory=dict)
+
+
+class Provenance(Record):
+    model: ModelRecord
+    tile_px: int
+    tile_mpp: float
+    overlap: float
+    mask: str
+    aggregation: dict[str, Any] = Field(default_factory=dict)
+    seed: int
+    versions: dict[str, str] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Specimen(Record):
+    """What was examined, as the user said it. ``given`` is False where the specimen type was not supplied."""
+
+    given: bool
+    code: str
+    name: str
+    system: str
+    system_version: str
+    sources: tuple[str, ...] = ()
+
+
+class Timings(Record):
+    """The only block that differs between two runs of the same slide with the same settings."""
+
+    started: str
+    seconds: dict[str, float] = Field(default_factory=dict)
+    tiles_per_second: float | None = None
+    answers_reused: int = 0
+    answers_new: int = 0
+
+
+class Report(Record):
+    """report.json: the whole result for one slide."""
+
+    schema_version: str = SCHEMA_VERSION
+    disclaimer: str = "Research use only. Not a diagnosis; not for clinical decisions."
+    slide: SlideRecord
+    specimen: Specimen
+    verdict: SlideVerdict
+    narrative: tuple[Sentence, ...] = ()
+    funnel: Funnel
+    notes: tuple[str, ...] = ()
+    provenance: Provenance
+    timings: Timings
