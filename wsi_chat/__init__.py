@@ -1,1 +1,33 @@
-"""wsi-chat: whole-slide cytology analysis with multimodal language models."""
+"""wsi-chat: whole-slide cytology analysis with multimodal language models. Research use only.
+
+    import wsi_chat
+    result = wsi_chat.analyze("slide.svs")
+
+Importing this package imports neither torch nor transformers nor vllm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat._version import __version__
+
+if TYPE_CHECKING:
+    from wsi_chat.pipeline import analyze
+    from wsi_chat.result import SlideResult, load_result
+
+__all__ = ["SlideResult", "__version__", "analyze", "load_result"]
+
+_HOMES = {"analyze": "wsi_chat.pipeline", "SlideResult": "wsi_chat.result", "load_result": "wsi_chat.result"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wsi_chat' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -112,6 +112,10 @@ class Tile:
     def box(self) -> Box:
         return Box(self.x, self.y, self.x + self.width, self.y + self.height)
 
+    def to_level0(self, box: Box) -> Box:
+        """From pixels of the tile's ``out_px`` x ``out_px`` image to level-0 slide pixels."""
+        return box.scaled(self.width / self.out_px, self.height / self.out_px).shifted(self.x, self.y)
+
 
 # ---------------------------------------------------------------------------------------------- asking
 
