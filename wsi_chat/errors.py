@@ -1,17 +1,17 @@
 """The tree of errors. Each names the file or setting, the value seen, and the way out.
 
-    WsiChatError
-    ├── SettingError        a flag, a config key or an environment variable is wrong        exit 2
-    ├── SlideError          the slide as a file
-    │   ├── SlideNotFound       no such file, or a folder                                    exit 2
-    │   ├── SlideUnsupported    no reader opens it                                           exit 1
-    │   ├── SlideUnreadable     opens, but its pixels cannot be read                         exit 1
-    │   └── ResolutionUnknown   no plausible micrometres per pixel                           exit 2
-    ├── OutputError         the run folder cannot be written, or holds another slide's run   exit 1
-    ├── EngineError         the model cannot be loaded, or died                              exit 1
-    │   └── EngineDied          it died after its restart; what was answered is kept         exit 3
-    ├── AnswerError         an answer that cannot be used (recorded, never raised over a run)
-    └── TerminologyError    a reporting system's file is wrong                               exit 2
+WsiChatError
+├── SettingError        a flag, a config key or an environment variable is wrong        exit 2
+├── SlideError          the slide as a file
+│   ├── SlideNotFound       no such file, or a folder                                    exit 2
+│   ├── SlideUnsupported    no reader opens it                                           exit 1
+│   ├── SlideUnreadable     opens, but its pixels cannot be read                         exit 1
+│   └── ResolutionUnknown   no plausible micrometres per pixel                           exit 2
+├── OutputError         the run folder cannot be written, or holds another slide's run   exit 1
+├── EngineError         the model cannot be loaded, or died                              exit 1
+│   └── EngineDied          it died after its restart; what was answered is kept         exit 3
+├── AnswerError         an answer that cannot be used (recorded, never raised over a run)
+└── TerminologyError    a reporting system's file is wrong                               exit 2
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+# Two commands on a fresh machine with Python 3.11+ and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+DEMO   := runs/demo
+
+.PHONY: demo test lint format install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install into $(VENV) and analyze a rendered slide with the embedded checkpoint"
+	@echo "make test    install into $(VENV) and run every check and test"
+	@echo "make lint    formatting, types and layers only"
+	@echo "make format  format the code"
+
+# The stamps are made anew when what they depend on changes; -q keeps pip quiet about what works.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "wsi-chat needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+# torch first and alone, so that the build that the constraint names is the one that the rest is resolved against
+$(VENV)/.base: pyproject.toml constraints.txt $(VENV)/.python
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) install -q -c constraints.txt torch
+	@$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.base
+
+demo: $(VENV)/.base
+	@mkdir -p $(DEMO)
+	@test -f $(DEMO)/demo.tiff || $(BIN)/wsi-chat synth slide $(DEMO)/demo.tiff --width 4096 --height 4096 --recipe abnormal --seed 7 > /dev/null
+	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/out
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff format --check -q . || { echo "run: make format" >&2; exit 1; }
+	@$(BIN)/ruff check -q .
+	@$(BIN)/lint-imports --no-cache > .lint.log 2>&1 || { cat .lint.log; rm -f .lint.log; exit 1; }
+	@rm -f .lint.log
+	@$(BIN)/mypy --no-error-summary
+	@echo "format, lint, layers and types: ok"
+
+format: $(VENV)/.test
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+test: lint
+	@$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

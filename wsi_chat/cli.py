@@ -1,0 +1,194 @@
+"""The command line: parse, call, print. Data goes to stdout; logs, progress and errors go to stderr.
+
+Heavy imports happen inside the commands, so that ``wsi-chat --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_chat._version import __version__
+from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain
+from wsi_chat.errors import WsiChatError
+
+app = typer.Typer(
+    name="wsi-chat",
+    help="Whole-slide cytology analysis with multimodal language models. Research use only; never a diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
+app.add_typer(synth, name="synth")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"wsi-chat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Whole-slide cytology analysis with multimodal language models. Research use only; never a diagnosis."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.command()
+def analyze(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG ...")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers or scripted.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries per forward pass.")] = None,
+    specimen: Annotated[
+        str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear, or a YAML of your own.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the slide says.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Tile side in pixels, as the model sees it.")] = None,
+    tile_mpp: Annotated[float | None, typer.Option(help="um/px that the model sees.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour repeats.")] = None,
+    mask: Annotated[bool | None, typer.Option("--mask/--no-mask", help="Tile only where cells are.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading threads.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Tiles to ground and describe.")] = None,
+    exhaustive: Annotated[bool | None, typer.Option("--exhaustive", help="Ground and describe every tile.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Screen at most so many tiles, spread evenly.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or.")] = None,
+    pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
+    coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that draws.")] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite/--resume", help="Forget earlier answers, or go on from them.")
+    ] = None,
+    pdf: Annotated[bool | None, typer.Option("--pdf/--no-pdf", help="Write report.pdf.")] = None,
+    gallery: Annotated[int | None, typer.Option(help="Cells in the gallery.")] = None,
+    font_path: Annotated[str | None, typer.Option(help="Folder with more fonts for the PDF.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
+    json_: Json = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
+) -> None:
+    """Analyze slides: a verdict, the cells that carry it, and a report for each."""
+    from wsi_chat.analyze_command import run_analyze
+
+    chosen = {
+        "model": model, "engine": engine, "dialect": dialect, "device": device, "dtype": dtype,
+        "batch_size": batch_size, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
+        "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
+        "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
+        "coverage_floor": coverage_floor, "seed": seed, "overwrite": overwrite, "pdf": pdf, "gallery": gallery,
+        "font_path": font_path,
+    }  # fmt: skip
+    code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
+    raise typer.Exit(code)
+
+
+@app.command()
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide file.")],
+    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the slide says.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Force one reader.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say what a slide file is: size, resolution and its source, levels, reader. Reads no pixel."""
+    from wsi_chat.describe import describe_slide
+
+    payload, lines = describe_slide(slide, mpp=mpp, reader=reader)
+    _print(payload, lines, as_json=json_)
+
+
+@app.command()
+def models(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders to look at.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the embedded checkpoint and the given ones: architecture, size, dialect, and whether they load here."""
+    from wsi_chat.describe import describe_models
+
+    payload, lines = describe_models(folders or [])
+    _print(payload, lines, as_json=json_)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also check that this folder can be written.")] = None,
+    json_: Json = False,
+) -> None:
+    """Check this machine: PASS, WARN or FAIL, with the fix on each line."""
+    from wsi_chat.doctor import examine, render
+
+    checks = examine(out)
+    _print([check._asdict() for check in checks], render(checks), as_json=json_)
+    if any(check.state == "FAIL" for check in checks):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def specimens(json_: Json = False) -> None:
+    """List the specimen types and the reporting system that each is read by."""
+    from wsi_chat.describe import describe_specimens
+
+    payload, lines = describe_specimens()
+    _print(payload, lines, as_json=json_)
+
+
+@synth.command("slide")
+def synth_slide(
+    path: Annotated[Path, typer.Argument(help="Where to write: .tiff (pyramidal JPEG) or .ome.zarr.")],
+    width: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
+    height: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
+    mpp: Annotated[float, typer.Option(min=0.05, max=5.0, help="um/px.")] = 0.5,
+    recipe: Annotated[str, typer.Option(help="normal or abnormal.")] = "abnormal",
+    abnormal_cells: Annotated[int | None, typer.Option(min=0, help="Exactly so many abnormal cells.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same slide.")] = 0,
+) -> None:
+    """Render a liquid-based cervical preparation with its truth beside it (GeoJSON and JSON)."""
+    from wsi_chat.datasets.render.slide import render_slide
+
+    render_slide(
+        path, seed=seed, width_px=width, height_px=height, mpp=mpp, recipe=recipe, abnormal_cells=abnormal_cells
+    )
+    typer.echo(str(path))
+
+
+def _print(payload: Any, lines: Any, *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(payload, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(lines)
+
+
+def main() -> None:
+    """The console script: every WsiChatError becomes one clear message and its exit code."""
+    try:
+        app()
+    except WsiChatError as error:
+        complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: state saved", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""analyze(): the one path from a slide file to a verdict and its documents.
+
+Nothing already computed is lost: answers are journalled as they come, and a rerun of the same command resumes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat._version import __version__
+from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
+from wsi_chat.errors import SettingError
+from wsi_chat.result import SlideResult
+from wsi_chat.runfolder import open_folder, row_of, slide_id, write_run, write_summary
+from wsi_chat.schema import (
+    Box,
+    Funnel,
+    ModelRecord,
+    Provenance,
+    Report,
+    Specimen,
+    TileVerdict,
+    Timings,
+)
+from wsi_chat.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    from tilers import Foreground, Slide, TilePlan
+    from wsi_chat.dialects import Dialect
+    from wsi_chat.engines import Engine
+    from wsi_chat.terminology import System
+
+log = logging.getLogger(__name__)
+
+DEFAULT_OUT = "wsi-chat-out"
+VERSIONED = (
+    "openslide-python", "openslide-bin", "tiffslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
+    "typst",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Model:
+    """An engine that is loaded when the first question needs it, and the dialect it is asked in.
+
+    Opening the slide and planning come first, so that a bad file fails before any weights are read.
+    """
+
+    settings: Settings
+    given: Engine | None = None
+    _engine: Engine | None = None
+    _dialect: Dialect | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        if self._dialect is None:
+            from wsi_chat.dialects import detect_dialect, get_dialect
+            from wsi_chat.engines import embedded_checkpoint
+
+            name = self.settings.dialect
+            if name == "auto":
+                name = detect_dialect(Path(self.settings.model) if self.settings.model else embedded_checkpoint())
+            self._dialect = get_dialect(name)
+        return self._dialect
+
+    @property
+    def engine(self) -> Engine:
+        if self.given is not None:
+            return self.given
+        if self._engine is None:
+            from wsi_chat.engines import load_engine
+
+            s = self.settings
+            self._engine = load_engine(
+                s.model, engine=s.engine, dtype=s.dtype, device=s.device, batch_size=s.batch_size, seed=s.seed
+            )
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+def analyze(
+    slide: str | Path,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    engine: Engine | None = None,
+    config: str | Path | None = None,
+    progress: Progress = no_progress,
+    **settings: Any,
+) -> SlideResult:
+    """Analyze one slide: tile, screen, detail, aggregate, report.
+
+    Args:
+        slide: the slide file (or OME-Zarr folder).
+        out: the run folder; results go to ``out/<slide id>/``.
+        engine: an engine that is already loaded; None loads the one that the settings name.
+        config: a YAML file of settings.
+        progress: called as ``progress(stage, done, total)``.
+        **settings: any field of :class:`wsi_chat.settings.Settings`, e.g. ``specimen="cervix"``.
+
+    Returns:
+        The verdict with its report, findings and folder; draws itself in a notebook.
+
+    Raises:
+        WsiChatError: see :mod:`wsi_chat.errors`; the message names the file or setting and the way out.
+    """
+    unknown = sorted(set(settings) - set(Settings.model_fields))
+    if unknown:
+        raise SettingError(
+            f"analyze() has no setting {unknown[0]!r}.", hint=f"Settings: {', '.join(Settings.model_fields)}."
+        )
+    effective, origin = resolve(settings, config=Path(config) if config else None)
+    model = Model(effective, given=engine)
+    folder = open_folder(Path(out))
+    try:
+        result = analyze_slide(Path(slide), folder, effective, model, progress=progress)
+    finally:
+        model.close()
+    write_summary(folder, [row_of(result.report)])
+    write_run(
+        folder,
+        config=effective.model_dump(),
+        origin=origin,
+        slides={result.report.slide.id: str(Path(slide).resolve())},
+    )
+    return result
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent in each stage, and when the run began."""
+
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
+
+
+def analyze_slide(
+    path: Path, out: Path, settings: Settings, model: Model, *, progress: Progress = no_progress
+) -> SlideResult:
+    """One slide of a run whose folder, settings and model are already there. See :func:`analyze`."""
+    from tilers import TileStream, find_foreground, open_slide, plan_tiles
+    from wsi_chat.journal import Journal
+    from wsi_chat.terminology import load_system
+
+    clock = Clock()
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
+        slide.require_mpp()
+        system = load_system(settings.specimen)
+        dialect = model.dialect
+        tile_px = settings.tile_px or dialect.tile_px
+        tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
+        folder = open_folder(out / slide_id(path))
+        foreground = find_foreground(slide, mask=settings.mask)
+        plan = plan_tiles(
+            slide, foreground, tile_px=tile_px, mpp=tile_mpp, overlap=settings.overlap, limit=settings.limit
+        )
+        clock.lap("plan")
+        log.info("%s: %d of %d tiles to screen", path.name, len(plan.tiles), plan.grid)
+
+        journal = stack.enter_context(Journal(folder / "journal.sqlite", overwrite=settings.overwrite))
+        verdicts: dict[int, TileVerdict] = {}
+        asker: Asker | None = None
+        if plan.tiles:
+            decoding = {"greedy": True, "seed": settings.seed}
+            asker = Asker(model.engine, dialect, journal, decoding)
+            clock.lap("load model")
+            with TileStream(slide, plan, workers=settings.workers) as patches:
+                verdicts = screen(patches, asker, system, total=len(plan.tiles), progress=progress)
+            clock.lap("screen")
+            chosen = choose(verdicts, top_k=settings.top_k, exhaustive=settings.exhaustive)
+            if chosen:
+                bounds = Box(0, 0, *slide.size)
+                with TileStream(slide, plan, workers=settings.workers, tiles=chosen) as patches:
+                    verdicts |= detail(
+                        patches, asker, system, verdicts, total=len(chosen), bounds=bounds, progress=progress
+                    )
+            clock.lap("detail")
+
+        tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
+        report = _judge(slide, path, plan, foreground, tile_verdicts, system, settings, model, asker, clock)
+        write_documents(report, tile_verdicts, slide, plan, folder, settings, progress=progress)
+        clock.lap("documents")
+    return SlideResult(report=report, folder=folder, slide_path=path)
+
+
+def _judge(
+    slide: Slide,
+    path: Path,
+    plan: TilePlan,
+    foreground: Foreground,
+    tile_verdicts: list[TileVerdict],
+    system: System,
+    settings: Settings,
+    model: Model,
+    asker: Asker | None,
+    clock: Clock,
+) -> Report:
+    """Aggregate the tile verdicts and say it in words: everything of the report but the documents."""
+    from aggregators import aggregate
+    from reports import narrate
+
+    funnel = count_funnel(plan, tile_verdicts)
+    verdict = aggregate(
+        tile_verdicts,
+        system=system,
+        funnel=funnel,
+        bounds=Box(0, 0, *slide.size),
+        pool=settings.pool,
+        k=settings.pool_k,
+        threshold=settings.threshold,
+        coverage_floor=settings.coverage_floor,
+    )
+    clock.lap("aggregate")
+    asked_seconds = clock.seconds.get("screen", 0.0)
+    report = Report(
+        slide=slide.record(slide_id(path)),
+        specimen=Specimen(
+            given=settings.specimen is not None,
+            code=settings.specimen or "unspecified",
+            name=system.name,
+            system=system.code,
+            system_version=str(system.version),
+            sources=tuple(system.sources),
+        ),
+        verdict=verdict,
+        funnel=funnel,
+        notes=tuple(_notes(slide, foreground, plan, settings)),
+        provenance=_provenance(plan, settings, model, foreground),
+        timings=Timings(
+            started=clock.started,
+            seconds=dict(clock.seconds),
+            tiles_per_second=round(funnel.screened / asked_seconds, 3) if asked_seconds else None,
+            answers_reused=asker.answers_reused if asker else 0,
+            answers_new=asker.answers_new if asker else 0,
+        ),
+    )
+    return report.model_copy(update={"narrative": narrate(report, tile_verdicts, system)})
+
+
+def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict]) -> Funnel:
+    """How many tiles came through each step."""
+    rows = list(tile_verdicts)
+    count = {status: sum(row.status == status for row in rows) for status in {row.status for row in rows}}
+    unreadable = count.get("unreadable", 0)
+    detail_failed = count.get("detail_failed", 0)
+    return Funnel(
+        grid=plan.grid,
+        foreground=plan.foreground,
+        selected=len(plan.tiles),
+        read=len(rows) - unreadable,
+        unreadable=unreadable,
+        screened=sum(row.p_screen is not None for row in rows),
+        screen_failed=count.get("screen_failed", 0),
+        detailed=count.get("detailed", 0),
+        detail_failed=detail_failed,
+        truncated_answers=sum(row.truncated for row in rows),
+        dropped_boxes=sum(row.dropped_boxes for row in rows),
+    )
+
+
+def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[str]:
+    notes = [*slide.notes, *plan.notes]
+    if settings.specimen is None:
+        notes.append("The specimen type was not given: no reporting-system category is assigned.")
+    if settings.limit is not None and len(plan.tiles) < plan.foreground:
+        notes.append(f"Only {len(plan.tiles)} of {plan.foreground} foreground tiles were asked (--limit).")
+    if not settings.mask:
+        notes.append("The foreground mask was off (--no-mask): every tile of the scan was asked.")
+    elif foreground.method:
+        notes.append(f"Foreground: {foreground.method}.")
+    return notes
+
+
+def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Foreground) -> Provenance:
+    if plan.tiles:
+        name, revision, engine = model.engine.model_name, model.engine.model_id, model.engine.name
+    else:
+        name, revision, engine = settings.model or "embedded", "not loaded: no tile to ask", "none"
+    return Provenance(
+        model=ModelRecord(
+            name=name,
+            revision=revision,
+            engine=engine,
+            dialect=model.dialect.name,
+            prompts_sha256=model.dialect.prompts_sha256,
+            decoding={"greedy": True, "seed": settings.seed},
+        ),
+        tile_px=plan.tile_px,
+        tile_mpp=plan.mpp,
+        overlap=plan.overlap,
+        mask=foreground.method if settings.mask else "off",
+        aggregation={
+            "pool": settings.pool,
+            "k": settings.pool_k,
+            "threshold": settings.threshold,
+            "coverage_floor": settings.coverage_floor,
+        },
+        seed=settings.seed,
+        versions=versions(),
+        config=settings.model_dump(exclude={"overwrite", "workers", "batch_size"}),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part, read from the installed packages' metadata."""
+    found = {"wsi-chat": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_documents(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    slide: Slide,
+    plan: TilePlan,
+    folder: Path,
+    settings: Settings,
+    *,
+    progress: Progress = no_progress,
+) -> None:
+    """Write everything that the run folder holds for one slide; report.json is the last, so it marks completion."""
+    import reports
+
+    steps: list[Callable[[], object]] = [
+        lambda: reports.write_geojson(report, tile_verdicts, folder / "findings.geojson"),
+        lambda: reports.write_tiles_parquet(tile_verdicts, folder / "tiles.parquet"),
+        lambda: reports.write_maps_zarr(plan, tile_verdicts, folder / "maps.zarr"),
+    ]
+    overview = slide.overview()
+    steps += [
+        lambda: reports.draw_overview(overview, report, tile_verdicts, folder / "overview.png"),
+        lambda: reports.draw_heatmap(overview, report, tile_verdicts, folder / "heatmap.png"),
+        lambda: reports.draw_gallery(slide.crop, report, folder / "gallery", limit=settings.gallery),
+    ]
+    if settings.pdf:
+        fonts = (settings.font_path,) if settings.font_path else ()
+        steps.append(
+            lambda: reports.write_pdf(
+                report, tile_verdicts, folder=folder, path=folder / "report.pdf", font_paths=fonts
+            )
+        )
+    steps.append(lambda: reports.write_report_json(report, folder / "report.json"))
+    for done, step in enumerate(steps):
+        progress("documents", done, len(steps))
+        step()
+    progress("documents", len(steps), len(steps))

@@ -1,0 +1,126 @@
+"""What analyze() returns: the verdict, the way to the cells behind it, and a picture of both in a notebook."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.errors import SettingError, SlideNotFound
+from wsi_chat.schema import Box, Finding, Report
+
+if TYPE_CHECKING:
+    import pyarrow
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """One slide's finished result. ``folder`` holds its documents; ``slide_path`` is None where it is not known."""
+
+    report: Report
+    folder: Path
+    slide_path: Path | None = None
+
+    @property
+    def status(self) -> str:
+        """``normal``, ``abnormal``, ``indeterminate``, ``unsatisfactory`` or ``counted``."""
+        return self.report.verdict.status
+
+    @property
+    def score(self) -> float | None:
+        """The slide score on the scale that ``report.verdict.score_kind`` names; no probability of disease."""
+        return self.report.verdict.score
+
+    @property
+    def category(self) -> str | None:
+        return self.report.verdict.category_name
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.report.verdict.findings
+
+    @property
+    def tiles(self) -> pyarrow.Table:
+        """One row per tile, as written to tiles.parquet."""
+        import pyarrow.parquet as parquet
+
+        return parquet.read_table(self.folder / "tiles.parquet")
+
+    def finding(self, finding_id: str) -> Finding:
+        """The finding with this id.
+
+        Raises:
+            SettingError: there is none.
+        """
+        for found in self.findings:
+            if found.id == finding_id:
+                return found
+        raise SettingError(
+            f"There is no finding {finding_id!r}.",
+            hint=f"This slide has {len(self.findings)}: see result.findings.",
+        )
+
+    def zoom(self, where: str | Box, *, px: int = 512, context: float = 1.0) -> Image:
+        """The region around a finding or a box, read from the slide.
+
+        Args:
+            where: a finding's id or a box in level-0 pixels.
+            px: side of the picture in pixels.
+            context: margin on each side, as a multiple of the box's longer side.
+
+        Raises:
+            SlideNotFound: the slide is not where it was.
+        """
+        from PIL import Image
+
+        from tilers import open_slide
+
+        if self.slide_path is None or not self.slide_path.exists():
+            raise SlideNotFound(
+                f"The slide {self.report.slide.file_name} is not at {self.slide_path}.",
+                hint="Put it back, or load the result with load_result(folder, slide=...).",
+            )
+        box = self.finding(where).box if isinstance(where, str) else where
+        side = max(box.width, box.height, 1.0) * (1 + 2 * context)
+        cx, cy = box.center
+        view = Box(cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2)
+        with open_slide(self.slide_path, mpp=self.report.slide.mpp) as slide:
+            return Image.fromarray(slide.crop(view, px))
+
+    def __repr__(self) -> str:
+        verdict = self.report.verdict
+        score = "no score" if verdict.score is None else f"score {verdict.score:.3f} ({verdict.score_kind})"
+        return f"<SlideResult {self.report.slide.id}: {verdict.status}, {score}, {len(self.findings)} findings>"
+
+    def _repr_html_(self) -> str:
+        from reports.html import verdict_html
+
+        return verdict_html(self.report, self.folder)
+
+
+def load_result(folder: str | Path, *, slide: str | Path | None = None) -> SlideResult:
+    """A finished result from its folder ``OUT/<slide id>``.
+
+    Args:
+        slide: where the slide file is now; None takes the place that run.json remembers.
+
+    Raises:
+        OutputError: the folder holds no report.json.
+    """
+    from reports import read_report_json
+
+    folder = Path(folder)
+    report = read_report_json(folder / "report.json")
+    if slide is None:
+        slide = _remembered(folder.parent / "run.json").get(report.slide.id)
+    return SlideResult(report=report, folder=folder, slide_path=Path(slide) if slide else None)
+
+
+def _remembered(run: Path) -> dict[str, Any]:
+    try:
+        slides = json.loads(run.read_text(encoding="utf-8"))["slides"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return slides if isinstance(slides, dict) else {}

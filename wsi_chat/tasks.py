@@ -1,0 +1,124 @@
+"""What can be asked of a field, whichever model answers.
+
+An `Ask` says what is wanted; a dialect turns it into one model's words. Boxes are pixels of the image as given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Box, TaskName
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+DEFAULT_TOKENS: dict[str, int] = {
+    "screen": 1,
+    "mcq": 1,
+    "ground": 1024,
+    "refer": 32,
+    "describe": 256,
+    "vqa": 256,
+}
+"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; a longer answer is marked truncated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question about one image, before any model's wording.
+
+    ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region`` is
+    in pixels of the image as given; ``max_tokens`` is the room for the answer.
+    """
+
+    task: TaskName
+    target: str = ""
+    question: str = ""
+    topic: str = ""
+    options: tuple[str, ...] = ()
+    region: Box | None = None
+    max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise SettingError(f"max_tokens is {self.max_tokens}", hint="Give a positive number of tokens.")
+        if self.task in ("screen", "mcq"):
+            _check_options(self.options)
+        elif self.options:
+            raise SettingError(f"a {self.task} question takes no options, got {list(self.options)}")
+        if self.task == "ground" and not self.target.strip():
+            raise SettingError("nothing to locate: the class name is empty", hint="Name a class, e.g. hsil.")
+        if self.task == "refer" and self.region is None:
+            raise SettingError("refer needs a region", hint="Give x0 y0 x1 y1 in pixels of the image.")
+        if self.task == "vqa" and not self.question.strip():
+            raise SettingError("the question is empty", hint="Write a question.")
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letter of each option, in order: ``A``, ``B``, ..."""
+        return tuple(LETTERS[: len(self.options)])
+
+
+class ScreenQuestion(Protocol):
+    """The screening question of a reporting system, as `wsi_chat.terminology` loads it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def options(self) -> Any: ...
+
+
+class System(Protocol):
+    """The part of a reporting system that `screen` needs."""
+
+    @property
+    def screen(self) -> Any: ...
+
+
+def _check_options(options: tuple[str, ...]) -> None:
+    if not 2 <= len(options) <= len(LETTERS):
+        raise SettingError(
+            f"a choice needs 2 to {len(LETTERS)} options, got {len(options)}",
+            hint="List the options to choose from.",
+        )
+    seen: set[str] = set()
+    for option in options:
+        name = option.strip().casefold()
+        if not name:
+            raise SettingError(f"an option is empty: {list(options)}", hint="Give every option a text.")
+        if name in seen:
+            raise SettingError(f"option {option!r} is listed twice: {list(options)}", hint="Remove the duplicate.")
+        seen.add(name)
+
+
+def screen(system: System, *, max_tokens: int = DEFAULT_TOKENS["screen"]) -> Ask:
+    """The screening question of a reporting system (``system.screen`` has ``topic`` and ``options``)."""
+    question: ScreenQuestion = system.screen
+    return Ask("screen", topic=question.topic, options=tuple(question.options), max_tokens=max_tokens)
+
+
+def mcq(topic: str, options: Iterable[str], *, max_tokens: int = DEFAULT_TOKENS["mcq"]) -> Ask:
+    """A multiple-choice question. Raises SettingError for duplicate or empty options."""
+    return Ask("mcq", topic=topic, options=tuple(options), max_tokens=max_tokens)
+
+
+def ground(label: str, *, max_tokens: int = DEFAULT_TOKENS["ground"]) -> Ask:
+    """Where is every object of this class?"""
+    return Ask("ground", target=label, max_tokens=max_tokens)
+
+
+def refer(box: Box, *, max_tokens: int = DEFAULT_TOKENS["refer"]) -> Ask:
+    """What is in this box (pixels of the image as given)?"""
+    return Ask("refer", region=box, max_tokens=max_tokens)
+
+
+def describe(*, max_tokens: int = DEFAULT_TOKENS["describe"]) -> Ask:
+    """What would the report say of this field?"""
+    return Ask("describe", max_tokens=max_tokens)
+
+
+def vqa(question: str, *, region: Box | None = None, max_tokens: int = DEFAULT_TOKENS["vqa"]) -> Ask:
+    """A free question, about a region if one is given."""
+    return Ask("vqa", question=question, region=region, max_tokens=max_tokens)
