@@ -1,6 +1,6 @@
 """What can be asked of a field, whichever model answers.
 
-An `Ask` says what is wanted; a dialect turns it into one model's words. Boxes are pixels of the image as given.
+An `Ask` says what is wanted; a dialect turns it into one model's words. Boxes are pixels of the image given.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ DEFAULT_TOKENS: dict[str, int] = {
     "describe": 256,
     "vqa": 256,
 }
-"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; a longer answer is marked truncated."""
+"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One question about one image, before any model's wording.
 
-    ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region`` is
-    in pixels of the image as given; ``max_tokens`` is the room for the answer.
+    ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region``
+    is in pixels of the image as given; ``max_tokens`` is the room for the answer.
     """
 
     task: TaskName
@@ -89,7 +89,7 @@ def _check_options(options: tuple[str, ...]) -> None:
         if not name:
             raise SettingError(f"an option is empty: {list(options)}", hint="Give every option a text.")
         if name in seen:
-            raise SettingError(f"option {option!r} is listed twice: {list(options)}", hint="Remove the duplicate.")
+            raise SettingError(f"option {option!r} is listed twice: {list(options)}", hint="Remove one.")
         seen.add(name)
 
 

@@ -1,0 +1,343 @@
+"""A dialect: builds queries in a model family's own words and reads its answers back.
+
+Data plus one small parser. User text is data: it never becomes an image mark or a format field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import Field, field_validator, model_validator
+
+from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
+from wsi_chat.dialects.grammars import GRAMMARS, settle
+from wsi_chat.errors import AnswerError, SettingError
+from wsi_chat.schema import Answer, Box, LabelledBox, Query, Record, Turn
+from wsi_chat.tasks import LETTERS, Ask
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_MARK = "<image>"
+FREE_TILE_PX = 512
+"""Tile side where a model takes any size; a multiple of no patch is needed, the policy rounds."""
+
+
+class SystemResolution(Protocol):
+    """The part of a reporting system that `Dialect.mpp_for` needs."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def mpp(self) -> float: ...
+
+
+PROMPT_FIELDS: dict[str, frozenset[str]] = {
+    "choice": frozenset({"topic", "options"}),
+    "option": frozenset({"letter", "text"}),
+    "ground": frozenset({"label"}),
+    "refer": frozenset({"box"}),
+    "describe": frozenset(),
+    "vqa": frozenset({"question"}),
+    "vqa_region": frozenset({"question", "box"}),
+}
+
+
+class Prompts(Record):
+    """One template per task; the braces that each must hold are in `PROMPT_FIELDS`."""
+
+    choice: str
+    option: str = "{letter}.{text}"
+    ground: str
+    refer: str
+    describe: str
+    vqa: str = "{question}"
+    vqa_region: str
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Prompts:
+        for name, wanted in PROMPT_FIELDS.items():
+            found = {part for _, part, _, _ in string.Formatter().parse(getattr(self, name)) if part is not None}
+            if found != wanted:
+                raise ValueError(f"prompt {name!r} has the placeholders {sorted(found)}, needs {sorted(wanted)}")
+        return self
+
+
+class DialectSpec(Record):
+    """The data of a dialect, as its YAML file holds it.
+
+    ``coordinates``: ``sent`` (pixels of the image as sent), ``norm1000`` or ``norm1``. ``decimals``: of a
+    coordinate in a prompt, at most. ``boxes``: the grammar of a box. ``labels``: class names the model knows;
+    ``names``: how a label is written in a prompt, where that differs; ``aliases``: other spellings in answers.
+    ``mpp``: reporting system's code -> um/px at which this model wants its tiles, where it differs.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: int = Field(ge=1)
+    system: str = ""
+    coordinates: Literal["sent", "norm1000", "norm1"]
+    decimals: int = Field(default=0, ge=0, le=6)
+    boxes: Literal["region", "tokens", "json"]
+    box_text: str = "{x0} {y0} {x1} {y1}"
+    image: ImagePolicy
+    mpp: dict[str, Annotated[float, Field(gt=0.05, lt=5.0)]] = Field(default_factory=dict)
+    choice: Literal["letter"] = "letter"
+    labels: tuple[str, ...] = ()
+    names: dict[str, str] = Field(default_factory=dict)
+    aliases: dict[str, str] = Field(default_factory=dict)
+    prompts: Prompts
+
+    @field_validator("box_text")
+    @classmethod
+    def _four_corners(cls, text: str) -> str:
+        found = sorted(_placeholders(text))
+        if found != ["x0", "x1", "y0", "y1"]:
+            raise ValueError(f"box_text needs {{x0}} {{y0}} {{x1}} {{y1}}, has {found}")
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class BoxReading:
+    """The boxes of one answer, in pixels of the image as given.
+
+    ``dropped`` counts every box in the answer that could not be used (unreadable, outside, without area,
+    repeated, cut off). ``truncated``: the answer ended before it was complete.
+    """
+
+    boxes: tuple[LabelledBox, ...]
+    dropped: int
+    truncated: bool
+
+
+class Dialect:
+    """Asks one model family and reads its answers. Stateless; safe to share between threads."""
+
+    def __init__(self, spec: DialectSpec) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"Dialect({self.spec.name!r})"
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def image_px(self) -> ImagePolicy:
+        """How images are sized before they are sent."""
+        return self.spec.image
+
+    @property
+    def tile_px(self) -> int:
+        """Side in pixels of the square tiles that suit the model."""
+        return self.spec.image.side or FREE_TILE_PX
+
+    def mpp_for(self, system: SystemResolution) -> float:
+        """um/px of tiles for a reporting system: this model's own wish, else the system's default."""
+        return self.spec.mpp.get(system.code, system.mpp)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names that the model was trained on; empty where any name may be asked."""
+        return self.spec.labels
+
+    @cached_property
+    def prompts_sha256(self) -> str:
+        """Hash over everything of the dialect that reaches a model or reads its answers."""
+        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+
+    # ------------------------------------------------------------------------------------------ asking
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """How an image of ``size`` (width, height) is sent, and the map of its coordinates."""
+        sent = self.spec.image.sent_size(*size)
+        ranges: dict[str, tuple[float, float]] = {"sent": sent, "norm1000": (1000, 1000), "norm1": (1, 1)}
+        return Frame(size, sent, ranges[self.spec.coordinates])
+
+    def prompt(self, ask: Ask, frame: Frame) -> str:
+        """The user's turn without the image mark."""
+        texts = self.spec.prompts
+        if ask.task in ("screen", "mcq"):
+            options = ", ".join(
+                texts.option.format(letter=letter, text=option)
+                for letter, option in zip(ask.letters, ask.options, strict=True)
+            )
+            return texts.choice.format(topic=ask.topic, options=options)
+        if ask.task == "ground":
+            return texts.ground.format(label=self.spec.names.get(ask.target, ask.target))
+        if ask.task == "describe":
+            return texts.describe
+        if ask.task == "refer":
+            return texts.refer.format(box=self._box_text(ask.region, frame))
+        if ask.task == "vqa":
+            if ask.region is None:
+                return texts.vqa.format(question=ask.question)
+            return texts.vqa_region.format(question=ask.question, box=self._box_text(ask.region, frame))
+        raise SettingError(f"dialect {self.name} has no words for task {ask.task!r}", hint="Use another task.")
+
+    def build(
+        self, ask: Ask, image: Image.Image, *, tile_id: str = "", model_id: str, decoding: Mapping[str, Any]
+    ) -> tuple[Query, Frame]:
+        """The query for one image, which is resized here, and the frame that maps its boxes back.
+
+        ``model_id`` (name and revision) and ``decoding`` (plain values, seed included) become part of the key.
+        Raises AnswerError for an image of unusable shape, SettingError for a region outside the image.
+        """
+        frame = self.frame(image.size)
+        shown = fit(image, frame.sent)
+        # user text is data: an image mark in it must not ask for a second image
+        text = IMAGE_MARK + self.prompt(ask, frame).replace(IMAGE_MARK, "")
+        turns: tuple[Turn, ...] = (Turn("user", text),)
+        if self.spec.system:
+            turns = (Turn("system", self.spec.system), *turns)
+        choices = ask.letters
+        key = query_key(
+            task=ask.task,
+            turns=turns,
+            images=(shown,),
+            choices=choices,
+            max_tokens=ask.max_tokens,
+            decoding=decoding,
+            model_id=model_id,
+            dialect=f"{self.name}/{self.spec.version}/{self.prompts_sha256}",
+        )
+        query = Query(
+            key=key,
+            task=ask.task,
+            turns=turns,
+            images=(shown,),
+            choices=choices,
+            max_tokens=ask.max_tokens,
+            target=ask.target,
+            tile_id=tile_id,
+        )
+        return query, frame
+
+    def _box_text(self, region: Box | None, frame: Frame) -> str:
+        inside = region.clipped(frame.bounds) if region is not None else None
+        if inside is None:
+            raise SettingError(
+                f"region {region} has no area inside the image of {frame.given[0]}x{frame.given[1]} px",
+                hint="Give x0 y0 x1 y1 in pixels of the image.",
+            )
+        box = frame.to_model(inside)
+        corners = {name: self._number(getattr(box, name)) for name in ("x0", "y0", "x1", "y1")}
+        return self.spec.box_text.format(**corners)
+
+    def _number(self, value: float) -> str:
+        # as the training data were written: Python's round() and repr, so 248.9 and not 248.90
+        return str(round(value)) if self.spec.decimals == 0 else repr(round(float(value), self.spec.decimals))
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def read_boxes(self, answer: Answer, frame: Frame, label: str) -> BoxReading:
+        """The boxes of a grounding answer. ``label`` names those that the model left unnamed or misnamed."""
+        if answer.status == "failed":
+            return BoxReading((), 0, False)
+        marks = GRAMMARS[self.spec.boxes](answer.text)
+        settled, dropped, truncated = settle(marks, frame.space, truncated=answer.status == "truncated")
+        boxes = []
+        for name, box in settled:
+            # the division may land a hair outside the image: clip once more in its own pixels
+            given = frame.to_given(box).clipped(frame.bounds)
+            if given is None:
+                dropped += 1
+            else:
+                boxes.append(LabelledBox(self.known_label(name) or label, given))
+        return BoxReading(tuple(boxes), dropped, truncated)
+
+    def read_choice(self, answer: Answer, ask: Ask) -> dict[str, float] | None:
+        """Option text -> probability, in the order asked; None where the answer names no option.
+
+        From the engine's probabilities where it gives them; otherwise the option that the text names gets 1.
+        """
+        if answer.status == "failed":
+            return None
+        if answer.probabilities is not None:
+            if set(answer.probabilities) != set(ask.letters):
+                return None
+            return {
+                option: float(answer.probabilities[letter])
+                for letter, option in zip(ask.letters, ask.options, strict=True)
+            }
+        chosen = self._chosen(answer.text, ask)
+        return None if chosen is None else {option: float(option == chosen) for option in ask.options}
+
+    @staticmethod
+    def _chosen(text: str, ask: Ask) -> str | None:
+        said = text.strip().strip("*_`\"'([{ ").strip()
+        lettered = re.match(rf"([{LETTERS[: len(ask.options)]}])(?:$|[^0-9A-Za-z])", said)
+        if lettered:
+            return ask.options[LETTERS.index(lettered.group(1))]
+        plain = said.rstrip(".!\"')]} ").casefold()
+        return next((option for option in ask.options if option.strip().casefold() == plain), None)
+
+    def read_text(self, answer: Answer) -> str:
+        """The answer's text without control tokens and surrounding space."""
+        return re.sub(r"<\|[a-z_]+\|>", "", answer.text).strip()
+
+    def read_label(self, answer: Answer) -> str:
+        """The class that a refer answer names: a known label where it is one, else its cleaned text.
+
+        Empty where the answer failed. Raises nothing.
+        """
+        if answer.status == "failed":
+            return ""
+        text = self.read_text(answer)
+        line = text.splitlines()[0].strip(" .,:;!\"'*`") if text else ""
+        return self.known_label(line) or line
+
+    def known_label(self, text: str) -> str:
+        """The dialect's label for a spelling (``HSIL``, ``asc-us``, a name used in prompts), or empty."""
+        name = " ".join(text.casefold().split())
+        return self._spellings.get(name, "")
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        spellings = {alias.casefold(): label for alias, label in self.spec.aliases.items()}
+        spellings |= {name.casefold(): label for label, name in self.spec.names.items()}
+        spellings |= {label.casefold(): label for label in self.spec.labels}
+        return spellings
+
+
+def query_key(
+    *,
+    task: str,
+    turns: tuple[Turn, ...],
+    images: tuple[Image.Image, ...],
+    choices: tuple[str, ...],
+    max_tokens: int,
+    decoding: Mapping[str, Any],
+    model_id: str,
+    dialect: str,
+) -> str:
+    """sha256 over everything that determines an answer. The same pixels and question give the same key."""
+    content = {
+        "task": task,
+        "turns": [[turn.role, turn.text] for turn in turns],
+        "images": [image_sha256(image) for image in images],
+        "choices": choices,
+        "max_tokens": max_tokens,
+        "decoding": dict(decoding),
+        "model": model_id,
+        "dialect": dialect,
+    }
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise AnswerError(f"decoding settings {dict(decoding)} are not plain values: {error}") from error
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def image_sha256(image: Image.Image) -> str:
+    """sha256 over mode, size and pixels, whatever file the image came from."""
+    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
