@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from wsi_chat.datasets.render.shapes import Canvas, Form, Points, blob, outline, rotate
-from wsi_chat.datasets.render.stains import F32, Style, patch_of, round_sigma, texture
+from wsi_chat.datasets.render.stains import F32, Style, mixed_texture, patch_of, round_sigma, texture
 
 Box = tuple[float, float, float, float]
 
@@ -28,7 +27,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """Optical density (h, w, 3) whose corner lies at `x`, `y` px from the object's centre, and what is annotated in it."""
+    """Optical density (3, h, w) whose corner lies at `x`, `y` px from the object's centre, and what is annotated in it."""
 
     od: F32
     x: int
@@ -109,32 +108,35 @@ def draw_cell(look: Look, rng: np.random.Generator, style: Style, *, scale: floa
     blur = float(np.hypot(defocus, style.blur)) * scale
     everything = np.concatenate([body, *shapes]) if shapes else body
     frame = Canvas(everything, scale, pad=3 + 3 * blur)
-    od = np.zeros((frame.height, frame.width, 3), dtype=np.float32)
+    chromatin, nucleoli = frame.blank(), frame.blank()
+    layers = [(chromatin, style.haematoxylin)]
     if look.density > 0:
-        od += _cytoplasm(look, body, shapes, frame, rng, style)[..., None] * style.cytoplasm_dye(*look.tint)
+        layers.append((_cytoplasm(look, body, shapes, frame, rng), style.cytoplasm_dye(*look.tint)))
     for nucleus, curve in zip(look.nuclei, shapes, strict=True):
-        _stain_nucleus(od, nucleus, curve, frame, rng, style)
-    if blur > 0.3:
-        od = cv2.GaussianBlur(od, (0, 0), blur)
+        _stain_nucleus(chromatin, nucleoli, nucleus, curve, frame, rng)
+    chromatin *= np.float32(style.nuclear)
+    if any(nucleus.nucleoli for nucleus in look.nuclei):
+        layers.append((nucleoli, style.haematoxylin * np.float32(0.35) + style.eosin * np.float32(0.55)))
+    od = frame.dye(layers, blur)
     kernel = extent(np.concatenate(shapes), scale) if shapes else None
     mark = Mark(look.label, extent(everything if look.density > 0 else np.concatenate(shapes), scale), kernel)
     return Sprite(od, frame.x, frame.y, (mark,) if look.label else ())
 
 
 def _cytoplasm(
-    look: Look, body: Points, shapes: list[Points], frame: Canvas, rng: np.random.Generator, style: Style
+    look: Look, body: Points, shapes: list[Points], frame: Canvas, rng: np.random.Generator
 ) -> F32:
     """The cytoplasm's density plane, before its dye."""
     scale = frame.scale
     mask = frame.fill(body, soft=max(0.4, look.ragged * scale))
     plane = mask * np.float32(look.density)
     height, width = plane.shape
-    mottled = patch_of(texture(round_sigma(1.6 * scale)), height, width, rng)
-    fine = patch_of(texture(round_sigma(0.35 * scale)), height, width, rng)
-    plane *= 1 + np.float32(look.mottle) * (mottled + np.float32(0.5) * fine)
+    mottled = patch_of(mixed_texture(round_sigma(1.6 * scale), round_sigma(0.35 * scale)), height, width, rng)
+    factor = mottled * np.float32(look.mottle)
+    factor += np.float32(1 - look.gradient / 2)
     if look.gradient:
-        inner = frame.fill(body * 0.55, soft=look.reach * 0.22 * scale)
-        plane *= np.float32(1 - look.gradient / 2) + np.float32(look.gradient) * inner
+        factor += np.float32(look.gradient) * frame.ramp(np.zeros(2), (look.width / 2, look.height / 2), look.angle)
+    plane *= factor
     if look.rim:
         plane += np.float32(look.rim) * mask * frame.stroke(body, width_um=0.7, closed=True)
     for _ in range(look.folds):
@@ -163,27 +165,25 @@ def _cytoplasm(
 
 
 def _stain_nucleus(
-    od: F32, nucleus: Nucleus, curve: Points, frame: Canvas, rng: np.random.Generator, style: Style
+    chromatin: F32, nucleoli: F32, nucleus: Nucleus, curve: Points, frame: Canvas, rng: np.random.Generator
 ) -> None:
-    """Adds one nucleus to `od`, working only in its own window."""
+    """Adds one nucleus to the planes, drawn in a window of its own."""
     scale = frame.scale
-    box = extent(curve, scale)
-    x0, y0 = max(int(box[0]) - frame.x - 3, 0), max(int(box[1]) - frame.y - 3, 0)
-    x1, y1 = min(int(box[2]) - frame.x + 5, frame.width), min(int(box[3]) - frame.y + 5, frame.height)
-    mask = frame.fill(curve, soft=max(0.45, 0.16 * scale))[y0:y1, x0:x1]
+    near = Canvas(curve, scale, pad=3)
+    mask = near.fill(curve, soft=max(0.45, 0.16 * scale))
     height, width = mask.shape
+    y, x = near.y - frame.y, near.x - frame.x
+    inside = (slice(y, y + height), slice(x, x + width))
     grain = patch_of(texture(round_sigma(0.22 * scale)), height, width, rng)
     clumps = patch_of(texture(round_sigma((0.3 + 0.5 * nucleus.coarse) * scale)), height, width, rng)
     plane = 1 + np.float32(0.08) * grain + np.float32(nucleus.coarse) * np.tanh(clumps * np.float32(1.6))
     centre = curve.mean(axis=0)
     if nucleus.rim or nucleus.pale:
-        inner = frame.fill((curve - centre) * 0.78 + centre, soft=max(0.6, 0.35 * scale))[y0:y1, x0:x1]
+        inner = near.fill((curve - centre) * 0.78 + centre, soft=max(0.6, 0.35 * scale))
         plane += np.float32(nucleus.rim) * (1 - inner) - np.float32(nucleus.pale) * inner
-    layer = mask * np.maximum(plane, np.float32(0.15)) * np.float32(nucleus.dark * style.nuclear)
-    od[y0:y1, x0:x1] += layer[..., None] * style.haematoxylin
+    chromatin[inside] += mask * np.maximum(plane, np.float32(0.15)) * np.float32(nucleus.dark)
     if nucleus.nucleoli:
         spread = np.array(nucleus.axes) * 0.2
         spots = rotate(rng.normal(0, 1, (nucleus.nucleoli, 2)).clip(-1, 1) * spread, nucleus.angle) + centre
         sizes = nucleus.nucleolus / 2 * rng.uniform(0.75, 1.15, nucleus.nucleoli)
-        body = frame.dots(spots, sizes, soft=0.35)[y0:y1, x0:x1] * mask
-        od[y0:y1, x0:x1] += body[..., None] * (style.haematoxylin * 0.35 + style.eosin * 0.55)
+        nucleoli[inside] += near.dots(spots, sizes, soft=0.35) * mask

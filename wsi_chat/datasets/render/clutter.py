@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from wsi_chat.datasets.render.cells import Sprite, draw_cell
@@ -16,9 +15,7 @@ Rng = np.random.Generator
 
 
 def _sprite(plane: F32, dye: F32, frame: Canvas, style: Style, defocus: float) -> Sprite:
-    od = plane[..., None] * dye.astype(np.float32)
-    blur = float(np.hypot(defocus, style.blur)) * frame.scale
-    return Sprite(cv2.GaussianBlur(od, (0, 0), blur) if blur > 0.3 else od, frame.x, frame.y)
+    return Sprite(frame.dye([(plane, dye)], float(np.hypot(defocus, style.blur)) * frame.scale), frame.x, frame.y)
 
 
 def _frame(points: Points, scale: float, style: Style, defocus: float, extra: float = 0.0) -> Canvas:

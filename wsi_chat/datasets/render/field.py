@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_chat.datasets.render.cells import Box, Sprite
 from wsi_chat.datasets.render.groups import Item, draw_item, make_group
-from wsi_chat.datasets.render.stains import F32, U8, Style, develop, draw_style, patch_of, texture
+from wsi_chat.datasets.render.stains import F32, U8, Style, develop, draw_style, grain, patch_of
 
 Rng = np.random.Generator
 
@@ -135,7 +136,7 @@ class _Layout:
     def __init__(self, rng: Rng, style: Style, size: int, mpp: float) -> None:
         self.rng, self.style, self.size, self.scale = rng, style, size, 1 / mpp
         self.placed: list[tuple[Item, tuple[Sprite, int, int]]] = []
-        self.taken: list[Box] = []
+        self.taken = np.zeros((0, 4))
 
     def add(self, kind: str, *, count: int | None = None, inside: float = 0.8, overlap: float = 0.15) -> int:
         """Places one group; returns the number of annotations. `inside` is how often it is kept wholly in the field."""
@@ -156,28 +157,23 @@ class _Layout:
         slack = 0.0 if rng.random() < inside else 0.3
         start, stop = -slack * span - low, size - (1 - slack) * span - low
         stop, start = np.maximum(start, stop), np.minimum(start, stop)
-        best, where = np.inf, start
-        for _ in range(14):
-            centre = np.round(rng.uniform(start, stop))
-            cost = self._overlap((*(centre + low), *(centre + high)))
-            if cost < best:
-                best, where = cost, centre
-            if cost <= overlap:
-                break
-        x, y = int(where[0]), int(where[1])
-        self.taken.append((x + low[0], y + low[1], x + high[0], y + high[1]))
+        spots_tried = np.round(rng.uniform(start, stop, (14 if len(boxes) else 1, 2)))
+        cost = self._overlap(np.concatenate([spots_tried + low, spots_tried + high], axis=1))
+        good = np.flatnonzero(cost <= overlap)
+        x, y = (int(value) for value in spots_tried[good[0] if good.size else int(cost.argmin())])
+        if len(boxes):
+            self.taken = np.concatenate([self.taken, [[x + low[0], y + low[1], x + high[0], y + high[1]]]])
         for item, sprite, (dx, dy) in zip(group, drawn, spots, strict=True):
             self.placed.append((item, (sprite, x + dx, y + dy)))
         return len(boxes)
 
-    def _overlap(self, box: tuple[float, ...]) -> float:
-        x0, y0, x1, y1 = box
-        area = max((x1 - x0) * (y1 - y0), 1.0)
-        total = 0.0
-        for a0, b0, a1, b1 in self.taken:
-            shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
-            total += shared / min(area, max((a1 - a0) * (b1 - b0), 1.0))
-        return total
+    def _overlap(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each candidate box, the sum over what lies there of the overlap, relative to the smaller of the two."""
+        side = np.minimum(boxes[:, None, 2:], self.taken[None, :, 2:]) - np.maximum(boxes[:, None, :2], self.taken[None, :, :2])
+        shared = np.maximum(side, 0).prod(axis=2)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        other = (self.taken[:, 2:] - self.taken[:, :2]).prod(axis=1)
+        return np.asarray((shared / np.maximum(np.minimum(area[:, None], other[None]), 1)).sum(axis=1))
 
     def exactly(self, classes: tuple[str, ...], count: int) -> None:
         """`count` annotated things of `classes`, one by one."""
@@ -275,8 +271,8 @@ def _leucocytes(layout: _Layout, rng: Rng) -> None:
 
 
 def paint(plan: Plan, *, skip: int | None = None) -> F32:
-    """The plan's optical density (size, size, 3); `skip` leaves one item out."""
-    od = np.zeros((plan.size, plan.size, 3), dtype=np.float32)
+    """The plan's optical density (3, size, size); `skip` leaves one item out."""
+    od = np.zeros((3, plan.size, plan.size), dtype=np.float32)
     for number, (sprite, x, y) in enumerate(plan.sprites):
         if number != skip:
             stamp(od, sprite, x, y)
@@ -287,9 +283,9 @@ def stamp(od: F32, sprite: Sprite, x: int, y: int) -> None:
     """Adds a sprite whose centre lies at (x, y) px to `od`, clipped."""
     top, left = y + sprite.y, x + sprite.x
     y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + sprite.od.shape[0], od.shape[0]), min(left + sprite.od.shape[1], od.shape[1])
+    y1, x1 = min(top + sprite.od.shape[1], od.shape[1]), min(left + sprite.od.shape[2], od.shape[2])
     if y1 > y0 and x1 > x0:
-        od[y0:y1, x0:x1] += sprite.od[y0 - top : y1 - top, x0 - left : x1 - left]
+        od[:, y0:y1, x0:x1] += sprite.od[:, y0 - top : y1 - top, x0 - left : x1 - left]
 
 
 def expose(plan: Plan, od: F32) -> U8:
@@ -297,11 +293,11 @@ def expose(plan: Plan, od: F32) -> U8:
     rng = np.random.default_rng(plan.camera_seed)
     size, style = plan.size, plan.style
     shade = rng.standard_normal((3, 3)).astype(np.float32) * np.float32(style.shade)
-    od += np.maximum(cv2.resize(shade, (size, size), interpolation=cv2.INTER_CUBIC), -0.02)[..., None] + np.float32(0.02)
-    grain = np.stack([patch_of(texture(0.4), size, size, rng) for _ in range(3)], axis=2)
-    image = develop(od, style, grain)
-    _, packed = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, style.jpeg])
-    return np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+    od += np.maximum(cv2.resize(shade, (size, size), interpolation=cv2.INTER_CUBIC), -0.02) + np.float32(0.02)
+    image = develop(od, style, patch_of(grain(), size, size, rng))
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, style.jpeg])
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB))
 
 
 def annotate(plan: Plan) -> tuple[Cell, ...]:

@@ -55,13 +55,13 @@ def _union(label: str, sprites: list[tuple[Sprite, int, int]]) -> Sprite:
     """Sprites at px offsets as one sprite with one mark around all marks."""
     x0 = min(s.x + dx for s, dx, _ in sprites)
     y0 = min(s.y + dy for s, _, dy in sprites)
-    x1 = max(s.x + dx + s.od.shape[1] for s, dx, _ in sprites)
-    y1 = max(s.y + dy + s.od.shape[0] for s, _, dy in sprites)
-    od = np.zeros((y1 - y0, x1 - x0, 3), dtype=np.float32)
+    x1 = max(s.x + dx + s.od.shape[2] for s, dx, _ in sprites)
+    y1 = max(s.y + dy + s.od.shape[1] for s, _, dy in sprites)
+    od = np.zeros((3, y1 - y0, x1 - x0), dtype=np.float32)
     boxes = []
     for s, dx, dy in sprites:
         top, left = s.y + dy - y0, s.x + dx - x0
-        od[top : top + s.od.shape[0], left : left + s.od.shape[1]] += s.od
+        od[:, top : top + s.od.shape[1], left : left + s.od.shape[2]] += s.od
         boxes += [np.array(mark.box) + (dx, dy, dx, dy) for mark in s.marks]
     stack = np.array(boxes)
     low, high = stack[:, :2].min(axis=0), stack[:, 2:].max(axis=0)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
-from wsi_chat.datasets.render.cells import Look, Mark, Nucleus, Sprite, draw_cell, extent
+from wsi_chat.datasets.render.cells import Box, Look, Mark, Nucleus, Sprite, draw_cell, extent
 from wsi_chat.datasets.render.looks import intermediate, superficial
 from wsi_chat.datasets.render.shapes import Canvas, Points, blob, rotate
 from wsi_chat.datasets.render.stains import F32, Style, patch_of, round_sigma, texture
@@ -18,11 +17,8 @@ from wsi_chat.datasets.render.stains import F32, Style, patch_of, round_sigma, t
 Rng = np.random.Generator
 
 
-def _finish(od: F32, frame: Canvas, marks: tuple[Mark, ...], style: Style, defocus: float) -> Sprite:
-    blur = float(np.hypot(defocus, style.blur)) * frame.scale
-    if blur > 0.3:
-        od = cv2.GaussianBlur(od, (0, 0), blur)
-    return Sprite(od, frame.x, frame.y, marks)
+def _finish(layers: list[tuple[F32, F32]], frame: Canvas, label: str, box: Box, blur: float) -> Sprite:
+    return Sprite(frame.dye(layers, blur), frame.x, frame.y, (Mark(label, box, None),))
 
 
 def _walk(rng: Rng, steps: int, stride: float, wander: float, heading: float) -> Points:
@@ -54,11 +50,11 @@ def candida(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sp
     septa = frame.dots(np.concatenate(lines), 0.45 * width, soft=0.3 * scale)
     plane = thread * (0.55 + 0.3 * septa) + 0.75 * frame.fill(*yeasts, soft=0.25 * scale)
     dye = style.haematoxylin * rng.uniform(0.2, 0.6) + style.eosin * rng.uniform(0.4, 0.9)
-    od = plane[..., None] * dye.astype(np.float32) * np.float32(rng.uniform(0.6, 1.15))
+    plane *= np.float32(rng.uniform(0.6, 1.15))
     box = extent(everything, scale)
     half = width * scale / 2
     grown = (box[0] - half, box[1] - half, box[2] + half, box[3] + half)
-    return _finish(od, frame, (Mark("candida", grown, None),), style, defocus)
+    return _finish([(plane, dye)], frame, "candida", grown, blur)
 
 
 def trichomonas(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
@@ -74,13 +70,13 @@ def trichomonas(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -
     mask = frame.fill(body, soft=0.5 * scale)
     mottled = patch_of(texture(round_sigma(0.9 * scale)), frame.height, frame.width, rng)
     plane = mask * (1 + np.float32(0.25) * mottled) * np.float32(rng.uniform(0.25, 0.55))
-    od = plane[..., None] * style.cytoplasm_dye(0.8, 0.15, 0.05)
     core = rotate(blob(rng, length * 0.27, length * 0.13), turn + rng.normal(0, 0.4))
     core = core + rotate(np.array([[-0.18 * length, rng.normal(0, 0.04) * length]]), turn)
-    od += frame.fill(core, soft=0.25 * scale)[..., None] * style.haematoxylin * np.float32(rng.uniform(0.25, 0.6))
+    kernel = frame.fill(core, soft=0.25 * scale) * np.float32(rng.uniform(0.25, 0.6))
     grains = rotate(rng.normal(0, 0.14, (int(rng.integers(4, 16)), 2)) * (length, length * 0.7), turn)
-    od += frame.dots(grains, 0.4)[..., None] * style.eosin * np.float32(0.6) * mask[..., None]
-    return _finish(od, frame, (Mark("trichomonas", extent(body, scale), None),), style, defocus)
+    red = frame.dots(grains, 0.4) * mask * np.float32(0.6)
+    layers = [(plane, style.cytoplasm_dye(0.8, 0.15, 0.05)), (kernel, style.haematoxylin), (red, style.eosin)]
+    return _finish(layers, frame, "trichomonas", extent(body, scale), blur)
 
 
 def flora(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
@@ -90,16 +86,16 @@ def flora(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Spri
     box = base.marks[0].box
     corner = np.array([[box[0], box[1]], [box[2], box[3]]]) / scale
     frame = Canvas(corner, scale, pad=1)
-    frame.x, frame.y, (frame.height, frame.width) = base.x, base.y, base.od.shape[:2]
+    frame.x, frame.y, (frame.height, frame.width) = base.x, base.y, base.od.shape[1:]
     middle, axes = corner.mean(axis=0), (corner[1] - corner[0]) / 2
     count = int(rng.integers(350, 900))
     angle, radius = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0.0, 0.92, count))
     rods = middle + np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None] * axes
     presence = np.float32(rng.uniform(0.35, 0.75))
-    film = np.clip(base.od.sum(axis=2) * 6, 0, 1)
+    film = np.minimum(base.od.sum(axis=0) * 6, 1)
     dye = style.haematoxylin * np.float32(0.8) + style.green * np.float32(0.2)
     coat = frame.dots(rods, float(rng.uniform(0.35, 0.6)), soft=0.45) * film
-    od = base.od + (coat * presence)[..., None] * dye
+    od = base.od + frame.dye([(coat * presence, dye)], float(np.hypot(defocus, style.blur)) * scale)
     return Sprite(od, base.x, base.y, (Mark("flora", box, base.marks[0].nucleus),))
 
 
@@ -122,8 +118,7 @@ def actinomyces(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -
     grain = patch_of(texture(round_sigma(0.5 * scale)), frame.height, frame.width, rng)
     plane = fringe * np.float32(rng.uniform(0.4, 0.75)) + core * (1 + np.float32(0.35) * grain) * np.float32(rng.uniform(0.5, 1.1))
     dye = style.haematoxylin * np.float32(0.8) + style.eosin * np.float32(rng.uniform(0, 0.4))
-    box = extent(points, scale)
-    return _finish(plane[..., None] * dye, frame, (Mark("actinomyces", box, None),), style, defocus)
+    return _finish([(plane, dye)], frame, "actinomyces", extent(points, scale), blur)
 
 
 def herps(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:

@@ -16,6 +16,9 @@ Form = Literal["polygon", "round", "column", "spindle", "tadpole"]
 _N = 44
 _THETA = np.linspace(0, 2 * np.pi, _N, endpoint=False)
 _UNIT = np.stack([np.cos(_THETA), np.sin(_THETA)], axis=1)
+_ORDER = np.arange(2, 8)
+_HARMONICS = np.concatenate([np.cos(np.outer(_ORDER, _THETA)), np.sin(np.outer(_ORDER, _THETA))])
+_FALL = np.tile(1 / np.sqrt(_ORDER - 1), 2) / np.sqrt(2)
 _SHIFT = 4  # sub-pixel bits of OpenCV's polygon filling
 
 
@@ -29,10 +32,7 @@ def blob(
     rng: np.random.Generator, width: float, height: float, *, rough: float = 0.04, notches: int = 0, depth: float = 0.25
 ) -> Points:
     """A closed curve of the given axes (um): an ellipse with low harmonics of amplitude `rough` and sharp notches."""
-    order = np.arange(2, 8)
-    amplitude = rng.normal(0, rough, order.size) / np.sqrt(order - 1)
-    phase = rng.uniform(0, 2 * np.pi, order.size)
-    radius = 1 + (amplitude[:, None] * np.cos(order[:, None] * _THETA + phase[:, None])).sum(axis=0)
+    radius: NDArray[np.float64] = 1 + (rng.normal(0, rough, _FALL.size) * _FALL) @ _HARMONICS
     for _ in range(notches):
         gap = np.angle(np.exp(1j * (_THETA - rng.uniform(0, 2 * np.pi))))
         radius -= depth * rng.uniform(0.6, 1.2) * np.exp(-((gap / rng.uniform(0.16, 0.38)) ** 2))
@@ -128,6 +128,35 @@ class Canvas:
 
     @staticmethod
     def _soften(plane: NDArray[np.uint8], soft: float) -> F32:
-        if soft > 0.2:
-            plane = cv2.GaussianBlur(plane, (0, 0), soft)
-        return plane.astype(np.float32) * np.float32(1 / 255)
+        return _smooth(plane.astype(np.float32) * np.float32(1 / 255), soft)
+
+    def ramp(self, centre: Points, axes: tuple[float, float], angle: float) -> F32:
+        """1 at `centre` (um) falling to 0 on the ellipse of the given half axes (um) and beyond."""
+        c, s = np.cos(angle), np.sin(angle)
+        x = (np.arange(self.width, dtype=np.float32) + np.float32(self.x + 0.5)) / self.scale - centre[0]
+        y = (np.arange(self.height, dtype=np.float32) + np.float32(self.y + 0.5)) / self.scale - centre[1]
+        u = (x * (c / axes[0]))[None, :] + (y * (s / axes[0]))[:, None]
+        v = (y * (c / axes[1]))[:, None] - (x * (s / axes[1]))[None, :]
+        return np.maximum(1 - (u * u + v * v), 0).astype(np.float32)
+
+    def dye(self, layers: list[tuple[F32, F32]], blur: float) -> F32:
+        """Planes (h, w) with their dyes (3,) as optical density (3, h, w), out of focus by `blur` px."""
+        od = np.zeros((3, self.height, self.width), dtype=np.float32)
+        for plane, colour in layers:
+            seen = _smooth(plane, blur) if blur > 0.35 else plane
+            for channel in range(3):
+                od[channel] += seen * np.float32(colour[channel])
+        return od
+
+
+def _smooth(plane: F32, sigma: float) -> F32:
+    """A Gaussian blur; wide ones as repeated box filters, whose cost does not grow with sigma."""
+    if sigma <= 0.2:
+        return plane
+    if sigma <= 2.0:
+        side = 3 if sigma < 0.65 else 5 if sigma < 1.2 else 2 * int(2.5 * sigma) + 1
+        return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma))
+    side = max(3, int(np.sqrt(4 * sigma * sigma + 1)) | 1)
+    for _ in range(3):
+        plane = cv2.boxFilter(plane, -1, (side, side))
+    return np.asarray(plane)

@@ -19,8 +19,9 @@ U8 = NDArray[np.uint8]
 
 LABS = 40
 SLIDES_PER_LAB = 25
-_OD_STEPS = 256.0  # steps of optical density per unit in the development table
-_OD_MAX = 6.0
+_OD_STEPS = 256  # steps of optical density per unit in the development table
+_LEVELS = np.arange(6 * _OD_STEPS + 1, dtype=np.float32) / _OD_STEPS
+_FRACTION = 16  # the camera counts in sixteenths of a grey level before it rounds
 
 # Optical density per unit of dye, RGB: haematoxylin, light green/fast green (EA), eosin Y (EA), orange G (OG-6).
 _DYES = np.array(
@@ -105,14 +106,23 @@ def texture(sigma_px: float, side: int = 512) -> F32:
     return result
 
 
+@lru_cache(maxsize=24)
+def mixed_texture(coarse_px: float, fine_px: float) -> F32:
+    """A coarse texture with half as much of a fine one."""
+    result = texture(coarse_px) + np.float32(0.5) * texture(fine_px)
+    result.setflags(write=False)
+    return result
+
+
 def patch_of(plane: F32, height: int, width: int, rng: np.random.Generator) -> F32:
-    """A random (height, width) window of a periodic texture."""
-    side = plane.shape[0]
+    """A random (..., height, width) window of a periodic texture."""
+    side = plane.shape[-1]
     if height > side or width > side:
-        plane = np.tile(plane, (height // side + 2, width // side + 2))
-    y = int(rng.integers(plane.shape[0] - height + 1))
-    x = int(rng.integers(plane.shape[1] - width + 1))
-    return plane[y : y + height, x : x + width]
+        repeats = (*(1,) * (plane.ndim - 2), height // side + 2, width // side + 2)
+        plane = np.tile(plane, repeats)
+    y = int(rng.integers(plane.shape[-2] - height + 1))
+    x = int(rng.integers(plane.shape[-1] - width + 1))
+    return plane[..., y : y + height, x : x + width]
 
 
 def round_sigma(sigma_px: float) -> float:
@@ -120,16 +130,26 @@ def round_sigma(sigma_px: float) -> float:
     return round(float(np.clip(sigma_px, 0.3, 64.0)) * 5) / 5
 
 
-def develop(od: F32, style: Style, grain: F32) -> U8:
-    """Light through optical density `od` (h, w, 3), with `grain` (same shape, unit variance) as sensor noise; RGB uint8.
+@lru_cache(maxsize=4)
+def grain(side: int = 512) -> F32:
+    """Periodic sensor noise (3, side, side), unit variance, slightly correlated between neighbours and channels."""
+    common = texture(0.4, side)
+    planes = [0.6 * common + 0.8 * np.roll(texture(0.4, side), (31 * i + 7, 57 * i + 13), (0, 1)) for i in range(3)]
+    result = np.stack(planes).astype(np.float32)
+    result.setflags(write=False)
+    return result
+
+
+def develop(od: F32, style: Style, noise: F32) -> U8:
+    """Light through optical density `od` (3, h, w), with sensor noise of unit variance (3, h, w); RGB uint8 (h, w, 3).
 
     Beer-Lambert, then the camera's gamma; done with a table, so that a pixel's value never depends on its neighbours.
     """
-    levels = np.arange(int(_OD_MAX * _OD_STEPS) + 1, dtype=np.float32) / _OD_STEPS
-    index = np.clip(od * np.float32(_OD_STEPS) + np.float32(0.5), 0, _OD_MAX * _OD_STEPS).astype(np.uint16)
-    light = np.empty(od.shape, dtype=np.float32)
-    curve = np.exp(-levels * np.float32(style.gamma))
+    index = np.maximum(od * np.float32(_OD_STEPS) + np.float32(0.5), 0).astype(np.uint16)
+    signal = (noise * np.float32(style.noise * _FRACTION)).astype(np.int16)
+    curve = np.exp(-_LEVELS * np.float32(style.gamma)) * _FRACTION
     for channel in range(3):
-        np.take(curve * np.float32(style.white[channel]), index[..., channel], out=light[..., channel])
-    light += grain * np.float32(style.noise)
-    return np.clip(light + np.float32(0.5), 0, 255).astype(np.uint8)
+        table = np.round(curve * style.white[channel] + _FRACTION / 2).astype(np.int16)
+        signal[channel] += np.take(table, index[channel], mode="clip")
+    signal >>= 4
+    return np.asarray(cv2.merge([np.clip(plane, 0, 255).astype(np.uint8) for plane in signal]))
