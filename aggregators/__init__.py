@@ -1,1 +1,27 @@
+"""Tile verdicts in, slide verdict out: pooling, merging of cells across tiles, category, adequacy.
 
+Nothing here reads a pixel or asks a model; everything is a pure function of tile verdicts, so a verdict can be
+drawn again from a run folder. What is missing (an unreadable tile, a failed answer) is never normal.
+"""
+
+from aggregators.adequacy import estimate
+from aggregators.category import CategoryCall, call_category
+from aggregators.counts import count_findings
+from aggregators.merge import merge_boxes
+from aggregators.pool import POOLS, fraction_above, maximum, mean, noisy_or_corrected, topk_mean_logit
+from aggregators.verdict import aggregate
+
+__all__ = [
+    "POOLS",
+    "CategoryCall",
+    "aggregate",
+    "call_category",
+    "count_findings",
+    "estimate",
+    "fraction_above",
+    "maximum",
+    "mean",
+    "merge_boxes",
+    "noisy_or_corrected",
+    "topk_mean_logit",
+]

@@ -219,7 +219,8 @@ class Finding(Record):
     """One cell (or organism), merged from every tile that saw it. ``box`` is level-0 pixels.
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
-    ``abnormal`` says whether the reporting system counts the label as abnormal.
+    ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
+    tiles that gave it this label, ``other_labels`` what else they called it.
     """
 
     id: str
@@ -230,6 +231,7 @@ class Finding(Record):
     score: Probability | None = None
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
+    other_labels: tuple[str, ...] = ()
 
 
 class Interval(Record):

@@ -1,4 +1,4 @@
-"""Reporting systems as data: what to ask of a specimen, what the answers are called, what may be said of them.
+"""Reporting systems as data: what to ask of a specimen, what the answers are called, what may be said.
 
 Each system is one versioned YAML file whose labels, categories, rules and wording name the source they were
 taken from; ``house`` marks a choice of this project that no publication backs. `load_system` gives one by its

@@ -241,9 +241,7 @@ class System(Record):
                 raise ValueError(f"category {category.code} names unknown labels: {', '.join(strange)}")
             harmless = [code for code in category.from_labels if not self.label(code).abnormal]
             if category.abnormal and harmless:
-                raise ValueError(
-                    f"category {category.code} is abnormal but is drawn from {', '.join(harmless)}"
-                )
+                raise ValueError(f"category {category.code} is abnormal yet drawn from {', '.join(harmless)}")
         ranks = Counter((category.axis, category.order) for category in self.categories)
         tied = [f"{axis} {order}" for (axis, order), n in ranks.items() if n > 1]
         if tied:

@@ -1,0 +1,42 @@
+"""The findings table: one row per class that was asked about, zeros included.
+
+A class that was never answered for keeps its row with ``asked`` False, so that "none seen" and "not looked for"
+stay apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from wsi_chat.schema import Count, Finding, TileVerdict
+
+if TYPE_CHECKING:
+    from wsi_chat.terminology import System
+
+
+def count_findings(
+    findings: Iterable[Finding], tile_verdicts: Iterable[TileVerdict], system: System
+) -> tuple[Count, ...]:
+    """Rows in the order of the system's labels: those asked by default, asked of any tile, or found.
+
+    Args:
+        findings: merged findings, each cell once.
+        tile_verdicts: whose ``asked`` names the labels that were answered for.
+    """
+    ids: dict[str, list[str]] = {}
+    for finding in findings:
+        ids.setdefault(finding.label, []).append(finding.id)
+    asked = {label for verdict in tile_verdicts for label in verdict.asked}
+    return tuple(
+        Count(
+            label=label.code,
+            name=label.name,
+            abnormal=label.abnormal,
+            seen=len(ids.get(label.code, ())),
+            asked=label.code in asked,
+            finding_ids=tuple(ids.get(label.code, ())),
+        )
+        for label in system.labels
+        if label.ask or label.code in asked or label.code in ids
+    )
