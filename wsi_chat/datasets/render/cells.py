@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wsi_chat.datasets.render.chance import between
 from wsi_chat.datasets.render.shapes import Canvas, Form, Points, blob, outline, rotate
 from wsi_chat.datasets.render.stains import F32, Style, mixed_texture, patch_of, round_sigma, texture
 
@@ -27,7 +28,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """Optical density (3, h, w) whose corner lies at `x`, `y` px from the object's centre, and what is annotated in it."""
+    """Optical density (3, h, w), its corner at `x`, `y` px from the object's centre, and what is annotated."""
 
     od: F32
     x: int
@@ -97,6 +98,11 @@ def extent(points: Points, scale: float) -> Box:
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
+def moved(box: Box, x: float, y: float) -> Box:
+    """The box shifted by (x, y)."""
+    return box[0] + x, box[1] + y, box[2] + x, box[3] + y
+
+
 def draw_cell(look: Look, rng: np.random.Generator, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """Draws `look` at `scale` px per um, out of focus by a Gaussian of `defocus` um."""
     body = rotate(outline(look.form, rng, look.width, look.height, look.rough), look.angle)
@@ -123,9 +129,7 @@ def draw_cell(look: Look, rng: np.random.Generator, style: Style, *, scale: floa
     return Sprite(od, frame.x, frame.y, (mark,) if look.label else ())
 
 
-def _cytoplasm(
-    look: Look, body: Points, shapes: list[Points], frame: Canvas, rng: np.random.Generator
-) -> F32:
+def _cytoplasm(look: Look, body: Points, shapes: list[Points], frame: Canvas, rng: np.random.Generator) -> F32:
     """The cytoplasm's density plane, before its dye."""
     scale = frame.scale
     mask = frame.fill(body, soft=max(0.4, look.ragged * scale))
@@ -140,11 +144,11 @@ def _cytoplasm(
     if look.rim:
         plane += np.float32(look.rim) * mask * frame.stroke(body, width_um=0.7, closed=True)
     for _ in range(look.folds):
-        centre, turn = rng.normal(0, 0.3, 2) * look.reach, rng.uniform(0, np.pi)
-        t = np.linspace(-1, 1, 8)[:, None] * look.reach * rng.uniform(0.3, 0.7)
+        centre, turn = rng.normal(0, 0.3, 2) * look.reach, between(rng, 0, np.pi)
+        t = np.linspace(-1, 1, 8)[:, None] * look.reach * between(rng, 0.3, 0.7)
         line = centre + t * (np.cos(turn), np.sin(turn)) + (t / 8) ** 2 * (-np.sin(turn), np.cos(turn))
-        crease = frame.stroke(line, width_um=float(rng.uniform(0.6, 1.6)), soft=0.5 * scale)
-        plane += np.float32(look.density * rng.uniform(0.4, 0.9)) * crease * mask
+        crease = frame.stroke(line, width_um=between(rng, 0.6, 1.6), soft=0.5 * scale)
+        plane += np.float32(look.density * between(rng, 0.4, 0.9)) * crease * mask
     for radius in look.vacuoles:
         centre = rng.uniform(-0.32, 0.32, (1, 2)) * (look.width, look.height)
         plane *= 1 - np.float32(0.75) * frame.fill(
@@ -152,8 +156,8 @@ def _cytoplasm(
         )
     if look.halo_depth and shapes:
         centre = np.concatenate(shapes).mean(axis=0)
-        ring = blob(rng, 2 * look.halo, 2 * look.halo * rng.uniform(0.7, 1.0), rough=0.07)
-        ring = rotate(ring, rng.uniform(0, np.pi)) + centre
+        ring = blob(rng, 2 * look.halo, 2 * look.halo * between(rng, 0.7, 1.0), rough=0.07)
+        ring = rotate(ring, between(rng, 0, np.pi)) + centre
         plane *= 1 - np.float32(look.halo_depth) * frame.fill(ring, soft=max(0.4, look.halo_soft * scale))
         if look.halo_rim:
             edge = frame.stroke(ring, width_um=1.6, closed=True, soft=0.5 * scale)
@@ -161,7 +165,7 @@ def _cytoplasm(
     if look.granules:
         spots = rotate(rng.normal(0, 0.22, (look.granules, 2)) * (look.width, look.height), look.angle)
         plane += np.float32(0.5) * frame.dots(spots, 0.35) * mask
-    return np.maximum(plane, 0)
+    return np.asarray(np.maximum(plane, 0))
 
 
 def _stain_nucleus(

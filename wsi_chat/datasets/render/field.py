@@ -1,6 +1,7 @@
 """One field of view: what lies where, drawn, and annotated.
 
-`plan_field` decides (style, items), `paint` draws any part of a plan, `render_field` does both and goes through the camera.
+`plan_field` decides (style, items), `paint` draws any part of a plan, `render_field` does both and
+goes through the camera.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_chat.datasets.render.cells import Box, Sprite
+from wsi_chat.datasets.render.cells import Box, Sprite, moved
 from wsi_chat.datasets.render.groups import Item, draw_item, make_group
 from wsi_chat.datasets.render.stains import F32, U8, Style, develop, draw_style, grain, patch_of
 
@@ -147,7 +148,7 @@ class _Layout:
         drawn = [draw_item(item, self.style, scale=self.scale) for item in group]
         spots = [(round(item.x * self.scale), round(item.y * self.scale)) for item in group]
         boxes = np.array(
-            [np.array(m.box) + (dx, dy, dx, dy) for s, (dx, dy) in zip(drawn, spots, strict=True) for m in s.marks]
+            [moved(m.box, dx, dy) for s, (dx, dy) in zip(drawn, spots, strict=True) for m in s.marks]
         ).reshape(-1, 4)
         if len(boxes):
             low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
@@ -169,7 +170,9 @@ class _Layout:
 
     def _overlap(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """For each candidate box, the sum over what lies there of the overlap, relative to the smaller of the two."""
-        side = np.minimum(boxes[:, None, 2:], self.taken[None, :, 2:]) - np.maximum(boxes[:, None, :2], self.taken[None, :, :2])
+        side = np.minimum(boxes[:, None, 2:], self.taken[None, :, 2:]) - np.maximum(
+            boxes[:, None, :2], self.taken[None, :, :2]
+        )
         shared = np.maximum(side, 0).prod(axis=2)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         other = (self.taken[:, 2:] - self.taken[:, :2]).prod(axis=1)
@@ -191,7 +194,15 @@ class _Layout:
         rng = self.rng
         room = (self.size / self.scale / 128) ** 2
         busy = rng.gamma(1.2, 1.3) * (2.0 if recipe == "empty" else 1.0)
-        rates = {"debris": 1.6, "mucus": 0.25, "blood": 0.35, "bubble": 0.08, "bacilli": 0.2, "diathesis": 0.2, "naked": 0.25}
+        rates = {
+            "debris": 1.6,
+            "mucus": 0.25,
+            "blood": 0.35,
+            "bubble": 0.08,
+            "bacilli": 0.2,
+            "diathesis": 0.2,
+            "naked": 0.25,
+        }
         if recipe == "empty" or recipe == "single":
             rates["naked"] = 0.0
         before = len(self.placed)
@@ -255,7 +266,13 @@ def _empty(layout: _Layout, rng: Rng) -> None:
     del layout, rng
 
 
-_FILL = {"normal": _normal, "hard_normal": _hard_normal, "abnormal": _abnormal, "organism": _organism, "empty": _empty}
+_FILL = {
+    "normal": _normal,
+    "hard_normal": _hard_normal,
+    "abnormal": _abnormal,
+    "organism": _organism,
+    "empty": _empty,
+}
 
 
 def _events(layout: _Layout, rng: Rng, low: int, high: int) -> int:
@@ -305,7 +322,7 @@ def annotate(plan: Plan) -> tuple[Cell, ...]:
     cells = []
     for sprite, x, y in plan.sprites:
         for mark in sprite.marks:
-            box = tuple(value + shift for value, shift in zip(mark.box, (x, y, x, y), strict=True))
+            box = moved(mark.box, x, y)
             clipped = _clip(box, plan.size)
             whole = (box[2] - box[0]) * (box[3] - box[1])
             seen = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]) / whole
@@ -313,8 +330,7 @@ def annotate(plan: Plan) -> tuple[Cell, ...]:
                 continue
             nucleus = None
             if mark.nucleus is not None:
-                moved = tuple(value + shift for value, shift in zip(mark.nucleus, (x, y, x, y), strict=True))
-                nucleus = _clip(moved, plan.size)
+                nucleus = _clip(moved(mark.nucleus, x, y), plan.size)
                 if nucleus[2] - nucleus[0] < 1 or nucleus[3] - nucleus[1] < 1:
                     nucleus = None
             cells.append(Cell(mark.label, clipped, nucleus, float(min(seen, 1.0))))

@@ -1,6 +1,7 @@
 """Organisms, herpetic changes and leucocytes. Extents follow the Bethesda 2014 atlas (non-neoplastic findings).
 
-Each function takes a generator, a style and a scale (px per um) and returns a `Sprite` with one mark: the organism's extent.
+Each function takes a generator, a style and a scale (px per um) and returns a `Sprite` with one mark: the
+organism's extent.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from wsi_chat.datasets.render.cells import Box, Look, Mark, Nucleus, Sprite, draw_cell, extent
-from wsi_chat.datasets.render.looks import intermediate, superficial
+from wsi_chat.datasets.render.chance import Rng, between
+from wsi_chat.datasets.render.normal_looks import intermediate, superficial
 from wsi_chat.datasets.render.shapes import Canvas, Points, blob, rotate
 from wsi_chat.datasets.render.stains import F32, Style, patch_of, round_sigma, texture
-
-Rng = np.random.Generator
 
 
 def _finish(layers: list[tuple[F32, F32]], frame: Canvas, label: str, box: Box, blur: float) -> Sprite:
@@ -31,7 +31,7 @@ def _walk(rng: Rng, steps: int, stride: float, wander: float, heading: float) ->
 def candida(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """Pseudohyphae, 2-3 um wide with constrictions, and budding yeasts of 3-7 um; red-brown."""
     lines: list[Points] = []
-    heading = rng.uniform(0, 2 * np.pi)
+    heading = between(rng, 0, 2 * np.pi)
     for _ in range(int(rng.integers(1, 5))):
         steps = int(rng.integers(5, 13))
         start = lines[0][int(rng.integers(len(lines[0])))] if lines else np.zeros(2)
@@ -41,38 +41,43 @@ def candida(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sp
     buds = buds + rng.normal(0, 3.0, buds.shape)
     centre = joints.mean(axis=0)
     lines, buds = [line - centre for line in lines], buds - centre
-    yeasts = [rotate(blob(rng, rng.uniform(3, 6.5), rng.uniform(2.2, 3.6)), rng.uniform(0, 6.3)) + bud for bud in buds]
+    yeasts = [
+        rotate(blob(rng, between(rng, 3, 6.5), between(rng, 2.2, 3.6)), between(rng, 0, 6.3)) + bud for bud in buds
+    ]
     everything = np.concatenate([*lines, *yeasts])
-    width = float(rng.uniform(1.7, 2.8))
+    width = between(rng, 1.7, 2.8)
     blur = float(np.hypot(defocus, style.blur)) * scale
     frame = Canvas(everything, scale, pad=6 + width * scale + 3 * blur)
     thread = frame.stroke(*lines, width_um=width, soft=0.25 * scale)
     septa = frame.dots(np.concatenate(lines), 0.45 * width, soft=0.3 * scale)
     plane = thread * (0.55 + 0.3 * septa) + 0.75 * frame.fill(*yeasts, soft=0.25 * scale)
-    dye = style.haematoxylin * rng.uniform(0.2, 0.6) + style.eosin * rng.uniform(0.4, 0.9)
-    plane *= np.float32(rng.uniform(0.6, 1.15))
+    dye = style.haematoxylin * between(rng, 0.2, 0.6) + style.eosin * between(rng, 0.4, 0.9)
+    plane *= np.float32(between(rng, 0.6, 1.15))
     box = extent(everything, scale)
     half = width * scale / 2
     grown = (box[0] - half, box[1] - half, box[2] + half, box[3] + half)
-    return _finish([(plane, dye)], frame, "candida", grown, blur)
+    return _finish([(plane, dye.astype(np.float32))], frame, "candida", grown, blur)
 
 
 def trichomonas(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """Pear-shaped, 10-22 um, grey-green, pale eccentric lens-shaped nucleus, red granules, fuzzy edge."""
-    length = rng.uniform(10, 22)
+    length = between(rng, 10, 22)
     t = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    pear = np.stack([np.cos(t) * length / 2, np.sin(t) * (1 - rng.uniform(0.2, 0.45) * np.cos(t)) * length * 0.34], axis=1)
+    pear = np.stack(
+        [np.cos(t) * length / 2, np.sin(t) * (1 - between(rng, 0.2, 0.45) * np.cos(t)) * length * 0.34],
+        axis=1,
+    )
     pear += rng.normal(0, 0.15, pear.shape)
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = between(rng, 0, 2 * np.pi)
     body = rotate(pear, turn)
     blur = float(np.hypot(defocus, style.blur)) * scale
     frame = Canvas(body, scale, pad=4 + 3 * blur + 0.8 * scale)
     mask = frame.fill(body, soft=0.5 * scale)
     mottled = patch_of(texture(round_sigma(0.9 * scale)), frame.height, frame.width, rng)
-    plane = mask * (1 + np.float32(0.25) * mottled) * np.float32(rng.uniform(0.25, 0.55))
+    plane = mask * (1 + np.float32(0.25) * mottled) * np.float32(between(rng, 0.25, 0.55))
     core = rotate(blob(rng, length * 0.27, length * 0.13), turn + rng.normal(0, 0.4))
     core = core + rotate(np.array([[-0.18 * length, rng.normal(0, 0.04) * length]]), turn)
-    kernel = frame.fill(core, soft=0.25 * scale) * np.float32(rng.uniform(0.25, 0.6))
+    kernel = frame.fill(core, soft=0.25 * scale) * np.float32(between(rng, 0.25, 0.6))
     grains = rotate(rng.normal(0, 0.14, (int(rng.integers(4, 16)), 2)) * (length, length * 0.7), turn)
     red = frame.dots(grains, 0.4) * mask * np.float32(0.6)
     layers = [(plane, style.cytoplasm_dye(0.8, 0.15, 0.05)), (kernel, style.haematoxylin), (red, style.eosin)]
@@ -91,22 +96,22 @@ def flora(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Spri
     count = int(rng.integers(350, 900))
     angle, radius = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0.0, 0.92, count))
     rods = middle + np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None] * axes
-    presence = np.float32(rng.uniform(0.35, 0.75))
+    presence = np.float32(between(rng, 0.35, 0.75))
     film = np.minimum(base.od.sum(axis=0) * 6, 1)
     dye = style.haematoxylin * np.float32(0.8) + style.green * np.float32(0.2)
-    coat = frame.dots(rods, float(rng.uniform(0.35, 0.6)), soft=0.45) * film
+    coat = frame.dots(rods, between(rng, 0.35, 0.6), soft=0.45) * film
     od = base.od + frame.dye([(coat * presence, dye)], float(np.hypot(defocus, style.blur)) * scale)
     return Sprite(od, base.x, base.y, (Mark("flora", box, base.marks[0].nucleus),))
 
 
 def actinomyces(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """A tangled clump of filaments ("cotton ball"), dark centre, radiating fringe; 25-80 um."""
-    size = rng.uniform(25, 75)
+    size = between(rng, 25, 75)
     filaments = []
     for _ in range(int(rng.integers(45, 90))):
-        heading = rng.uniform(0, 2 * np.pi)
+        heading = between(rng, 0, 2 * np.pi)
         start = rng.normal(0, 0.13, 2) * size
-        filaments.append(start + _walk(rng, 9, size * rng.uniform(0.025, 0.055), 0.3, heading))
+        filaments.append(start + _walk(rng, 9, size * between(rng, 0.025, 0.055), 0.3, heading))
     points = np.concatenate(filaments)
     points_mean = points.mean(axis=0)
     filaments = [line - points_mean for line in filaments]
@@ -116,64 +121,88 @@ def actinomyces(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -
     fringe = frame.stroke(*filaments, width_um=0.6, soft=0.25 * scale)
     core = frame.fill(blob(rng, size * 0.5, size * 0.42, rough=0.1), soft=0.07 * size * scale)
     grain = patch_of(texture(round_sigma(0.5 * scale)), frame.height, frame.width, rng)
-    plane = fringe * np.float32(rng.uniform(0.4, 0.75)) + core * (1 + np.float32(0.35) * grain) * np.float32(rng.uniform(0.5, 1.1))
-    dye = style.haematoxylin * np.float32(0.8) + style.eosin * np.float32(rng.uniform(0, 0.4))
-    return _finish([(plane, dye)], frame, "actinomyces", extent(points, scale), blur)
+    plane = fringe * np.float32(between(rng, 0.4, 0.75)) + core * (1 + np.float32(0.35) * grain) * np.float32(
+        between(rng, 0.5, 1.1)
+    )
+    dye = style.haematoxylin * np.float32(0.8) + style.eosin * np.float32(between(rng, 0, 0.4))
+    return _finish([(plane.astype(np.float32), dye)], frame, "actinomyces", extent(points, scale), blur)
 
 
 def herps(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """HSV: 2-8 moulded nuclei in one cell, ground-glass chromatin with a thick marginated rim."""
     count = int(rng.integers(2, 9))
-    area = float(rng.uniform(45, 95))
+    area = between(rng, 45, 95)
     radius = float(np.sqrt(area / np.pi))
     spots: list[tuple[float, float]] = [(0.0, 0.0)]
     while len(spots) < count:
         anchor = spots[int(rng.integers(len(spots)))]
-        angle = rng.uniform(0, 2 * np.pi)
+        angle = between(rng, 0, 2 * np.pi)
         new = (anchor[0] + 1.65 * radius * np.cos(angle), anchor[1] + 1.65 * radius * np.sin(angle))
         if all((new[0] - x) ** 2 + (new[1] - y) ** 2 > (1.45 * radius) ** 2 for x, y in spots):
             spots.append((float(new[0]), float(new[1])))
     place = np.array(spots) - np.mean(spots, axis=0)
     nuclei = tuple(
         Nucleus(
-            area=area * float(rng.uniform(0.75, 1.15)), dark=float(rng.uniform(0.45, 0.85)),
-            aspect=float(rng.uniform(1.05, 1.45)), angle=float(rng.uniform(0, 6.3)), rough=0.03, coarse=0.02,
-            rim=float(rng.uniform(0.5, 0.9)), pale=float(rng.uniform(0.15, 0.4)), at=(float(x), float(y)),
-            nucleoli=int(rng.random() < 0.2), nucleolus=2.2,
+            area=area * between(rng, 0.75, 1.15),
+            dark=between(rng, 0.45, 0.85),
+            aspect=between(rng, 1.05, 1.45),
+            angle=between(rng, 0, 6.3),
+            rough=0.03,
+            coarse=0.02,
+            rim=between(rng, 0.5, 0.9),
+            pale=between(rng, 0.15, 0.4),
+            at=(float(x), float(y)),
+            nucleoli=int(rng.random() < 0.2),
+            nucleolus=2.2,
         )
         for x, y in place
-    )  # fmt: skip
+    )
     span = np.ptp(place, axis=0) + 2 * radius
-    grow = rng.uniform(1.25, 1.7)
+    grow = between(rng, 1.25, 1.7)
     look = Look(
-        "herps", float(span[0] * grow), float(span[1] * grow), "round", density=float(rng.uniform(0.3, 0.7)),
-        tint=(0.7, 0.35, 0.05), nuclei=nuclei, rough=0.05, mottle=0.12,
-    )  # fmt: skip
+        "herps",
+        float(span[0] * grow),
+        float(span[1] * grow),
+        "round",
+        density=between(rng, 0.3, 0.7),
+        tint=(0.7, 0.35, 0.05),
+        nuclei=nuclei,
+        rough=0.05,
+        mottle=0.12,
+    )
     return draw_cell(look, rng, style, scale=scale, defocus=defocus)
 
 
 def neutrophil(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """9-13 um, two to four dark lobes, faint cytoplasm (often lost)."""
-    size = rng.uniform(8.5, 12.5)
+    size = between(rng, 8.5, 12.5)
     lobes = int(rng.integers(2, 5))
-    angle = rng.uniform(0, 2 * np.pi) + np.arange(lobes) * rng.uniform(1.1, 1.7)
-    reach = size * rng.uniform(0.16, 0.25)
-    nuclei = tuple(
-        Nucleus(
-            area=float(rng.uniform(6.5, 13) * (3 / lobes) ** 0.5), dark=float(rng.uniform(1.0, 1.8)),
-            aspect=float(rng.uniform(1.0, 1.6)), angle=float(a), rough=0.03, coarse=0.05, rim=0.0,
-            at=(float(reach * np.cos(a)), float(reach * np.sin(a))),
-        )
-        for a in angle
-    )  # fmt: skip
-    look = Look(
-        "neutrophil", float(size), float(size * rng.uniform(0.85, 1)), "round", density=float(rng.uniform(0.06, 0.25)),
-        tint=(0.6, 0.5, 0.05), nuclei=nuclei, rough=0.05, ragged=0.4,
-    )  # fmt: skip
-    return draw_cell(look, rng, style, scale=scale, defocus=defocus)
+    angles = between(rng, 0, 2 * np.pi) + np.arange(lobes) * between(rng, 1.1, 1.7)
+    reach = size * between(rng, 0.16, 0.25)
+    width = np.sqrt(rng.uniform(8, 16, lobes) * (3 / lobes) ** 0.5)
+    segments = [
+        rotate(blob(rng, wide * between(rng, 1, 1.5), wide, rough=0.04), angle)
+        + np.array((reach * np.cos(angle), reach * np.sin(angle)))
+        for wide, angle in zip(width, angles, strict=True)
+    ]
+    body = blob(rng, size, size * between(rng, 0.85, 1), rough=0.05)
+    blur = float(np.hypot(defocus, style.blur)) * scale
+    everything = np.concatenate([body, *segments])
+    frame = Canvas(everything, scale, pad=3 + 3 * blur)
+    grain = patch_of(texture(round_sigma(0.3 * scale)), frame.height, frame.width, rng)
+    lobed = frame.fill(*segments, soft=max(0.45, 0.16 * scale))
+    dark = lobed * (1 + np.float32(0.08) * grain) * np.float32(between(rng, 0.9, 1.9) * style.nuclear)
+    pale = frame.fill(body, soft=0.4 * scale) * np.float32(between(rng, 0.04, 0.25))
+    layers = [(dark, style.haematoxylin), (pale, style.cytoplasm_dye(0.6, 0.5, 0.05))]
+    kernel = extent(np.concatenate(segments), scale)
+    return Sprite(frame.dye(layers, blur), frame.x, frame.y, (Mark("neutrophil", extent(everything, scale), kernel),))
 
 
 ORGANISM_SPRITES: dict[str, Callable[..., Sprite]] = {
-    "candida": candida, "trichomonas": trichomonas, "flora": flora, "actinomyces": actinomyces, "herps": herps,
+    "candida": candida,
+    "trichomonas": trichomonas,
+    "flora": flora,
+    "actinomyces": actinomyces,
+    "herps": herps,
     "neutrophil": neutrophil,
-}  # fmt: skip
+}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_chat.datasets.render.chance import between
 from wsi_chat.datasets.render.stains import F32
 
 Points = NDArray[np.float64]
@@ -25,27 +26,33 @@ _SHIFT = 4  # sub-pixel bits of OpenCV's polygon filling
 def rotate(points: Points, angle: float) -> Points:
     """Points turned by `angle` (radians)."""
     c, s = float(np.cos(angle)), float(np.sin(angle))
-    return points @ np.array([[c, s], [-s, c]])
+    return np.asarray(points @ np.array([[c, s], [-s, c]]))
 
 
 def blob(
-    rng: np.random.Generator, width: float, height: float, *, rough: float = 0.04, notches: int = 0, depth: float = 0.25
+    rng: np.random.Generator,
+    width: float,
+    height: float,
+    *,
+    rough: float = 0.04,
+    notches: int = 0,
+    depth: float = 0.25,
 ) -> Points:
     """A closed curve of the given axes (um): an ellipse with low harmonics of amplitude `rough` and sharp notches."""
     radius: NDArray[np.float64] = 1 + (rng.normal(0, rough, _FALL.size) * _FALL) @ _HARMONICS
     for _ in range(notches):
-        gap = np.angle(np.exp(1j * (_THETA - rng.uniform(0, 2 * np.pi))))
-        radius -= depth * rng.uniform(0.6, 1.2) * np.exp(-((gap / rng.uniform(0.16, 0.38)) ** 2))
-    return np.maximum(radius, 0.3)[:, None] * _UNIT * (width / 2, height / 2)
+        gap = np.angle(np.exp(1j * (_THETA - between(rng, 0, 2 * np.pi))))
+        radius -= depth * between(rng, 0.6, 1.2) * np.exp(-((gap / between(rng, 0.16, 0.38)) ** 2))
+    return np.asarray(np.maximum(radius, 0.3)[:, None] * _UNIT * (width / 2, height / 2))
 
 
 def polygonal(rng: np.random.Generator, width: float, height: float) -> Points:
-    """The angular plate of a mature squamous cell: 5-8 corners, slightly cut."""
-    corners = int(rng.integers(5, 9))
-    angles = (np.arange(corners) + rng.uniform(-0.28, 0.28, corners)) * 2 * np.pi / corners + rng.uniform(0, 6.3)
-    radius = rng.uniform(0.82, 1.08, corners)
+    """The angular plate of a mature squamous cell: 4-7 corners, slightly cut."""
+    corners = int(rng.integers(4, 8))
+    angles = (np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) * 2 * np.pi / corners + between(rng, 0, 6.3)
+    radius = rng.uniform(0.8, 1.12, corners)
     points = np.stack([np.cos(angles) * radius, np.sin(angles) * radius], axis=1)
-    for cut in (0.2, 0.27):
+    for cut in (0.13, 0.25):
         following = np.roll(points, -1, axis=0)
         points = np.stack([points + cut * (following - points), following - cut * (following - points)], axis=1)
         points = points.reshape(-1, 2)
@@ -62,14 +69,14 @@ def outline(form: Form, rng: np.random.Generator, width: float, height: float, r
     t = np.linspace(-1, 1, 24)
     bend = rng.normal(0, 0.16) * width
     if form == "column":
-        taper = rng.uniform(0.55, 0.95)
+        taper = between(rng, 0.55, 0.95)
         profile = (1 - np.abs(t) ** 5) ** 0.5 * (1 + (taper - 1) * (t + 1) / 2)
         bend *= 0.35
     elif form == "spindle":
-        profile = (1 - t**2) ** rng.uniform(0.9, 1.5) + 0.05
+        profile = (1 - t**2) ** between(rng, 0.9, 1.5) + 0.05
     else:  # tadpole: a head, then a tail
         head = np.sqrt(np.clip(1 - ((t + 0.55) / 0.45) ** 2, 0, 1))
-        tail = np.where(t > -0.55, np.clip(1 - (t + 0.55) / 1.55, 0, 1) ** rng.uniform(1.1, 2.0), 0)
+        tail = np.where(t > -0.55, np.clip(1 - (t + 0.55) / 1.55, 0, 1) ** between(rng, 1.1, 2.0), 0)
         profile = np.maximum(head, tail) + 0.03
     wobble = 1 + rng.normal(0, rough, t.size)
     upper = np.stack([t * width / 2, profile * wobble * height / 2 + bend * t**2], axis=1)
@@ -97,8 +104,11 @@ class Canvas:
         return np.zeros((self.height, self.width), dtype=np.float32)
 
     def _fixed(self, points: Points) -> NDArray[np.int32]:
-        local = points * self.scale - (self.x, self.y) - 0.5
-        return np.round(local * (1 << _SHIFT)).astype(np.int32)
+        grid = 1 << _SHIFT
+        fixed = points * (self.scale * grid)
+        fixed[:, 0] -= (self.x + 0.5) * grid
+        fixed[:, 1] -= (self.y + 0.5) * grid
+        return np.rint(fixed, out=fixed).astype(np.int32)
 
     def fill(self, *outlines: Points, soft: float = 0.5) -> F32:
         """The union of closed outlines; `soft` is the edge's Gaussian sigma in px."""
@@ -137,7 +147,7 @@ class Canvas:
         y = (np.arange(self.height, dtype=np.float32) + np.float32(self.y + 0.5)) / self.scale - centre[1]
         u = (x * (c / axes[0]))[None, :] + (y * (s / axes[0]))[:, None]
         v = (y * (c / axes[1]))[:, None] - (x * (s / axes[1]))[None, :]
-        return np.maximum(1 - (u * u + v * v), 0).astype(np.float32)
+        return np.asarray(np.maximum(1 - (u * u + v * v), 0), dtype=np.float32)
 
     def dye(self, layers: list[tuple[F32, F32]], blur: float) -> F32:
         """Planes (h, w) with their dyes (3,) as optical density (3, h, w), out of focus by `blur` px."""
@@ -157,6 +167,7 @@ def _smooth(plane: F32, sigma: float) -> F32:
         side = 3 if sigma < 0.65 else 5 if sigma < 1.2 else 2 * int(2.5 * sigma) + 1
         return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma))
     side = max(3, int(np.sqrt(4 * sigma * sigma + 1)) | 1)
+    result = plane
     for _ in range(3):
-        plane = cv2.boxFilter(plane, -1, (side, side))
-    return np.asarray(plane)
+        result = np.asarray(cv2.boxFilter(result, -1, (side, side)), dtype=np.float32)
+    return result

@@ -1,8 +1,8 @@
 """Papanicolaou colours and the camera: what differs between laboratories, slides and scanners.
 
-Everything is drawn as optical density (natural log, per RGB channel) and becomes light once, in `develop`. A style is drawn
-from a laboratory, then from a slide of that laboratory, then for the field, so that fields of one laboratory resemble
-each other and colour alone tells nothing about the diagnosis.
+Everything is drawn as optical density (natural log, per RGB channel) and becomes light once, in `develop`. A
+style is drawn from a laboratory, then from a slide of that laboratory, then for the field, so that fields of
+one laboratory resemble each other and colour alone tells nothing about the diagnosis.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def texture(sigma_px: float, side: int = 512) -> F32:
     if sigma_px > 0.05:
         pad = int(4 * sigma_px) + 2
         wrapped = np.pad(noise, pad, mode="wrap")
-        noise = cv2.GaussianBlur(wrapped, (0, 0), sigma_px)[pad:-pad, pad:-pad]
+        blurred = np.asarray(cv2.GaussianBlur(wrapped, (0, 0), sigma_px), dtype=np.float32)
+        noise = blurred[pad:-pad, pad:-pad]
         noise = (noise - noise.mean()) / noise.std()
     result = np.ascontiguousarray(noise, dtype=np.float32)
     result.setflags(write=False)
@@ -127,7 +128,7 @@ def patch_of(plane: F32, height: int, width: int, rng: np.random.Generator) -> F
 
 def round_sigma(sigma_px: float) -> float:
     """Steps of a few percent, so that few textures are kept."""
-    return round(float(np.clip(sigma_px, 0.3, 64.0)) * 5) / 5
+    return round(min(max(sigma_px, 0.3), 64.0) * 5) / 5
 
 
 @lru_cache(maxsize=4)
