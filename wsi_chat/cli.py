@@ -51,7 +51,7 @@ def analyze(
     slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG ...")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, transformers or scripted.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto or transformers.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,

@@ -68,7 +68,9 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:  # whatever breaks here is what the user wants to know
-        return Check("FAIL", name, f"{type(error).__name__}: {error}", "Reinstall with: pip install --force-reinstall wsi-chat")
+        return Check(
+            "FAIL", name, f"{type(error).__name__}: {error}", "Reinstall with: pip install --force-reinstall wsi-chat"
+        )
 
 
 def _version(name: str) -> tuple[int, ...]:
@@ -94,7 +96,9 @@ def _openslide() -> Check:
 
     version = openslide.__library_version__
     if tuple(int(part) for part in version.split(".")[:3]) < OPENSLIDE_FLOOR:
-        return Check("WARN", "openslide", version, "pip install -U openslide-bin (4.0.1 fixes crashes on damaged files)")
+        return Check(
+            "WARN", "openslide", version, "pip install -U openslide-bin (4.0.1 fixes crashes on damaged files)"
+        )
     return Check("PASS", "openslide", version)
 
 

@@ -28,7 +28,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     model: Annotated[str | None, Field(description="checkpoint folder; none: the embedded checkpoint")] = None
-    engine: Annotated[Literal["auto", "transformers", "scripted"], Field(description="who answers")] = "auto"
+    engine: Annotated[Literal["auto", "transformers"], Field(description="who answers")] = "auto"
     dialect: Annotated[str, Field(description="how the model is asked; auto reads the checkpoint")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps")] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="weights' type")] = "auto"
