@@ -62,9 +62,8 @@ def mosaic_slide(
                 )
             x, y = number % columns * width, number // columns * height
             canvas[y : y + height, x : x + width] = np.asarray(image.convert("RGB"))
-        for found in read_voc(annotation):
-            truth.append(LabelledBox(names.get(found.label, found.label), found.box.shifted(x, y)))
-    _write(path, canvas, mpp=mpp)
+        truth += [LabelledBox(names.get(t.label, t.label), t.box.shifted(x, y)) for t in read_voc(annotation)]
+    write_pyramid(path, canvas, mpp=mpp)
     payload = {
         "mpp": mpp,
         "boxes": [{"label": t.label, "box": [t.box.x0, t.box.y0, t.box.x1, t.box.y1]} for t in truth],
@@ -73,7 +72,8 @@ def mosaic_slide(
     return tuple(truth)
 
 
-def _write(path: Path, canvas: NDArray[np.uint8], *, mpp: float) -> None:
+def write_pyramid(path: Path, canvas: NDArray[np.uint8], *, mpp: float) -> None:
+    """Write an RGB canvas (h, w, 3) as a tiled JPEG TIFF with levels of 1, 1/2 and 1/4 and its um/px."""
     import cv2
     import tifffile
 

@@ -1,0 +1,168 @@
+"""The cascade: what is asked, what is counted, what is kept, with an engine that breaks where it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilers import Patch
+from wsi_chat.cascade import Asker, choose, detail, screen
+from wsi_chat.dialects import get_dialect
+from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
+from wsi_chat.errors import EngineDied
+from wsi_chat.journal import Journal
+from wsi_chat.schema import Box, Query, Tile, TileVerdict
+from wsi_chat.terminology import load_system
+
+CERVIX = load_system("cervix")
+ASKED = [label.code for label in CERVIX.labels if label.ask]
+BOUNDS = Box(0, 0, 10_000, 10_000)
+
+
+def tile(index: int) -> Tile:
+    return Tile(index, index * 512, 0, 512, 512, 0, (512, 512), 256, 0.5)
+
+
+def patches(count: int, *, unreadable: Sequence[int] = (), same: bool = False) -> Iterator[Patch]:
+    for index in range(count):
+        if index in unreadable:
+            yield Patch(tile(index), None, "unreadable", error="bogus marker")
+        else:
+            value = 7 if same else index
+            yield Patch(tile(index), np.full((256, 256, 3), value, np.uint8), "ok", focus=float(index))
+
+
+def says(query: Query) -> str | dict[str, float]:
+    """Tile n is abnormal with probability n/10; one hsil box in every grounded tile."""
+    shade = query.images[0].getpixel((0, 0))[0]  # type: ignore[index]
+    if query.task == "screen":
+        return {query.choices[0]: 1 - shade / 10, query.choices[1]: shade / 10}
+    if query.task == "ground" and query.target == "hsil":
+        return "hsil 1 is located at <region>10 20 30 60</region>."
+    return "No abnormality is found." if query.task == "describe" else f"No {query.target} is found."
+
+
+@pytest.fixture()
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.sqlite") as opened:
+        yield opened
+
+
+def asker(engine: object, journal: Journal) -> Asker:
+    return Asker(engine, get_dialect("embedded"), journal, {"greedy": True})  # type: ignore[arg-type]
+
+
+def test_screening_keeps_the_probability_of_the_positive_option_and_the_focus(journal: Journal) -> None:
+    verdicts = screen(patches(4), asker(ScriptedEngine(says), journal), CERVIX, total=4)
+    assert [verdicts[i].p_abnormal for i in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [verdicts[i].focus for i in range(4)] == [0, 1, 2, 3]
+    assert {v.status for v in verdicts.values()} == {"screened"}
+
+
+def test_unreadable_and_failed_and_refused_tiles_have_no_probability(journal: Journal) -> None:
+    engine = ScriptedEngine(says, faults=[Fault(at=1, kind="fail"), Fault(at=2, kind="refuse")])
+    verdicts = screen(patches(5, unreadable=[0]), asker(engine, journal), CERVIX, total=5)
+    assert [verdicts[i].status for i in range(5)] == [
+        "unreadable", "screened", "screen_failed", "screen_failed", "screened",
+    ]  # fmt: skip
+    assert [verdicts[i].p_screen for i in (0, 2, 3)] == [None, None, None]
+    assert verdicts[0].error == "bogus marker"
+    assert "scripted failure" in verdicts[2].error
+    assert "I cannot help" in verdicts[3].error
+
+
+def test_a_failed_answer_is_asked_again_and_a_good_one_is_not(journal: Journal) -> None:
+    screen(patches(3), asker(ScriptedEngine(says, faults=[Fault(at=1, kind="fail")]), journal), CERVIX, total=3)
+    engine = ScriptedEngine(says)
+    again = asker(engine, journal)
+    verdicts = screen(patches(3), again, CERVIX, total=3)
+    assert [query.tile_id for query in engine.asked] == ["t000001"]
+    assert (again.answers_reused, again.answers_new) == (2, 1)
+    assert verdicts[1].p_screen == pytest.approx(0.1)
+
+
+def test_equal_tiles_are_asked_once_but_each_gets_its_verdict(journal: Journal) -> None:
+    engine = ScriptedEngine(says, batch=4)
+    verdicts = screen(patches(6, same=True), asker(engine, journal), CERVIX, total=6)
+    assert len(engine.asked) == 1
+    assert [verdicts[i].p_screen for i in range(6)] == pytest.approx([0.7] * 6)
+
+
+def test_batches_answered_out_of_order_reach_their_own_tiles(journal: Journal) -> None:
+    verdicts = screen(patches(7), asker(ScriptedEngine(says, batch=3), journal), CERVIX, total=7)
+    assert [verdicts[i].p_screen for i in range(7)] == pytest.approx([i / 10 for i in range(7)])
+
+
+def test_the_highest_tiles_are_chosen_in_plan_order_and_never_a_missing_one() -> None:
+    chances = {0: 0.2, 1: None, 2: 0.9, 3: 0.9, 4: 0.1}
+    verdicts = {
+        i: TileVerdict(tile=tile(i), status="screened" if p is not None else "screen_failed", p_screen=p)
+        for i, p in chances.items()
+    }
+    assert [t.index for t in choose(verdicts, top_k=1)] == [2]
+    assert [t.index for t in choose(verdicts, top_k=3)] == [0, 2, 3]
+    assert [t.index for t in choose(verdicts, top_k=0)] == []
+    assert [t.index for t in choose(verdicts, top_k=1, exhaustive=True)] == [0, 2, 3, 4]
+
+
+def test_boxes_become_level_zero_pixels_and_everything_asked_is_recorded(journal: Journal) -> None:
+    ask = asker(ScriptedEngine(says, batch=5), journal)
+    screened = screen(patches(2), ask, CERVIX, total=2)
+    verdicts = detail(patches(2), ask, CERVIX, screened, total=2, bounds=BOUNDS)
+    assert verdicts[1].status == "detailed"
+    assert list(verdicts[1].asked) == ASKED
+    assert [(b.label, b.box) for b in verdicts[1].boxes] == [("hsil", Box(512 + 20, 40, 512 + 60, 120))]
+    assert verdicts[1].description == "No abnormality is found."
+    assert verdicts[1].p_screen == pytest.approx(0.1)
+
+
+def test_a_failed_question_leaves_the_tile_detail_failed_with_the_rest_kept(journal: Journal) -> None:
+    ask = asker(ScriptedEngine(says), journal)
+    screened = screen(patches(1), ask, CERVIX, total=1)
+    broken = asker(ScriptedEngine(says, faults=[Fault(at=0, kind="fail")]), journal)
+    verdict = detail(patches(1), broken, CERVIX, screened, total=1, bounds=BOUNDS)[0]
+    assert verdict.status == "detail_failed"
+    assert list(verdict.asked) == ASKED[1:]
+    assert f"ground {ASKED[0]}" in verdict.error
+    assert verdict.p_screen is not None
+
+
+def test_a_box_outside_the_slide_is_counted_as_dropped(journal: Journal) -> None:
+    ask = asker(ScriptedEngine(says), journal)
+    screened = screen(patches(1), ask, CERVIX, total=1)
+    verdict = detail(patches(1), ask, CERVIX, screened, total=1, bounds=Box(0, 0, 15, 15))[0]
+    assert (verdict.boxes, verdict.dropped_boxes) == ((), 1)
+
+
+def test_a_truncated_answer_marks_its_tile(journal: Journal) -> None:
+    ask = asker(ScriptedEngine(says), journal)
+    screened = screen(patches(1), ask, CERVIX, total=1)
+    cut = asker(ScriptedEngine(says, faults=[Fault(at=ASKED.index("hsil"), kind="truncate", keep=30)]), journal)
+    verdict = detail(patches(1), cut, CERVIX, screened, total=1, bounds=BOUNDS)[0]
+    assert verdict.truncated
+    assert verdict.boxes == ()
+
+
+def test_a_dead_engine_is_restarted_once_and_every_answer_before_is_kept(journal: Journal) -> None:
+    engines = [ScriptedEngine(says, faults=[Fault(at=2, kind="die")]) for _ in range(2)]
+    left = list(engines)
+    with pytest.raises(EngineDied):
+        screen(patches(8), asker(SupervisedEngine(lambda: left.pop(0)), journal), CERVIX, total=8)
+    asked_before = [query.tile_id for engine in engines for query in engine.asked]
+    fresh = ScriptedEngine(says)
+    verdicts = screen(patches(8), asker(fresh, journal), CERVIX, total=8)
+    assert len(verdicts) == 8
+    answered_twice = {q.tile_id for q in fresh.asked} & set(asked_before[:2])
+    assert answered_twice == set()
+
+
+def test_an_engine_that_swallows_a_question_does_not_make_the_tile_vanish(journal: Journal) -> None:
+    class Forgetful(ScriptedEngine):
+        def answer(self, queries):  # type: ignore[no-untyped-def]
+            yield from (answer for number, answer in enumerate(super().answer(queries)) if number != 1)
+
+    verdicts = screen(patches(3), asker(Forgetful(says), journal), CERVIX, total=3)
+    assert [verdicts[i].status for i in range(3)] == ["screened", "screen_failed", "screened"]
