@@ -1,1 +1,68 @@
+"""Slide in, patches out: reading, mpp, foreground, planning and streaming. Knows nothing of any model.
 
+    from tilers import open_slide, find_foreground, plan_tiles, TileStream
+
+    with open_slide("slide.svs") as slide:
+        plan = plan_tiles(slide, find_foreground(slide), tile_px=512, mpp=0.5)
+        with TileStream(slide, plan) as stream:
+            for patch in stream: ...
+
+Names are imported on first use, so that ``import tilers`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilers.foreground import Foreground, find_foreground
+    from tilers.plan import TilePlan, plan_tiles
+    from tilers.readers import Backend, Resolution, WindowBackend, reader_names, register_reader
+    from tilers.slide import Slide, open_slide
+    from tilers.stream import Patch, TileStream, focus_score
+
+__all__ = [
+    "Backend",
+    "Foreground",
+    "Patch",
+    "Resolution",
+    "Slide",
+    "TilePlan",
+    "TileStream",
+    "WindowBackend",
+    "find_foreground",
+    "focus_score",
+    "open_slide",
+    "plan_tiles",
+    "reader_names",
+    "register_reader",
+]
+
+_HOMES = {
+    "Backend": "readers",
+    "Foreground": "foreground",
+    "Patch": "stream",
+    "Resolution": "readers",
+    "Slide": "slide",
+    "TilePlan": "plan",
+    "TileStream": "stream",
+    "WindowBackend": "readers",
+    "find_foreground": "foreground",
+    "focus_score": "stream",
+    "open_slide": "slide",
+    "plan_tiles": "plan",
+    "reader_names": "readers",
+    "register_reader": "readers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tilers' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"tilers.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,117 @@
+"""The colour of the empty slide, bright or dark, and how far a spot stands out from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DARK_MODE = 60  # the commonest luminance of a fluorescence slide lies below; glass lies far above
+BRIGHT_GLASS = 180  # luminance that glass reaches in bright field
+NEUTRAL = 0.15  # (max - min) / max of a colour that is glass and no stain
+BAND = 0.88  # glass is what lies within 12 % of the brightest, shading included
+NOISE = 6.0  # standard deviations of the background's own noise
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """``rgb``: colour of the empty slide. ``noise``: its robust deviation, in the unit of ``strength``.
+
+    ``fill``: cells that the scanner painted black in a bright-field slide, or None.
+    """
+
+    kind: Literal["bright", "dark"]
+    rgb: tuple[int, int, int]
+    noise: float
+    fill: NDArray[np.bool_] | None
+
+    def strength(self, low: NDArray[np.uint8], high: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The largest difference from the background in any channel.
+
+        Bright: log10 absorbance of the darkest spot. Dark: signal of the brightest spot, as a share of 255.
+        """
+        if self.kind == "bright":
+            tables = [_absorbance(value) for value in self.rgb]
+            each = [tables[c][low[..., c]] for c in range(3)]
+        else:
+            each = [np.maximum(high[..., c].astype(np.float32) - self.rgb[c], 0) / 255 for c in range(3)]
+        return np.maximum(np.maximum(each[0], each[1]), each[2])
+
+    def threshold(self, *, absorbance: float, signal: float) -> float:
+        """What ``strength`` must exceed: the given least value, or more on a noisy background."""
+        least = absorbance if self.kind == "bright" else signal / 255
+        return max(least, NOISE * self.noise)
+
+
+def _absorbance(background: int) -> NDArray[np.float32]:
+    levels = np.maximum(np.arange(256), 1)
+    return np.maximum(np.log10(max(background, 1) / levels), 0).astype(np.float32)
+
+
+def estimate_background(mean: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Background:
+    """Estimate the background from the mean colours of a slide's cells.
+
+    Exact white and exact black are often painted by the scanner where it did not scan; they are left out of the
+    estimate as long as something else is left.
+
+    Args:
+        mean: (rows, columns, 3) uint8; at least one cell must be valid.
+        valid: (rows, columns) bool.
+    """
+    colours = mean[valid]
+    black, white = (colours == 0).all(axis=1), (colours >= 254).all(axis=1)
+    rest = colours[~black & ~white]
+    if len(rest) < max(4, len(colours) // 1000):  # nothing but fill, or almost
+        if black.sum() > white.sum():
+            return Background("dark", (0, 0, 0), 0.0, None)
+        return Background("bright", (255, 255, 255), 0.0, None)
+    if _is_dark(rest, black_share=float(black.mean())):
+        return _dark(colours)
+    fill = (mean == 0).all(axis=2) & valid if black.any() else None
+    # Pure white counts as fill only where some other glass exists: not beside nothing but stain.
+    glass = rest if _has_glass(rest) else colours[~black]
+    return _bright(glass, fill)
+
+
+def _luminance(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(colours @ np.array([0.299, 0.587, 0.114], np.float32), np.float32)
+
+
+def _has_glass(colours: NDArray[np.uint8]) -> bool:
+    top, least = colours.max(axis=1).astype(np.float32), colours.min(axis=1)
+    neutral = (top - least) <= NEUTRAL * top
+    return bool((neutral & (top >= BRIGHT_GLASS)).mean() >= 0.02)
+
+
+def _is_dark(rest: NDArray[np.uint8], *, black_share: float) -> bool:
+    histogram = np.bincount(_luminance(rest).astype(np.int64), minlength=256).astype(float)
+    smooth = np.convolve(histogram, np.ones(9) / 9, mode="same")
+    if int(smooth.argmax()) < DARK_MODE:
+        return True
+    # Signal on a background clipped to exact black, against bright field with unscanned area painted black.
+    return black_share > 0.5 and not _has_glass(rest)
+
+
+def _bright(glass: NDArray[np.uint8], fill: NDArray[np.bool_] | None) -> Background:
+    luminance = _luminance(glass)
+    band = glass[luminance >= BAND * np.percentile(luminance, 98)]
+    rgb = np.median(band, axis=0)
+    r, g, b = (round(float(v)) for v in rgb)
+    spread = np.log10(np.maximum(rgb, 1) / np.maximum(band.astype(np.float32), 1))
+    return Background("bright", (r, g, b), _deviation(spread), fill)
+
+
+def _dark(colours: NDArray[np.uint8]) -> Background:
+    luminance = _luminance(colours)
+    band = colours[luminance <= np.percentile(luminance, 50)]
+    rgb = np.median(band, axis=0)
+    r, g, b = (round(float(v)) for v in rgb)
+    return Background("dark", (r, g, b), _deviation((band.astype(np.float32) - rgb) / 255), None)
+
+
+def _deviation(values: NDArray[np.floating]) -> float:
+    """Median absolute deviation, scaled to a normal distribution's standard deviation; the largest channel's."""
+    centre = np.median(values, axis=0)
+    return float(1.4826 * np.median(np.abs(values - centre), axis=0).max())

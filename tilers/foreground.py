@@ -1,0 +1,252 @@
+"""Where the cells are: every spot that differs from the slide's background, down to a single cell.
+
+The slide is read once, in pieces, at about FINE_UM um/px; of each CELL_UM cell the darkest and the brightest
+spot are kept, so that one small cell does not drown in the mean of the glass around it. No object is too small
+to keep. What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilers.background import Background, estimate_background
+from tilers.deposit import Deposit, find_deposit
+from tilers.reduce import cell_mean, level_for, pieces
+from wsi_chat.errors import SettingError, SlideUnreadable
+from wsi_chat.schema import Box
+
+if TYPE_CHECKING:
+    from tilers.slide import Slide
+
+FINE_UM = 2.0  # a lymphocyte's nucleus (7 um) covers several such pixels, and noise is averaged
+CELL_UM = 8.0  # about a small cell
+ASSUMED_MPP = 0.5  # where a slide has none; it only sets how fine the mask is
+MAX_CELLS = 16_000_000
+PIECE_PX = 2048
+# Absorbance (log10) above background. Pale superficial cytoplasm in a Pap stain has 0.1 to 0.2, nuclei 0.5 and
+# more; glass and mountant vary by about 0.03.
+ABSORBANCE = 0.08
+SIGNAL = 12.0  # grey levels above a dark background
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """A grid of square cells over the slide.
+
+    Attributes:
+        mask: (rows, columns) bool, True where there may be something to look at.
+        cell: side of a grid cell in level-0 px (cell (r, c) covers x from c * cell to (c + 1) * cell).
+        strength: (rows, columns) float32, the strongest absorbance (bright background) or signal / 255 (dark).
+        scanned, unreadable: (rows, columns) bool; cells outside the scan are never foreground.
+        kind: what the background is. ``background_rgb``: its colour as estimated.
+        deposit: outline of the area with cells, where one stands out.
+        is_blank: nothing differs from the background (an all-white or all-black slide).
+        method: how it was found, for the report.
+    """
+
+    mask: NDArray[np.bool_]
+    cell: float
+    size: tuple[int, int]
+    strength: NDArray[np.float32]
+    scanned: NDArray[np.bool_]
+    unreadable: NDArray[np.bool_]
+    kind: Literal["bright", "dark"]
+    background_rgb: tuple[int, int, int]
+    deposit: Deposit | None
+    is_blank: bool
+    method: str
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
+        sums[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
+        return sums
+
+    def fraction(self, box: Box) -> float:
+        """Share of a box (level-0 px) that is foreground, 0..1; the part beyond the slide counts as none.
+
+        Any foreground cell that the box touches makes it positive.
+        """
+        inside = box.clipped(Box(0, 0, *self.size))
+        if inside is None or box.area == 0:
+            return 0.0
+        rows, columns = self.mask.shape
+        c0, c1 = int(inside.x0 // self.cell), min(columns, -int(-inside.x1 // self.cell))
+        r0, r1 = int(inside.y0 // self.cell), min(rows, -int(-inside.y1 // self.cell))
+        s = self._sums
+        touched = s[r1, c1] - s[r0, c1] - s[r1, c0] + s[r0, c0]
+        cells = (r1 - r0) * (c1 - c0)
+        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+
+    @property
+    def area_fraction(self) -> float:
+        """Foreground as a share of the scanned area."""
+        scanned = int(self.scanned.sum())
+        return float(self.mask.sum() / scanned) if scanned else 0.0
+
+
+def find_foreground(
+    slide: Slide, *, mask: bool = True, absorbance: float = ABSORBANCE, signal: float = SIGNAL
+) -> Foreground:
+    """Find what is worth looking at.
+
+    Args:
+        mask: False takes the whole scan (within the bounds that the file states) without reading it.
+        absorbance: least log10 absorbance above a bright background, in any channel.
+        signal: least grey levels above a dark background, in any channel.
+
+    Raises:
+        SlideUnreadable: nothing of the slide can be read.
+        SettingError: a threshold is not positive.
+    """
+    if absorbance <= 0 or signal <= 0:
+        raise SettingError(f"absorbance is {absorbance:g} and signal {signal:g}.", hint="Both must be above 0.")
+    if not mask:
+        return _everything(slide)
+    grid = _read_grid(slide)
+    if not (grid.scanned & ~grid.unreadable).any():
+        if grid.unreadable.any():
+            raise SlideUnreadable(
+                f"Nothing of {slide.path.name} can be read: {grid.error}",
+                hint="Copy the file again from its source; it looks damaged.",
+            )
+        return _blank(slide, grid, "the file holds no scanned area")
+    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable)
+    strength = ground.strength(grid.low, grid.high)
+    strength[~grid.scanned] = 0
+    threshold = ground.threshold(absorbance=absorbance, signal=signal)
+    found = (strength > threshold) & grid.scanned
+    if ground.fill is not None:
+        found &= ~ground.fill
+    blank = not found.any()
+    kept = found | grid.unreadable
+    notes = []
+    if grid.unreadable.any():
+        notes.append(f"{grid.unreadable.sum() / grid.unreadable.size:.1%} of the overview cannot be read")
+    what = f"{ground.kind} background {ground.rgb}, {'absorbance' if ground.kind == 'bright' else 'signal'}"
+    return Foreground(
+        mask=kept,
+        cell=grid.cell,
+        size=slide.size,
+        strength=strength,
+        scanned=grid.scanned,
+        unreadable=grid.unreadable,
+        kind=ground.kind,
+        background_rgb=ground.rgb,
+        deposit=None if blank else find_deposit(found, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
+        is_blank=blank and not grid.unreadable.any(),
+        method=f"{what} > {threshold:.3f} in {grid.cell * (slide.mpp or ASSUMED_MPP):.1f} um cells, no size limit",
+        notes=tuple(notes),
+    )
+
+
+@dataclass(slots=True)
+class _Grid:
+    """Per cell and channel: the darkest, the brightest and the mean colour, uint8 (rows, columns, 3)."""
+
+    low: NDArray[np.uint8]
+    high: NDArray[np.uint8]
+    mean: NDArray[np.uint8]
+    scanned: NDArray[np.bool_]
+    unreadable: NDArray[np.bool_]
+    cell: float
+    error: str = ""
+
+
+def _read_grid(slide: Slide) -> _Grid:
+    mpp = slide.mpp or ASSUMED_MPP
+    level = level_for(slide, FINE_UM / mpp)
+    scale = slide.level_downsamples[level]
+    width, height = slide.level_sizes[level]
+    average = max(1, int(FINE_UM / (mpp * scale)))
+    pool = max(1, round(CELL_UM / (mpp * scale * average)))
+    while -(-width // (average * pool)) * -(-height // (average * pool)) > MAX_CELLS:
+        pool *= 2
+    side = average * pool
+    rows, columns = -(-height // side), -(-width // side)
+    shape = (rows, columns, 3)
+    grid = _Grid(
+        low=np.zeros(shape, np.uint8),
+        high=np.zeros(shape, np.uint8),
+        mean=np.zeros(shape, np.uint8),
+        scanned=np.zeros((rows, columns), bool),
+        unreadable=np.zeros((rows, columns), bool),
+        cell=side * scale,
+    )
+    least = side * max(1, -(-256 // side))
+    piece_side = least * max(1, PIECE_PX // least)
+    for piece in pieces(slide, level, side=piece_side, least=least):
+        r0, c0 = piece.y // side, piece.x // side
+        place = np.s_[r0 : r0 + -(-piece.height // side), c0 : c0 + -(-piece.width // side)]
+        if piece.rgb is None:
+            grid.unreadable[place] = True
+            grid.scanned[place] = True
+            grid.error = piece.error
+            continue
+        fine = cell_mean(piece.rgb, average)
+        grid.low[place] = _pool(fine, pool, np.minimum)
+        grid.high[place] = _pool(fine, pool, np.maximum)
+        grid.mean[place] = cell_mean(fine, pool)
+        if piece.scanned is None:
+            grid.scanned[place] = True
+        else:
+            grid.scanned[place] = _pool(piece.scanned[..., None].view(np.uint8), side, np.maximum)[..., 0] > 0
+    return grid
+
+
+def _pool(pixels: NDArray[np.uint8], factor: int, choose: np.ufunc) -> NDArray[np.uint8]:
+    h, w, channels = pixels.shape
+    grown = np.pad(pixels, ((0, -h % factor), (0, -w % factor), (0, 0)), mode="edge")
+    cells = grown.reshape(grown.shape[0] // factor, factor, grown.shape[1] // factor, factor, channels)
+    pooled: NDArray[np.uint8] = choose.reduce(choose.reduce(cells, axis=3), axis=1)
+    return pooled
+
+
+def _everything(slide: Slide) -> Foreground:
+    width, height = slide.size
+    cell = max(1.0, max(width, height) / 4096)
+    rows, columns = max(1, -int(-height // cell)), max(1, -int(-width // cell))
+    inside = np.ones((rows, columns), bool)
+    if slide.bounds is not None:
+        b = slide.bounds
+        inside[:] = False
+        inside[int(b.y0 // cell) : -int(-b.y1 // cell), int(b.x0 // cell) : -int(-b.x1 // cell)] = True
+    return Foreground(
+        mask=inside,
+        cell=cell,
+        size=slide.size,
+        strength=inside.astype(np.float32),
+        scanned=inside,
+        unreadable=np.zeros_like(inside),
+        kind="dark" if sum(slide.background_rgb) < 192 else "bright",
+        background_rgb=slide.background_rgb,
+        deposit=None,
+        is_blank=False,
+        method="no mask: the whole scan",
+    )
+
+
+def _blank(slide: Slide, grid: _Grid, why: str) -> Foreground:
+    nothing = np.zeros(grid.scanned.shape, bool)
+    return Foreground(
+        mask=nothing,
+        cell=grid.cell,
+        size=slide.size,
+        strength=nothing.astype(np.float32),
+        scanned=grid.scanned,
+        unreadable=grid.unreadable,
+        kind="bright",
+        background_rgb=slide.background_rgb,
+        deposit=None,
+        is_blank=True,
+        method=why,
+    )
+
+
+__all__ = ["Background", "Deposit", "Foreground", "find_foreground"]

@@ -1,0 +1,221 @@
+"""Which tiles of a slide are looked at: geometry only, no pixels.
+
+The grid covers the whole slide with full-size tiles; those at the right and bottom edge are shifted inward.
+Tiles come row-major over blocks of BLOCK x BLOCK grid cells, and row-major inside a block, so that neighbours
+can be read together. ``Tile.index`` is row * columns + column of the full grid: the same place keeps its name
+whatever the mask or the limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Tile
+
+if TYPE_CHECKING:
+    from tilers.foreground import Foreground
+    from tilers.slide import Slide
+
+BLOCK = 8
+FINER_BY = 0.05  # a target up to this much finer than level 0 is met with level 0 as it is
+SAME_BY = 0.02  # a level this close to the target is used without resampling
+MAX_TILE_PX = 16_384
+MAX_GRID = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """The tiles to look at, in reading order, and how many were left out at each step.
+
+    Attributes:
+        tiles: in plan order (see the module's docstring).
+        grid: tiles of the full grid; ``grid_shape`` is (rows, columns).
+        foreground: tiles that hold foreground; ``selected``: those left after ``limit``.
+        stride: level-0 px between neighbouring tiles.
+        tile_px, mpp, overlap: as asked; each tile has its effective mpp.
+        upsampled: the slide is coarser than asked and the tiles are enlarged.
+        sha256: over all of the above and every tile's geometry.
+    """
+
+    tiles: tuple[Tile, ...]
+    grid: int
+    foreground: int
+    grid_shape: tuple[int, int]
+    stride: float
+    tile_px: int
+    mpp: float
+    overlap: float
+    upsampled: bool
+    sha256: str
+
+    @property
+    def selected(self) -> int:
+        return len(self.tiles)
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def position(self, tile: Tile) -> tuple[int, int]:
+        """(row, column) of a tile in the full grid."""
+        return divmod(tile.index, self.grid_shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    level: int
+    read_px: int
+    side: int  # level-0 px
+    mpp: float
+
+
+def plan_tiles(
+    slide: Slide,
+    foreground: Foreground | None,
+    *,
+    tile_px: int,
+    mpp: float,
+    overlap: float = 0.25,
+    limit: int | None = None,
+    allow_upsample: bool = False,
+) -> TilePlan:
+    """Lay a grid over the slide and keep the tiles that hold foreground.
+
+    Reads come from the coarsest level that is at least as fine as ``mpp`` and are shrunk to ``tile_px``. A slide
+    smaller than one tile gets one tile that reaches beyond its right and bottom edge (there it shows background);
+    boxes are to be clipped to the slide.
+
+    Args:
+        foreground: None keeps every tile.
+        tile_px: side of the square that the model sees, pixels.
+        mpp: its resolution, um/px.
+        overlap: fraction of the side shared by neighbours, 0 to 0.9.
+        limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
+            counts can be extrapolated (the densest tiles would bias them).
+        allow_upsample: enlarge when the slide is coarser than asked, and mark the plan.
+
+    Raises:
+        SettingError: a value out of range, or the slide is coarser than ``mpp`` and may not be enlarged.
+        ResolutionUnknown: the slide has no mpp.
+    """
+    base = slide.require_mpp()
+    _check(tile_px, mpp, overlap, limit)
+    upsampled = mpp < base * (1 - FINER_BY)
+    if upsampled and not allow_upsample:
+        raise SettingError(
+            f"Tiles are asked at {mpp:g} um/px, but {slide.path.name} has {base:.4g} um/px at its finest.",
+            hint=f"Ask for {base:.4g} um/px or more, or allow upsampling.",
+        )
+    shape = _geometry(slide, base, tile_px, mpp)
+    scale = slide.level_downsamples[shape.level]
+    step = max(1, round(shape.read_px * (1 - overlap)))
+    width, height = slide.size
+    xs = _starts(width, shape.side, step, scale)
+    ys = _starts(height, shape.side, step, scale)
+    if len(xs) * len(ys) > MAX_GRID:
+        raise SettingError(
+            f"The grid over {slide.path.name} would have {len(xs) * len(ys):,} tiles.",
+            hint="Use larger tiles, a coarser mpp or less overlap.",
+        )
+    kept = []
+    for row, column in _order(len(ys), len(xs)):
+        tile = Tile(
+            index=row * len(xs) + column,
+            x=xs[column],
+            y=ys[row],
+            width=shape.side,
+            height=shape.side,
+            level=shape.level,
+            read_px=(shape.read_px, shape.read_px),
+            out_px=tile_px,
+            mpp=shape.mpp,
+        )
+        if foreground is None:
+            kept.append(tile)
+            continue
+        share = foreground.fraction(tile.box)
+        if share > 0:
+            kept.append(_with_cellularity(tile, share))
+    tiles = _spread(kept, limit)
+    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(kept))
+    return TilePlan(
+        tiles=tiles,
+        grid=len(xs) * len(ys),
+        foreground=len(kept),
+        grid_shape=(len(ys), len(xs)),
+        stride=step * scale,
+        tile_px=tile_px,
+        mpp=mpp,
+        overlap=overlap,
+        upsampled=upsampled,
+        sha256=_digest(settings, tiles),
+    )
+
+
+def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:
+    if not 16 <= tile_px <= MAX_TILE_PX:
+        raise SettingError(f"tile_px is {tile_px}.", hint=f"Choose 16 to {MAX_TILE_PX} pixels, for instance 512.")
+    if not (math.isfinite(mpp) and mpp > 0):
+        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give um/px above 0, for instance 0.5.")
+    if not 0 <= overlap <= 0.9:
+        raise SettingError(f"overlap is {overlap:g}.", hint="Choose a fraction from 0 to 0.9, for instance 0.25.")
+    if limit is not None and limit < 1:
+        raise SettingError(f"limit is {limit}.", hint="Give at least 1, or leave it out.")
+
+
+def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
+    fine = [i for i, d in enumerate(slide.level_downsamples) if base * d <= mpp * (1 + SAME_BY)]
+    level = max(fine, key=lambda i: slide.level_downsamples[i], default=0)
+    scale = slide.level_downsamples[level]
+    at_level = base * scale
+    near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
+    read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
+    side = max(1, round(read_px * scale))
+    return _Geometry(level, read_px, side, base * side / tile_px)
+
+
+def _starts(length: int, side: int, step: int, scale: float) -> list[int]:
+    """Level-0 starts of the tiles along one axis: on whole pixels of the read level, the last one shifted in."""
+    if length <= side:
+        return [0]
+    last = length - side
+    starts = []
+    k = 0
+    while (start := round(k * step * scale)) < last:
+        starts.append(start)
+        k += 1
+    return [*starts, last]
+
+
+def _order(rows: int, columns: int) -> list[tuple[int, int]]:
+    return [
+        (row, column)
+        for top in range(0, rows, BLOCK)
+        for left in range(0, columns, BLOCK)
+        for row in range(top, min(top + BLOCK, rows))
+        for column in range(left, min(left + BLOCK, columns))
+    ]
+
+
+def _with_cellularity(tile: Tile, share: float) -> Tile:
+    return Tile(
+        tile.index, tile.x, tile.y, tile.width, tile.height, tile.level, tile.read_px, tile.out_px, tile.mpp, share
+    )
+
+
+def _spread(tiles: Sequence[Tile], limit: int | None) -> tuple[Tile, ...]:
+    if limit is None or limit >= len(tiles):
+        return tuple(tiles)
+    return tuple(tiles[(2 * i + 1) * len(tiles) // (2 * limit)] for i in range(limit))
+
+
+def _digest(settings: tuple[object, ...], tiles: Sequence[Tile]) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for t in tiles:
+        row = (t.index, t.x, t.y, t.width, t.height, t.level, t.read_px, t.out_px, t.mpp)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""How slide files are opened: one backend per file, tried in order, and a registry that plugins add to.
+
+A plugin offers an entry point in the group ``wsi_chat.readers`` whose name is the reader's name and whose
+object is a function ``open(path: Path) -> Backend``; an attribute ``suffixes`` (for instance ``(".kfb",)``)
+on that function puts it first for those files.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Box
+
+log = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "wsi_chat.readers"
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a file says of its scale: um/px along x and y, and the name of the property that says it."""
+
+    x: float
+    y: float
+    source: str
+
+
+class Backend(ABC):
+    """One open slide file. Subclass it to read another format.
+
+    ``level_sizes`` are (width, height) per level, level 0 first; ``level_downsamples`` start at 1.
+    ``resolutions`` are ordered by trust; implausible ones may be included, the caller judges them.
+    ``properties`` hold nothing personal: what is not needed for a report is left out.
+    ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
+    """
+
+    level_sizes: Sequence[tuple[int, int]]
+    level_downsamples: Sequence[float]
+    resolutions: Sequence[Resolution] = ()
+    objective_power: float | None = None
+    vendor: str = ""
+    bounds: Box | None = None
+    background: tuple[int, int, int] = (255, 255, 255)
+    properties: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
+    shareable: bool = False
+
+    @abstractmethod
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+        """Pixels of a region: ``x, y`` at level 0, ``width, height`` at ``level``.
+
+        Returns (height, width, 4) RGBA, alpha 0 where the scan holds no data, or (height, width, 3) RGB.
+        May raise anything; the caller turns it into SlideUnreadable.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file; calling it twice is harmless."""
+
+
+class WindowBackend(Backend):
+    """A backend that can read a window inside a level; regions beyond the edge come back transparent."""
+
+    @abstractmethod
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Pixels of a window that lies inside the level; all numbers are pixels of that level."""
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+        scale = self.level_downsamples[level]
+        lx, ly = round(x / scale), round(y / scale)
+        level_w, level_h = self.level_sizes[level]
+        x0, x1 = max(lx, 0), min(lx + width, level_w)
+        y0, y1 = max(ly, 0), min(ly + height, level_h)
+        if (x0, y0, x1, y1) == (lx, ly, lx + width, ly + height):
+            return self.window(level, lx, ly, width, height)
+        out = np.zeros((height, width, 4), np.uint8)
+        if x1 > x0 and y1 > y0:
+            inside = self.window(level, x0, y0, x1 - x0, y1 - y0)
+            spot = out[y0 - ly : y1 - ly, x0 - lx : x1 - lx]
+            spot[..., :3] = inside[..., :3]
+            spot[..., 3] = inside[..., 3] if inside.shape[2] == 4 else 255
+        return out
+
+
+Opener = Callable[[Path], Backend]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A named way to open files. ``suffixes`` (lower case, with the dot) put it first for those files."""
+
+    name: str
+    open: Opener
+    suffixes: tuple[str, ...] = ()
+
+    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiffslide", "plain", "omezarr")
+
+
+def _built_in(name: str) -> Opener:
+    def opener(path: Path) -> Backend:
+        module = import_module(f"tilers.readers.{name}")
+        backend: Backend = module.open_backend(path)
+        return backend
+
+    return opener
+
+
+_registered: dict[str, Reader] = {}
+
+
+def register_reader(name: str, opener: Opener, *, suffixes: Sequence[str] = ()) -> None:
+    """Add a reader for this process; a later registration under the same name replaces the earlier one.
+
+    Raises:
+        SettingError: the name is one of the built-in readers.
+    """
+    if name in Reader.built_in:
+        raise SettingError(f"A reader named {name!r} is built in.", hint="Register yours under another name.")
+    _registered[name] = Reader(name, opener, tuple(s.lower() for s in suffixes))
+
+
+def unregister_reader(name: str) -> None:
+    """Take a registered reader out again; unknown names are ignored."""
+    _registered.pop(name, None)
+
+
+def _plugins() -> dict[str, Reader]:
+    found: dict[str, Reader] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in Reader.built_in:
+            log.warning("reader plugin %r (%s) bears a built-in name and is ignored", point.name, point.value)
+            continue
+        try:
+            opener = point.load()
+        except Exception as error:  # a broken plugin must not stop slides that others read
+            log.warning("reader plugin %r (%s) cannot be loaded: %s", point.name, point.value, error)
+            continue
+        suffixes = tuple(str(s).lower() for s in getattr(opener, "suffixes", ()))
+        found[point.name] = Reader(point.name, opener, suffixes)
+    return found
+
+
+def all_readers() -> tuple[Reader, ...]:
+    """Every reader, built-in ones first, then plugins and registered ones by name."""
+    extra = _plugins() | _registered
+    return (
+        *(Reader(name, _built_in(name)) for name in Reader.built_in),
+        *(extra[name] for name in sorted(extra)),
+    )
+
+
+def reader_names() -> tuple[str, ...]:
+    """Names that ``open_slide(reader=...)`` accepts."""
+    return tuple(reader.name for reader in all_readers())
+
+
+def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
+    """Readers to try for a file, in order: those that claim its suffix, then the others.
+
+    Raises:
+        SettingError: ``name`` is given and no reader bears it.
+    """
+    every = all_readers()
+    if name is not None:
+        chosen = tuple(r for r in every if r.name == name)
+        if not chosen:
+            names = ", ".join(r.name for r in every)
+            raise SettingError(f"There is no slide reader named {name!r}.", hint=f"Choose one of: {names}.")
+        return chosen
+    lower = path.name.lower()
+    return tuple(sorted(every, key=lambda r: not any(lower.endswith(s) for s in r.suffixes)))

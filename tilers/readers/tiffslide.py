@@ -1,0 +1,180 @@
+"""TIFF-based slides that OpenSlide refuses, through tiffslide (which reads with tifffile and zarr).
+
+tifffile fills segments that a file does not hold with zeros. Here a segment that was never written is
+transparent, and one that lies beyond the end of a cut-off file makes the read fail: neither turns black.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilers.properties import allow_listed, number, objective, tiff_resolution
+from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from wsi_chat.errors import SlideUnsupported
+
+# A strip or tile is decoded whole; beyond this one segment would break the memory bound.
+MAX_SEGMENT_BYTES = 256 * 2**20
+MINISWHITE, PALETTE = 0, 3
+
+
+class _Segments:
+    """Which tiles or strips of one level exist: ``absent`` were never written, ``cut`` lie past the end."""
+
+    def __init__(self, page: Any, file_size: int) -> None:
+        self.width = int(page.tilewidth if page.is_tiled else page.imagewidth)
+        self.height = int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
+        rows = -(-int(page.imagelength) // self.height)
+        cols = -(-int(page.imagewidth) // self.width)
+        offsets = np.asarray(page.dataoffsets, np.int64)
+        counts = np.asarray(page.databytecounts, np.int64)
+        expected = rows * cols
+        if offsets.size != counts.size or offsets.size == 0 or offsets.size % expected:
+            # tifffile joins the strips of contiguous data into one segment
+            self.height, rows = int(page.imagelength), 1
+            self.width, cols = int(page.imagewidth), 1
+            offsets, counts = offsets[:1], counts[:1]
+        self.absent = np.any((counts == 0).reshape(-1, rows, cols), axis=0)
+        self.cut = np.any((offsets + counts > file_size).reshape(-1, rows, cols), axis=0)
+
+    def clip(self, x: int, y: int, width: int, height: int) -> tuple[slice, slice]:
+        rows = slice(y // self.height, -(-(y + height) // self.height))
+        cols = slice(x // self.width, -(-(x + width) // self.width))
+        return rows, cols
+
+
+class TiffSlideBackend(WindowBackend):
+    """One tiffslide handle: 8-bit grey, RGB or RGBA."""
+
+    def __init__(self, path: Path) -> None:
+        import tiffslide
+
+        self._path = path
+        self._slide: Any = tiffslide.TiffSlide(str(path))
+        try:
+            self._describe(path.stat().st_size)
+        except BaseException:
+            self._slide.close()
+            raise
+
+    def _describe(self, file_size: int) -> None:
+        raw: dict[str, Any] = dict(self._slide.properties)
+        series = self._slide.ts_tifffile.series[raw.get("tiffslide.series-index") or 0]
+        page = series.levels[0].pages[0]
+        _check(page)
+        self.level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        self.vendor = str(raw.get("tiffslide.vendor") or "")
+        self.objective_power = objective(raw.get("tiffslide.objective-power"))
+        self.properties = allow_listed(raw)
+        self.resolutions = _resolutions(raw)
+        self._inverted = int(page.photometric) == MINISWHITE
+        self._segments: list[_Segments] | None = None
+        if len(series.levels) == len(self.level_sizes) and raw.get("tiffslide.series-composition") is None:
+            self._segments = [_Segments(level.pages[0], file_size) for level in series.levels]
+            self.notes = _notes(self._segments, self._slide.ts_tifffile, file_size)
+            if self._segments[0].cut.all():
+                raise SlideUnsupported(f"the file ends at byte {file_size}, before any of its pixels")
+
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        absent: NDArray[np.bool_] | None = None
+        if self._segments is not None:
+            segments = self._segments[level]
+            rows, cols = segments.clip(x, y, width, height)
+            if segments.cut[rows, cols].any():
+                raise OSError(f"pixels at ({x}, {y}) of level {level} lie beyond the end of the file")
+            absent = segments.absent[rows, cols]
+        # Asking at the centre of the level's pixel makes tiffslide's own truncation land on the right one.
+        scale = self.level_downsamples[level]
+        at = (int((x + 0.5) * scale), int((y + 0.5) * scale))
+        array = np.asarray(self._slide.read_region(at, level, (width, height), as_array=True))
+        if array.shape[2] == 1:
+            array = np.repeat(array, 3, axis=2)
+        if self._inverted:
+            array = 255 - array
+        if absent is None or not absent.any():
+            return np.ascontiguousarray(array[..., :4])
+        alpha = np.where(absent, 0, 255).astype(np.uint8)
+        alpha = alpha.repeat(segments.height, axis=0).repeat(segments.width, axis=1)
+        top, left = y - rows.start * segments.height, x - cols.start * segments.width
+        alpha = alpha[top : top + height, left : left + width]
+        return np.dstack([array[..., :3], alpha])
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def _check(page: Any) -> None:
+    import tifffile
+
+    if page.dtype != np.uint8 or int(page.photometric) == PALETTE:
+        raise SlideUnsupported(f"pixels are {page.dtype}, {page.photometric!s}: not 8-bit grey or RGB")
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+    except KeyError as error:
+        raise SlideUnsupported(f"unknown TIFF compression {int(page.compression)}") from error
+    rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    cols = page.tilewidth if page.is_tiled else page.imagewidth
+    size = int(rows) * int(cols) * int(page.samplesperpixel)
+    if size > MAX_SEGMENT_BYTES:
+        raise SlideUnsupported(
+            f"its pixels lie in one piece of {cols} x {rows} px ({size / 2**20:.0f} MiB), "
+            "which cannot be read by region; convert it to a tiled TIFF"
+        )
+
+
+def _resolutions(raw: dict[str, Any]) -> tuple[Resolution, ...]:
+    tags = tiff_resolution(raw.get("tiff.XResolution"), raw.get("tiff.YResolution"), raw.get("tiff.ResolutionUnit"))
+    x, y = number(raw.get("tiffslide.mpp-x")), number(raw.get("tiffslide.mpp-y"))
+    if x is None or y is None:
+        return (tags,) if tags else ()
+    if tags and abs(tags.x - x) <= 1e-6 * x:
+        return (tags,)  # tiffslide fell back to the tags itself
+    source = "aperio.MPP" if raw.get("tiffslide.vendor") == "aperio" else "tiffslide.mpp-x"
+    said = Resolution(x, y, source)
+    return (said, tags) if tags else (said,)
+
+
+def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[str, ...]:
+    notes = []
+    cut = sum(int(s.cut.sum()) for s in segments)
+    if cut:
+        notes.append(f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+    elif int(tiff.pages[-1].offset) and _dangling(tiff, file_size):
+        notes.append(f"the file is cut off at byte {file_size}: what followed its last image is missing")
+    return tuple(notes)
+
+
+def _dangling(tiff: Any, file_size: int) -> bool:
+    """Whether the last directory that could be read points to another one beyond the end of the file."""
+    form, handle = tiff.tiff, tiff.filehandle
+    at = int(tiff.pages[-1].offset)
+    order: Literal["little", "big"] = "little" if form.byteorder == "<" else "big"
+    handle.seek(at)
+    entries = int.from_bytes(handle.read(form.tagnosize), order)
+    handle.seek(at + form.tagnosize + entries * form.tagsize)
+    following = int.from_bytes(handle.read(form.offsetsize), order)
+    return following > file_size
+
+
+def open_backend(path: Path) -> Backend:
+    """Open with tiffslide.
+
+    Raises:
+        SlideUnsupported: not a TIFF, or one whose pixels tiffslide cannot give as 8-bit grey or RGB.
+    """
+    if path.is_dir():
+        raise SlideUnsupported("a folder")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        raise SlideUnsupported("not a TIFF file")
+    try:
+        return TiffSlideBackend(path)
+    except SlideUnsupported:
+        raise
+    except Exception as error:  # tifffile and its codecs raise many kinds on damaged headers
+        raise SlideUnsupported(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,271 @@
+"""A plan turned into patches: in order, on several threads, in bounded memory, each ``ok`` or ``unreadable``.
+
+Tiles that lie together are read as one block, so that overlaps are decoded once. A block that cannot be read is
+read tile by tile, so that only the damaged tiles are lost. The pixels are the same as from one read per tile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilers.plan import BLOCK, TilePlan
+from tilers.pool import in_order
+from tilers.slide import open_slide
+from wsi_chat.errors import SettingError, SlideUnreadable
+from wsi_chat.schema import Tile
+
+if TYPE_CHECKING:
+    from tilers.slide import Slide
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 256 * 2**20
+READ_BYTES_PER_PX = 11  # the reader's RGBA, its copy as an array, and the RGB made of it
+OUT_BYTES_PER_PX = 3
+# Reading a block may cost no more pixels than its tiles one by one; a little more is still faster than
+# many small reads (each has a fixed cost).
+WASTE = 1.1
+OFF_GRID = 0.13  # px of the read level: rounding of level-0 starts on levels with fractional downsamples
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One tile's pixels, or why there are none.
+
+    ``pixels``: (out_px, out_px, 3) uint8 RGB, or None where ``status`` is ``unreadable``. ``focus``: see
+    ``focus_score``.
+    """
+
+    tile: Tile
+    pixels: NDArray[np.uint8] | None
+    status: Literal["ok", "unreadable"]
+    focus: float | None = None
+    error: str = ""
+
+
+def focus_score(pixels: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of luminance (3x3 kernel, grey levels 0..255): higher is sharper.
+
+    Comparable only between tiles of one slide at one mpp (Pech-Pacheco et al., ICPR 2000).
+    """
+    import cv2
+
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+class TileStream:
+    """Iterate over the patches of a plan, in its order. A context manager; ``close`` releases its threads.
+
+    Args:
+        slide: an open slide (it stays open) or a path.
+        plan: what to read.
+        workers: reading threads, each with its own handle.
+        max_bytes: bound on the pixels held at a time, whatever the slide's size.
+        block: side, in tiles, of the largest block read at once.
+        tiles: read these instead of the plan's tiles, in this order.
+
+    Raises:
+        SettingError: one tile alone needs more than ``max_bytes``, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        slide: Slide | str | Path,
+        plan: TilePlan,
+        *,
+        workers: int = 2,
+        max_bytes: int = MAX_BYTES,
+        block: int = BLOCK,
+        tiles: Sequence[Tile] | None = None,
+    ) -> None:
+        if workers < 1 or block < 1:
+            raise SettingError(f"workers is {workers} and block is {block}.", hint="Give at least 1 for each.")
+        self.plan = plan
+        self.tiles = tuple(plan.tiles if tiles is None else tiles)
+        self.workers = workers
+        self._owns_slide = isinstance(slide, str | Path)
+        self._slide = open_slide(slide) if isinstance(slide, str | Path) else slide
+        self._running: Iterator[Patch] | None = None
+        self._block_bytes, self._ahead = self._budget(max_bytes)
+        self._blocks = _group(
+            self.tiles,
+            self._slide.level_downsamples,
+            most=block * block,
+            fits=self._fits,
+        )
+
+    def _budget(self, max_bytes: int) -> tuple[int, int]:
+        """Bytes that one block may need, and how many blocks may be begun and not yet taken."""
+        ahead = self.workers + 1
+        share = max_bytes // (ahead + 1)  # one more is in the consumer's hands
+        need = max((_cost(t.read_px[0], t.read_px[1], 1, t.out_px) for t in self.tiles), default=0)
+        if need > share:
+            if need * 2 > max_bytes:
+                raise SettingError(
+                    f"One tile needs {need / 2**20:.0f} MiB, over half of max_bytes ({max_bytes / 2**20:.0f} MiB).",
+                    hint="Raise max_bytes or use smaller tiles.",
+                )
+            self.workers = 1
+            ahead, share = 1, max_bytes // 2
+        return share, ahead
+
+    def _fits(self, width: int, height: int, tiles: int, out_px: int) -> bool:
+        return _cost(width, height, tiles, out_px) <= self._block_bytes
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __iter__(self) -> Iterator[Patch]:
+        self._stop()
+        self._running = self._patches()
+        return self._running
+
+    def _patches(self) -> Iterator[Patch]:
+        blocks = in_order(self._slide, _read_block, self._blocks, broken=_lost, workers=self.workers, ahead=self._ahead)
+        for patches in blocks:
+            while patches:
+                yield patches.pop(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()  # type: ignore[attr-defined]  # it is a generator
+
+    def close(self) -> None:
+        """Stop reading and release the threads; calling it twice is harmless."""
+        self._stop()
+        if self._owns_slide:
+            self._slide.close()
+
+
+# ------------------------------------------------------------------------------------------ blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Tiles read together: a level-0 origin, a size in level pixels, and where each tile lies inside."""
+
+    x: int
+    y: int
+    level: int
+    width: int
+    height: int
+    tiles: tuple[Tile, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+def _cost(width: int, height: int, tiles: int, out_px: int) -> int:
+    return width * height * READ_BYTES_PER_PX + tiles * out_px * out_px * OUT_BYTES_PER_PX
+
+
+def _group(
+    tiles: Sequence[Tile],
+    downsamples: Sequence[float],
+    *,
+    most: int,
+    fits: Callable[[int, int, int, int], bool],
+) -> list[_Block]:
+    """Cut a sequence of tiles into runs that are read together; the sequence's order is kept."""
+    xs, ys = np.array([t.x for t in tiles], float), np.array([t.y for t in tiles], float)
+    blocks = []
+    start = 0
+    while start < len(tiles):
+        first = tiles[start]
+        scale = downsamples[first.level]
+        stop = start + 1
+        alike = (first.level, first.read_px, first.out_px)
+        while stop < min(start + most, len(tiles)) and alike == _kind(tiles[stop]):
+            stop += 1
+        count = _longest(xs[start:stop] / scale, ys[start:stop] / scale, first, fits)
+        blocks.append(_block(tiles[start : start + count], scale))
+        start += count
+    return blocks
+
+
+def _kind(tile: Tile) -> tuple[int, tuple[int, int], int]:
+    return tile.level, tile.read_px, tile.out_px
+
+
+def _longest(
+    xs: NDArray[np.float64], ys: NDArray[np.float64], first: Tile, fits: Callable[[int, int, int, int], bool]
+) -> int:
+    """How many of the tiles that start at ``xs, ys`` (level pixels) are worth one read with the first one."""
+    width, height = first.read_px
+    off = np.maximum(*(np.abs((a - a[0]) - np.round(a - a[0])) for a in (xs, ys)))
+    off_grid = np.flatnonzero(off > OFF_GRID)  # a tile shifted in at the edge may lie between the level's pixels
+    count = int(off_grid[0]) if off_grid.size else len(xs)
+    w = np.maximum.accumulate(xs[:count]) - np.minimum.accumulate(xs[:count]) + width
+    h = np.maximum.accumulate(ys[:count]) - np.minimum.accumulate(ys[:count]) + height
+    numbers = np.arange(1, count + 1)
+    worth = np.flatnonzero(w * h <= WASTE * numbers * width * height)
+    for i in worth[::-1]:
+        if fits(math.ceil(w[i]), math.ceil(h[i]), int(i) + 1, first.out_px):
+            return int(i) + 1
+    return 1
+
+
+def _block(tiles: Sequence[Tile], scale: float) -> _Block:
+    x, y = min(t.x for t in tiles), min(t.y for t in tiles)
+    offsets = tuple((round((t.x - x) / scale), round((t.y - y) / scale)) for t in tiles)
+    width = max(dx + t.read_px[0] for (dx, _), t in zip(offsets, tiles, strict=True))
+    height = max(dy + t.read_px[1] for (_, dy), t in zip(offsets, tiles, strict=True))
+    return _Block(x, y, tiles[0].level, width, height, tuple(tiles), offsets)
+
+
+def _read_block(slide: Slide, block: _Block) -> list[Patch]:
+    try:
+        pixels = slide.read_region(block.x, block.y, block.level, block.width, block.height)
+    except SlideUnreadable as error:
+        log.info("%s; reading its %d tiles one by one", error.message, len(block.tiles))
+        return [_read_tile(slide, tile) for tile in block.tiles]
+    patches = []
+    for tile, (dx, dy) in zip(block.tiles, block.offsets, strict=True):
+        w, h = tile.read_px
+        patches.append(_patch(tile, pixels[dy : dy + h, dx : dx + w]))
+    return patches
+
+
+def _read_tile(slide: Slide, tile: Tile) -> Patch:
+    try:
+        return _patch(tile, slide.read_region(tile.x, tile.y, tile.level, *tile.read_px))
+    except SlideUnreadable as error:
+        return Patch(tile, None, "unreadable", error=error.message)
+
+
+def _lost(block: _Block, error: Exception) -> list[Patch]:
+    log.warning("a block of %d tiles is lost: %s", len(block.tiles), error)
+    return [Patch(tile, None, "unreadable", error=f"{type(error).__name__}: {error}") for tile in block.tiles]
+
+
+def _patch(tile: Tile, read: NDArray[np.uint8]) -> Patch:
+    out = resample(read, tile.out_px)
+    return Patch(tile, out, "ok", focus=focus_score(out))
+
+
+def resample(read: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A read region as a contiguous (side, side, 3) array: area averaging down, bilinear up."""
+    import cv2
+
+    if read.shape[:2] == (side, side):
+        return np.array(read, order="C")  # a copy: a view would keep its whole block in memory
+    smaller = min(read.shape[:2]) >= side
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(read), (side, side), interpolation=method), np.uint8)
