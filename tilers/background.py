@@ -36,7 +36,9 @@ class Background:
             tables = [_absorbance(value) for value in self.rgb]
             each = [tables[c][low[..., c]] for c in range(3)]
         else:
-            each = [np.maximum(high[..., c].astype(np.float32) - self.rgb[c], 0) / 255 for c in range(3)]
+            each = [
+                np.maximum(high[..., c] - np.float32(self.rgb[c]), np.float32(0)) / np.float32(255) for c in range(3)
+            ]
         return np.maximum(np.maximum(each[0], each[1]), each[2])
 
     def threshold(self, *, absorbance: float, signal: float) -> float:

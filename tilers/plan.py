@@ -40,6 +40,7 @@ class TilePlan:
         tile_px, mpp, overlap: as asked; each tile has its effective mpp.
         upsampled: the slide is coarser than asked and the tiles are enlarged.
         sha256: over all of the above and every tile's geometry.
+        notes: what the report should say of the plan.
     """
 
     tiles: tuple[Tile, ...]
@@ -52,6 +53,7 @@ class TilePlan:
     overlap: float
     upsampled: bool
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def selected(self) -> int:
@@ -153,7 +155,18 @@ def plan_tiles(
         overlap=overlap,
         upsampled=upsampled,
         sha256=_digest(settings, tiles),
+        notes=_notes(slide, base, mpp, shape, upsampled),
     )
+
+
+def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: bool) -> tuple[str, ...]:
+    notes = []
+    if upsampled:
+        notes.append(f"Tiles at {mpp:g} um/px are enlarged from a scan at {base:.4g} um/px: no detail is added.")
+    if min(slide.size) < shape.side:
+        size = f"{slide.size[0]} x {slide.size[1]} px"
+        notes.append(f"The slide ({size}) is smaller than a tile ({shape.side} px): the rest shows background.")
+    return tuple(notes)
 
 
 def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:

@@ -1,7 +1,8 @@
-"""Whole-slide reductions in bounded memory: a level is read in pieces, each shrunk by area averaging."""
+"""Views of a slide in bounded memory: a level is read in pieces, each shrunk by area averaging."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_chat.errors import SlideUnreadable
+from wsi_chat.errors import SettingError, SlideUnreadable
+from wsi_chat.schema import Box
 
 if TYPE_CHECKING:
     from tilers.slide import Slide
@@ -33,21 +35,30 @@ class Piece:
     error: str = ""
 
 
-def pieces(slide: Slide, level: int, *, side: int, least: int) -> Iterator[Piece]:
-    """Read a whole level piece by piece, row-major; a piece that fails is quartered down to ``least`` px.
+def pieces(
+    slide: Slide, level: int, *, side: int, least: int, area: tuple[int, int, int, int] | None = None
+) -> Iterator[Piece]:
+    """Read a level piece by piece, row-major; a piece that fails is quartered down to ``least`` px.
 
-    ``side`` should be a multiple of ``least``; pieces start at multiples of ``least``.
+    Args:
+        side: of a piece, a multiple of ``least``.
+        area: x, y, width, height in level pixels (may reach beyond the slide); the whole level by default.
+            Pieces start at multiples of ``least`` from its origin, and their places count from there.
     """
-    width, height = slide.level_sizes[level]
+    x0, y0, width, height = area or (0, 0, *slide.level_sizes[level])
+    scale = slide.level_downsamples[level]
     for y in range(0, height, side):
         for x in range(0, width, side):
-            yield from _piece(slide, level, x, y, min(side, width - x), min(side, height - y), least)
+            w, h = min(side, width - x), min(side, height - y)
+            yield from _piece(slide, level, (x0, y0), scale, x, y, w, h, least)
 
 
-def _piece(slide: Slide, level: int, x: int, y: int, w: int, h: int, least: int) -> Iterator[Piece]:
-    scale = slide.level_downsamples[level]
+def _piece(
+    slide: Slide, level: int, start: tuple[int, int], scale: float, x: int, y: int, w: int, h: int, least: int
+) -> Iterator[Piece]:
     try:
-        rgb, scanned = slide.read_with_mask(round(x * scale), round(y * scale), level, w, h)
+        at = round((start[0] + x) * scale), round((start[1] + y) * scale)
+        rgb, scanned = slide.read_with_mask(*at, level, w, h)
     except SlideUnreadable as error:
         if w <= least and h <= least:
             yield Piece(x, y, w, h, None, None, error.message)
@@ -57,7 +68,7 @@ def _piece(slide: Slide, level: int, x: int, y: int, w: int, h: int, least: int)
         for dy, part_h in ((0, top), (top, h - top)):
             for dx, part_w in ((0, left), (left, w - left)):
                 if part_w and part_h:
-                    yield from _piece(slide, level, x + dx, y + dy, part_w, part_h, least)
+                    yield from _piece(slide, level, start, scale, x + dx, y + dy, part_w, part_h, least)
         return
     yield Piece(x, y, w, h, rgb, scanned)
 
@@ -80,22 +91,39 @@ def level_for(slide: Slide, downsample: float) -> int:
     return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
 
 
-def shrink(slide: Slide, max_px: int) -> NDArray[np.uint8]:
-    """The slide as (h, w, 3) RGB with its longer side ``max_px`` (never enlarged).
+def view(slide: Slide, box: Box, px: int) -> NDArray[np.uint8]:
+    """A box of the slide as (h, w, 3) RGB with its longer side ``px``: averaged down, or enlarged smoothly.
 
     Raises:
-        SlideUnreadable: nothing could be read.
+        SettingError: the box is empty or ``px`` below 1.
+        SlideUnreadable: nothing of it could be read.
     """
-    width, height = slide.size
-    ratio = max(width, height) / max_px
+    if box.area <= 0 or px < 1:
+        raise SettingError(f"A view of {box} at {px} px is empty.", hint="Give a box with an area and px >= 1.")
+    ratio = max(box.width, box.height) / px
     level = level_for(slide, max(ratio, 1.0))
-    level_w, level_h = slide.level_sizes[level]
-    factor = max(1, int(max(level_w, level_h) / max_px))
-    canvas = np.empty((-(-level_h // factor), -(-level_w // factor), 3), np.uint8)
+    scale = slide.level_downsamples[level]
+    x0, y0 = math.floor(box.x0 / scale), math.floor(box.y0 / scale)
+    width, height = math.ceil(box.x1 / scale) - x0, math.ceil(box.y1 / scale) - y0
+    if box == Box(0, 0, *slide.size):  # level sizes are rounded: the whole slide is the whole level
+        width, height = slide.level_sizes[level]
+    factor = max(1, int(ratio / scale))
+    canvas = _canvas(slide, level, factor, (x0, y0, width, height))
+    target = (max(1, round(box.width / ratio)), max(1, round(box.height / ratio)))
+    # The fractional box leaves out what was read beyond the asked one, and cells that reach over the edge.
+    left, top = (box.x0 / scale - x0) / factor, (box.y0 / scale - y0) / factor
+    right = min(left + box.width / scale / factor, width / factor)
+    bottom = min(top + box.height / scale / factor, height / factor)
+    method = Image.Resampling.BOX if ratio >= 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(canvas).resize(target, method, box=(left, top, right, bottom)))
+
+
+def _canvas(slide: Slide, level: int, factor: int, area: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    canvas = np.empty((-(-area[3] // factor), -(-area[2] // factor), 3), np.uint8)
     least = factor * -(-SMALLEST_PIECE_PX // factor)
     side = least * max(1, PIECE_PX // least)
     readable, error = False, ""
-    for piece in pieces(slide, level, side=side, least=least):
+    for piece in pieces(slide, level, side=side, least=least, area=area):
         top, left = piece.y // factor, piece.x // factor
         bottom, right = top + -(-piece.height // factor), left + -(-piece.width // factor)
         if piece.rgb is None:
@@ -106,11 +134,7 @@ def shrink(slide: Slide, max_px: int) -> NDArray[np.uint8]:
             readable = True
     if not readable:
         raise SlideUnreadable(
-            f"Nothing of {slide.path.name} can be read: {error}",
+            f"Nothing of that part of {slide.path.name} can be read: {error}",
             hint="Copy the file again from its source; it looks damaged.",
         )
-    scale = min(1.0, 1.0 / ratio)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Cells at the right and bottom edge may reach beyond the level: the fractional box leaves that part out.
-    box = (0.0, 0.0, level_w / factor, level_h / factor)
-    return np.asarray(Image.fromarray(canvas).resize(target, Image.Resampling.BOX, box=box))
+    return canvas

@@ -56,7 +56,7 @@ def resolve_mpp(stated: Sequence[Resolution], *, objective_power: float | None, 
     seen: list[str] = []
     for said in stated:
         if plausible(said.x) and plausible(said.y):
-            notes = ()
+            notes: tuple[str, ...] = ()
             if abs(said.x / said.y - 1) > ANISOTROPY_NOTED:
                 notes = (f"pixels are not square: {said.x:.4g} x {said.y:.4g} um; their mean is used",)
             return Mpp((said.x + said.y) / 2, said.source, tuple(seen), notes)

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilers.fingerprint import fingerprint
 from tilers.readers import Backend, Pixels, candidates
-from tilers.reduce import shrink
+from tilers.reduce import view
 from tilers.resolution import resolve_mpp
 from wsi_chat.errors import (
     ResolutionUnknown,
@@ -203,7 +203,17 @@ class Slide:
         Raises:
             SlideUnreadable: nothing of the slide could be read.
         """
-        return shrink(self, max_px)
+        longer = max(self.size)
+        return view(self, Box(0, 0, *self.size), min(max_px, longer))
+
+    def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
+        """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
+
+        Raises:
+            SettingError: the box is empty.
+            SlideUnreadable: nothing of it could be read.
+        """
+        return view(self, box, px)
 
     def record(self, id: str) -> SlideRecord:  # noqa: A002  the field's name in the report
         """The slide as the report states it.
@@ -285,8 +295,9 @@ def _diagnosis(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     size = path.stat().st_size
-    order = {b"II": "little", b"MM": "big"}.get(head[:2])
-    if order in ("little", "big") and len(head) >= 8:
+    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
+    order = orders.get(head[:2])
+    if order is not None and len(head) >= 8:
         version = int.from_bytes(head[2:4], order)
         start = int.from_bytes(head[4:8] if version == 42 else head[8:16], order)
         if version in (42, 43) and start >= size:
