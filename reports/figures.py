@@ -1,0 +1,231 @@
+"""overview.png and heatmap.png: the scan with its findings, and the scan with the screening probabilities.
+
+A tile without a screening answer is grey and hatched, never drawn as low. The colour map grows evenly darker
+(magma, reversed), so it reads the same without colour vision and in print. Both pictures have one layout and one
+size, so that they can be laid side by side, and carry no timestamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.files import replacing
+from wsi_chat.schema import Report, TileVerdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
+WIDTH_IN = 3.4
+MAX_HEIGHT_IN = 2.2
+LEGEND_IN = 0.4
+DPI = 400
+INK = "#1d2a30"
+ABNORMAL = "#b5410e"
+OTHER = "#17687e"
+HEAT_MAP = "magma_r"
+HEAT_ALPHA = 0.78
+MISSING_GREY = 0.62
+GRID_PX = 1200  # longest side of the raster on which tiles are painted
+NICE_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+# Past this many marks, dots hide the scan: they are drawn smaller.
+CROWDED = 120
+
+
+def draw_overview(
+    overview_rgb: NDArray[np.uint8],
+    report: Report,
+    tile_verdicts: Sequence[TileVerdict],
+    path: Path | str,
+    *,
+    outline: Sequence[Sequence[tuple[float, float]]] = (),
+) -> Path:
+    """Draw the scan with a mark for each finding: triangles for abnormal classes, rings for the others.
+
+    Args:
+        overview_rgb: [h, w, 3] uint8 picture of the whole level-0 image, any size.
+        outline: rings of the deposit in level-0 pixels, drawn as thin lines.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    figure, axes, legend = _canvas(overview_rgb, report, outline=outline)
+    findings = report.verdict.findings
+    size = 9.0 if len(findings) > CROWDED else 22.0
+    groups = [
+        ([f for f in findings if not f.abnormal], "o", OTHER, "finding, class not abnormal"),
+        ([f for f in findings if f.abnormal], "^", ABNORMAL, "finding, abnormal class"),
+    ]
+    handles = []
+    for group, marker, color, text in groups:
+        if not group:
+            continue
+        style: dict[str, Any] = {
+            "marker": marker,
+            "s": size,
+            "facecolors": "none" if marker == "o" else color,
+            "edgecolors": color if marker == "o" else "white",
+            "linewidths": 0.7 if marker == "o" else 0.4,
+            "zorder": 5,
+        }
+        xs, ys = zip(*(finding.box.center for finding in group), strict=True)
+        axes.scatter(xs, ys, **style)
+        handles.append(legend.scatter([], [], **{**style, "s": 20.0}, label=f"{text} ({len(group)})"))
+    if handles:
+        legend.legend(
+            handles=handles, loc="center left", ncols=2, frameon=False, fontsize=5.5, labelcolor=INK,
+            handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(0.0, 0.42),
+        )  # fmt: skip
+    else:
+        legend.text(0.0, 0.42, "no findings", fontsize=5.5, color=INK, va="center")
+    return _save(figure, path)
+
+
+def draw_heatmap(
+    overview_rgb: NDArray[np.uint8],
+    report: Report,
+    tile_verdicts: Sequence[TileVerdict],
+    path: Path | str,
+    *,
+    outline: Sequence[Sequence[tuple[float, float]]] = (),
+    question: str = "",
+) -> Path:
+    """Draw the scan, faded, under the tiles' screening probabilities (``p_screen``); see `draw_overview`.
+
+    Where tiles overlap the highest probability is shown. A place is missing when none of its tiles has an answer.
+
+    Args:
+        question: what the screening question asked, for the colour bar; e.g. ``Is any abnormal cell present?``
+    """
+    import matplotlib as mpl
+    import numpy as np
+    from matplotlib.colors import Normalize, to_rgb
+    from matplotlib.patches import Rectangle
+
+    figure, axes, legend = _canvas(overview_rgb, report, faded=True, outline=outline)
+    heat, missing = rasterize(report, tile_verdicts)
+    extent = (0, report.slide.width, report.slide.height, 0)
+    colors = mpl.colormaps[HEAT_MAP]
+    paint = colors(np.nan_to_num(heat, nan=0.0))
+    paint[..., 3] = np.where(np.isnan(heat), 0.0, HEAT_ALPHA)
+    axes.imshow(paint, extent=extent, interpolation="nearest", zorder=2)
+    if missing.any():
+        grey = np.zeros((*missing.shape, 4))
+        grey[..., :3] = MISSING_GREY
+        grey[..., 3] = missing
+        axes.imshow(grey, extent=extent, interpolation="nearest", zorder=3)
+        rows, columns = np.indices(missing.shape)
+        stripes = np.zeros((*missing.shape, 4))
+        stripes[..., :3] = to_rgb("#4a4a4a")
+        period = max(4, max(missing.shape) // 150)
+        stripes[..., 3] = missing & ((rows + columns) % period < max(1, period // 4))
+        axes.imshow(stripes, extent=extent, interpolation="nearest", zorder=4)
+    bar = legend.inset_axes((0.0, 0.58, 0.56, 0.2))
+    scale = figure.colorbar(
+        mpl.cm.ScalarMappable(Normalize(0, 1), colors), cax=bar, orientation="horizontal", alpha=HEAT_ALPHA
+    )
+    scale.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+    scale.outline.set_linewidth(0.4)
+    bar.tick_params(labelsize=5.5, length=1.5, width=0.4, pad=1, colors=INK)
+    title = f"p(positive): {question}" if question else "screening probability, uncalibrated"
+    bar.set_title(title, fontsize=5.5, color=INK, loc="left", pad=2)
+    legend.add_patch(
+        Rectangle((0.68, 0.5), 0.05, 0.3, facecolor=str(MISSING_GREY), edgecolor="#4a4a4a", hatch="//////", lw=0.3)
+    )
+    legend.text(0.745, 0.64, "no answer", fontsize=5.5, color=INK, va="center")
+    return _save(figure, path)
+
+
+def rasterize(
+    report: Report, tile_verdicts: Sequence[TileVerdict]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Paint the tiles on a raster over the whole level-0 image.
+
+    Returns:
+        heat: [h, w] float32, the highest ``p_screen`` of the tiles over each place, NaN where there is none;
+        missing: [h, w] bool, True where tiles were planned and none of them has an answer.
+    """
+    import numpy as np
+
+    slide = report.slide
+    scale = min(1.0, GRID_PX / max(slide.width, slide.height))
+    shape = (max(1, round(slide.height * scale)), max(1, round(slide.width * scale)))
+    heat = np.full(shape, np.nan, dtype=np.float32)
+    planned = np.zeros(shape, dtype=bool)
+    for verdict in tile_verdicts:
+        tile = verdict.tile
+        x0, y0 = int(tile.x * scale), int(tile.y * scale)
+        x1 = max(x0 + 1, round((tile.x + tile.width) * scale))
+        y1 = max(y0 + 1, round((tile.y + tile.height) * scale))
+        area = (slice(y0, y1), slice(x0, x1))
+        planned[area] = True
+        if verdict.p_screen is not None:
+            heat[area] = np.fmax(heat[area], np.float32(verdict.p_screen))
+    return heat, planned & np.isnan(heat)
+
+
+def _canvas(
+    overview_rgb: NDArray[np.uint8],
+    report: Report,
+    *,
+    faded: bool = False,
+    outline: Sequence[Sequence[tuple[float, float]]] = (),
+) -> tuple[Any, Any, Any]:
+    """A figure with the scan in level-0 coordinates, its scale bar, and a strip beneath for the legend."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    slide = report.slide
+    height_in = min(MAX_HEIGHT_IN, WIDTH_IN * slide.height / slide.width) + LEGEND_IN
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    strip = LEGEND_IN / height_in
+    axes = figure.add_axes((0.005, strip, 0.99, 0.995 - strip))
+    legend = figure.add_axes((0.005, 0.0, 0.99, strip))
+    legend.set_axis_off()
+    legend.set_xlim(0, 1)
+    legend.set_ylim(0, 1)
+    picture = np.asarray(overview_rgb)
+    if faded:
+        luminance = picture[..., :3] @ np.array([0.299, 0.587, 0.114])
+        picture = np.repeat((110 + luminance * 145 / 255)[..., None], 3, axis=2).astype(np.uint8)
+    axes.imshow(picture, extent=(0, slide.width, slide.height, 0), interpolation="antialiased")
+    for ring in outline:
+        axes.plot(*zip(*ring, strict=True), color=INK, linewidth=0.5, alpha=0.6, zorder=1)
+    axes.set_xlim(0, slide.width)
+    axes.set_ylim(slide.height, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color="#9aa5aa", linewidth=0.5)
+    _scale_bar(axes, report)
+    return figure, axes, legend
+
+
+def _scale_bar(axes: Any, report: Report) -> None:
+    from matplotlib.patheffects import withStroke
+
+    slide = report.slide
+    limit = slide.width * slide.mpp / 1000 / 4
+    length_mm = max((mm for mm in NICE_MM if mm <= limit), default=NICE_MM[0])
+    length = length_mm * 1000 / slide.mpp
+    margin = 0.03 * max(slide.width, slide.height)
+    x1, y = slide.width - margin, slide.height - margin
+    halo = [withStroke(linewidth=2.2, foreground="white")]
+    axes.plot(
+        [x1 - length, x1], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt", zorder=8, path_effects=halo
+    )
+    axes.annotate(
+        f"{length_mm:g} mm", (x1 - length / 2, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+        fontsize=5.5, color=INK, zorder=8, path_effects=halo, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _save(figure: Any, path: Path | str) -> Path:
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png", metadata={"Software": None})
+    return Path(path)

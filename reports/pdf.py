@@ -1,0 +1,144 @@
+"""report.pdf through Typst: one page to read, then the gallery, then evidence and methods.
+
+Text reaches the template as JSON data and is set as strings; nothing of it is ever parsed as markup. The file is
+tagged (PDF/UA-1) where Typst can vouch for it, and its timestamp comes from the report, so that the same report
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from reports.files import write_bytes
+from reports.page import page_data
+from wsi_chat._version import __version__
+from wsi_chat.errors import OutputError
+from wsi_chat.schema import Report, TileVerdict
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE = "templates/report.typ"
+STANDARD = "ua-1"
+PLACEHOLDER = "□"
+# Enough for a page of text in a script without a font; more unknown characters than that are all replaced.
+PROBES = 400
+_PROBE = b"""#set document(title: "probe")
+#set text(lang: "en")
+#text(font: ("Libertinus Serif", "DejaVu Sans Mono"), sys.inputs.text)"""
+
+
+def write_pdf(
+    report: Report,
+    tile_verdicts: Sequence[TileVerdict],
+    *,
+    folder: Path | str,
+    path: Path | str,
+    font_paths: Sequence[Path | str] = (),
+    timestamp: int | None = None,
+) -> Path:
+    """Write report.pdf with the pictures found in ``folder`` (overview.png, heatmap.png, gallery/*.png).
+
+    A missing or broken picture leaves a marked empty frame. Characters that no font shows are set as □ and listed
+    in the notes.
+
+    Args:
+        font_paths: further folders with fonts, for scripts that neither Typst's own nor the system's fonts hold.
+        timestamp: seconds since 1970 for the file's metadata; by default the start of the run.
+
+    Raises:
+        OutputError: if the file cannot be written, or Typst refuses the page.
+    """
+    import typst
+
+    fonts = typst.Fonts(font_paths=[str(entry) for entry in font_paths])
+    root = Path(folder)
+    data = page_data(report, tile_verdicts, root)
+    data["version"] = __version__
+    missing = _without_glyph(set(json.dumps(data, ensure_ascii=False)), fonts)
+    if missing:
+        data = _replaced(data, str.maketrans(dict.fromkeys(missing, PLACEHOLDER)))
+        codes = ", ".join(f"U+{ord(c):04X}" for c in sorted(missing)[:24])
+        more = f" and {len(missing) - 24} more" if len(missing) > 24 else ""
+        data["notes"].append(f"{PLACEHOLDER} stands for a character that no installed font shows ({codes}{more}).")
+    if timestamp is None:
+        timestamp = _started(report)
+    pdf = _compile(data, root=root if root.is_dir() else Path.cwd(), fonts=fonts, timestamp=timestamp, path=Path(path))
+    return write_bytes(path, pdf)
+
+
+def _compile(data: dict[str, Any], *, root: Path, fonts: Any, timestamp: int, path: Path) -> bytes:
+    import typst
+
+    template = resources.files("reports").joinpath(TEMPLATE).read_bytes()
+    inputs = {"data": json.dumps(data, ensure_ascii=False)}
+    for standards in ([STANDARD], []):
+        try:
+            pdf: bytes = typst.compile(
+                template, root=str(root), font_paths=fonts, sys_inputs=inputs, timestamp=timestamp, format="pdf",
+                pdf_standards=standards,
+            )  # fmt: skip
+            return pdf
+        except typst.TypstError as error:
+            if not standards:
+                raise OutputError(
+                    f"Cannot make {path}: Typst says: {error.message}.",
+                    hint="Report this with the report.json that it happens with; report.json itself is complete.",
+                ) from error
+            logger.warning("%s is written without the %s profile: %s", path.name, STANDARD, error.message)
+    raise AssertionError("unreachable")
+
+
+def _started(report: Report) -> int:
+    try:
+        return max(0, int(datetime.fromisoformat(report.timings.started).astimezone(UTC).timestamp()))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _without_glyph(characters: Iterable[str], fonts: Any) -> set[str]:
+    """The characters that no font at hand has a glyph for, as Typst itself sees it.
+
+    PDF/UA makes a missing glyph an error, so one tiny document answers for many characters; where it fails, its
+    halves are asked.
+    """
+    asked = sorted(c for c in characters if not (" " <= c <= "~" or "\xa0" <= c <= "\xff"))
+    missing: set[str] = set()
+    waiting = [asked] if asked else []
+    probes = 0
+    while waiting:
+        group = waiting.pop()
+        probes += 1
+        if probes > PROBES:
+            missing.update(group)
+        elif not _shown("".join(group), fonts):
+            if len(group) == 1:
+                missing.update(group)
+            else:
+                waiting += [group[: len(group) // 2], group[len(group) // 2 :]]
+    return missing
+
+
+def _shown(text: str, fonts: Any) -> bool:
+    import typst
+
+    try:
+        typst.compile(_PROBE, font_paths=fonts, sys_inputs={"text": text}, format="pdf", pdf_standards=[STANDARD])
+    except typst.TypstError:
+        return False
+    return True
+
+
+def _replaced(value: Any, table: dict[int, str]) -> Any:
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, list):
+        return [_replaced(entry, table) for entry in value]
+    if isinstance(value, dict):
+        return {key: _replaced(entry, table) for key, entry in value.items()}
+    return value

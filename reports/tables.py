@@ -1,0 +1,74 @@
+"""tiles.parquet: one row per planned tile, in plan order; what is not known is null, never 0 and never 'normal'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.files import replacing
+from wsi_chat.schema import TileVerdict
+
+UNITS = {
+    "x": "level-0 px",
+    "y": "level-0 px",
+    "width": "level-0 px",
+    "height": "level-0 px",
+    "read_width": "px of the read level",
+    "read_height": "px of the read level",
+    "out_px": "px",
+    "mpp": "um/px",
+    "cellularity": "foreground area fraction, 0..1",
+    "focus": "variance of the Laplacian of luminance, arbitrary",
+    "p_screen": "probability of the screening question's positive option, uncalibrated",
+    "p_abnormal": "the same where that question is about abnormality, else null",
+    "n_boxes": "boxes in the tile's answers before merging across tiles; null where none was asked or answered",
+}
+
+
+def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) -> Path:
+    """Write one row per tile: geometry, cellularity, focus, screening probability, status, description, error.
+
+    Units and meanings are in the fields' metadata (key ``unit``). Empty texts are null.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(tile_verdicts)
+    tiles = [row.tile for row in rows]
+    columns: dict[str, tuple[pa.DataType, list[object]]] = {
+        "tile_id": (pa.string(), [tile.id for tile in tiles]),
+        "index": (pa.int64(), [tile.index for tile in tiles]),
+        "x": (pa.int64(), [tile.x for tile in tiles]),
+        "y": (pa.int64(), [tile.y for tile in tiles]),
+        "width": (pa.int64(), [tile.width for tile in tiles]),
+        "height": (pa.int64(), [tile.height for tile in tiles]),
+        "level": (pa.int16(), [tile.level for tile in tiles]),
+        "read_width": (pa.int32(), [tile.read_px[0] for tile in tiles]),
+        "read_height": (pa.int32(), [tile.read_px[1] for tile in tiles]),
+        "out_px": (pa.int32(), [tile.out_px for tile in tiles]),
+        "mpp": (pa.float64(), [tile.mpp for tile in tiles]),
+        "cellularity": (pa.float64(), [tile.cellularity for tile in tiles]),
+        "focus": (pa.float64(), [row.focus for row in rows]),
+        "p_screen": (pa.float64(), [row.p_screen for row in rows]),
+        "p_abnormal": (pa.float64(), [row.p_abnormal for row in rows]),
+        "status": (pa.string(), [row.status for row in rows]),
+        "asked": (pa.list_(pa.string()), [list(row.asked) for row in rows]),
+        "n_boxes": (pa.int32(), [len(row.boxes) if row.status == "detailed" else None for row in rows]),
+        "dropped_boxes": (pa.int32(), [row.dropped_boxes for row in rows]),
+        "truncated": (pa.bool_(), [row.truncated for row in rows]),
+        "description": (pa.string(), [row.description or None for row in rows]),
+        "error": (pa.string(), [row.error or None for row in rows]),
+    }
+    schema = pa.schema(
+        [
+            pa.field(name, kind, metadata={"unit": UNITS[name]} if name in UNITS else None)
+            for name, (kind, _) in columns.items()
+        ]
+    )
+    table = pa.Table.from_pydict({name: values for name, (_, values) in columns.items()}, schema=schema)
+    with replacing(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+    return Path(path)

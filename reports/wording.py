@@ -1,0 +1,127 @@
+"""How numbers are said, and what may not be said: shared by the narrative, the PDF and the HTML card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from wsi_chat.schema import Count, Report, SlideVerdict, VerdictStatus
+
+VERDICT_WORDS: dict[VerdictStatus, str] = {
+    "abnormal": "Flagged as abnormal",
+    "normal": "Not flagged",
+    "indeterminate": "Indeterminate",
+    "unsatisfactory": "Unsatisfactory",
+    "counted": "Cells counted",
+}
+
+# Words that a research tool's output must not carry, whoever wrote them.
+CERTAINTY = re.compile(
+    r"\b(diagnos\w*|confirm\w*|definit\w*|certain(ly)?|prov(en|es|ed)|pathognomonic|conclusive\w*|rule[sd]? out)\b",
+    re.IGNORECASE,
+)
+_REASSURING = re.compile(
+    r"\b(normal|benign|nilm|negative|healthy|unremarkable|no (evidence|signs?|abnormal\w*))\b", re.IGNORECASE
+)
+# Results that no image shows (FACTS: reference reports of a released checkpoint mention them all the same).
+_ANCILLARY = re.compile(
+    r"\b(hpv\w*|p16\w*|ki-?67|pd-?l1|immuno\w+|ihc|molecular\w*|methylat\w+|genotyp\w+|gene|genes|genetic\w*|"
+    r"mutation\w*|pcr|brca\w*|her2|egfr|braf)\b",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*", re.UNICODE)
+_STOP = frozenset(
+    "a an any and or of the to in for from by with per status type types test tests other cell cells".split()
+)
+_NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
+
+
+def number(value: float) -> str:
+    """A count or measure with a thin space between thousands: ``12 345``, ``0.87``."""
+    if float(value).is_integer():
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:.2f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent, never rounded up to 100 nor down to 0 where it is neither: ``98.7 %``."""
+    value = fraction * 100
+    if 99.95 <= value < 100:
+        return "> 99.9 %"
+    if 0 < value < 0.05:
+        return "< 0.1 %"
+    return f"{value:.1f} %".replace(".0 %", " %")
+
+
+def score_text(value: float) -> str:
+    """A score with two decimals, never shown as 0 or 1 where it is neither: ``0.87``, ``> 0.99``."""
+    if 0.995 <= value < 1:
+        return "> 0.99"
+    if 0 < value < 0.005:
+        return "< 0.01"
+    return f"{value:.2f}"
+
+
+def score_pair(score: float, threshold: float) -> tuple[str, str]:
+    """Both with two decimals, or with as many as it takes to tell them apart."""
+    for digits in range(2, 17):
+        texts = f"{score:.{digits}f}", f"{threshold:.{digits}f}"
+        if texts[0] != texts[1] or score == threshold:
+            return texts
+    return repr(score), repr(threshold)
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """``1 tile``, ``2 tiles``, ``1 234 tiles``."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def listed(words: Sequence[str], *, last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def id_ranges(ids: Iterable[str]) -> str:
+    """Ids with runs shortened: ``f0001–f0004, f0009, t000042``; other names as they are."""
+    parts: list[list[str]] = []
+    previous: tuple[str, int, int] | None = None
+    for name in ids:
+        match = _NUMBERED.match(name)
+        here = (match[1], len(match[2]), int(match[2])) if match else None
+        if here and previous and here[:2] == previous[:2] and here[2] == previous[2] + 1:
+            parts[-1] = [parts[-1][0], name]
+        else:
+            parts.append([name])
+        previous = here
+    return ", ".join("–".join(part) for part in parts)
+
+
+def verdict_word(verdict: SlideVerdict) -> str:
+    return VERDICT_WORDS[verdict.status]
+
+
+def size_mm(report: Report) -> str:
+    """The scan's size, e.g. ``12.40 × 8.10 mm``."""
+    slide = report.slide
+    return f"{slide.width * slide.mpp / 1000:.2f} × {slide.height * slide.mpp / 1000:.2f} mm"
+
+
+def seen_first(counts: Iterable[Count]) -> list[Count]:
+    """Rows of the findings table: abnormal classes first, then by count, then by name."""
+    return sorted(counts, key=lambda row: (not row.abnormal, -row.seen, row.name))
+
+
+def quotable(text: str, *, status: VerdictStatus, never_claim: Iterable[str]) -> bool:
+    """Whether a model's sentence may be quoted in a report with this verdict.
+
+    It may not when it is surer than the verdict can be, states a result that no image shows, uses a word of what
+    the reporting system says is never to be claimed, or reassures where the verdict does not.
+    """
+    if not text.strip() or CERTAINTY.search(text) or _ANCILLARY.search(text):
+        return False
+    if status != "normal" and _REASSURING.search(text):
+        return False
+    forbidden = {word.casefold() for phrase in never_claim for word in _WORD.findall(phrase)} - _STOP
+    return not any(word.casefold() in forbidden for word in _WORD.findall(text))
