@@ -1,6 +1,7 @@
 """A synthetic renderer of liquid-based cervical preparations in Papanicolaou stain, for training and testing.
 
-Deterministic by seed. `render_field` draws one annotated field; the criteria it follows are cited in `looks`.
+Deterministic by seed. `render_field` draws one annotated field, `render_slide`
+writes a whole slide with its truth; the criteria it follows are cited in `looks`.
 """
 
 from wsi_chat.datasets.render.field import (
@@ -13,5 +14,19 @@ from wsi_chat.datasets.render.field import (
     Field,
     render_field,
 )
+from wsi_chat.datasets.render.scene import SLIDE_RECIPES
+from wsi_chat.datasets.render.slide import SlideTruth, render_slide
 
-__all__ = ["ABNORMAL", "LABELS", "NORMAL", "ORGANISMS", "RECIPES", "Cell", "Field", "render_field"]
+__all__ = [
+    "ABNORMAL",
+    "LABELS",
+    "NORMAL",
+    "ORGANISMS",
+    "RECIPES",
+    "SLIDE_RECIPES",
+    "Cell",
+    "Field",
+    "SlideTruth",
+    "render_field",
+    "render_slide",
+]

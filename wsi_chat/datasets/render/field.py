@@ -323,14 +323,14 @@ def annotate(plan: Plan) -> tuple[Cell, ...]:
     for sprite, x, y in plan.sprites:
         for mark in sprite.marks:
             box = moved(mark.box, x, y)
-            clipped = _clip(box, plan.size)
+            clipped = clip(box, plan.size, plan.size)
             whole = (box[2] - box[0]) * (box[3] - box[1])
             seen = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]) / whole
             if seen < MIN_VISIBLE:
                 continue
             nucleus = None
             if mark.nucleus is not None:
-                nucleus = _clip(moved(mark.nucleus, x, y), plan.size)
+                nucleus = clip(moved(mark.nucleus, x, y), plan.size, plan.size)
                 if nucleus[2] - nucleus[0] < 1 or nucleus[3] - nucleus[1] < 1:
                     nucleus = None
             cells.append(Cell(mark.label, clipped, nucleus, float(min(seen, 1.0))))
@@ -338,6 +338,11 @@ def annotate(plan: Plan) -> tuple[Cell, ...]:
     return tuple(sorted(cells, key=lambda c: ((c.box[1] + c.box[3]) / 2 // band, c.box[0] + c.box[2])))
 
 
-def _clip(box: tuple[float, ...], size: int) -> Box:
-    x0, y0, x1, y1 = (float(min(max(value, 0.0), size)) for value in box)
-    return x0, y0, x1, y1
+def clip(box: Box, width: float, height: float) -> Box:
+    """The part of a box inside an image."""
+    return (
+        min(max(box[0], 0.0), float(width)),
+        min(max(box[1], 0.0), float(height)),
+        min(max(box[2], 0.0), float(width)),
+        min(max(box[3], 0.0), float(height)),
+    )

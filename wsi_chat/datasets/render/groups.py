@@ -37,6 +37,19 @@ class Item:
     look: Look | None = None
 
 
+def label_of(kind: str) -> str | None:
+    """The label that things of `kind` are annotated with; None for clutter."""
+    if kind in CLUTTER or kind == "naked":
+        return None
+    aliases = {
+        "reactive": "intermediate",
+        "atrophic": "parabasal",
+        "endocervical_group": "endocervical",
+        "neutrophil_clump": "neutrophil",
+    }
+    return aliases.get(kind, kind)
+
+
 def draw_item(item: Item, style: Style, *, scale: float) -> Sprite:
     """The sprite of an item; depends on the item, the style and the scale (px per um) only."""
     rng = np.random.default_rng(item.seed)
