@@ -1,0 +1,269 @@
+"""Annotated fields of 256 px for training: rendered cervical fields from a pool on disk, and BCCD blood smears.
+
+A field is an RGB image with labelled boxes in its own pixels. Boxes are x0, y0, x1, y1; labels are the dialect's
+class tokens (`wording.CLASSES`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_chat.training.embedded import wording
+
+U8 = NDArray[np.uint8]
+SIZE = 256
+HELD_OUT_SEED = 900_000_000
+"""Rendered seeds from here on are never trained on."""
+POOL_MIX: dict[str, float] = {
+    "abnormal": 0.42,
+    "normal": 0.16,
+    "hard_normal": 0.16,
+    "organism": 0.12,
+    "single": 0.08,
+    "empty": 0.06,
+}
+SHARD = 500
+BCCD_MPP = 0.075
+"""um/px of BCCD, derived from a red cell of 7.5 um being about 100 px wide; the data set states none."""
+BLOOD_MPP = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One annotated field. `boxes` is (n, 4) float32 in px; `labels` has n class tokens; `domain` names the specimen."""
+
+    image: U8
+    labels: tuple[str, ...]
+    boxes: NDArray[np.float32]
+    abnormal: bool
+    domain: str
+
+
+def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
+    """Render shard number `shard` (500 fields) into `folder` unless it is there; returns its path."""
+    from wsi_chat.datasets.render import render_field
+
+    target = folder / f"shard_{shard:04d}.npz"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(shard)
+    images = np.empty((SHARD, SIZE, SIZE, 3), dtype=np.uint8)
+    notes = []
+    for i in range(SHARD):
+        recipe = str(rng.choice(list(POOL_MIX), p=list(POOL_MIX.values())))
+        field = render_field(first_seed + shard * SHARD + i, recipe=recipe)
+        images[i] = field.image
+        notes.append(
+            {"abnormal": field.abnormal, "cells": [[c.label, *map(float, c.box)] for c in field.cells]},
+        )
+    partial = folder / f"partial_{shard:04d}.npz"
+    np.savez(partial, images=images, notes=np.frombuffer(json.dumps(notes).encode(), dtype=np.uint8))
+    partial.rename(target)
+    return target
+
+
+def held_out(count: int, *, first_seed: int = HELD_OUT_SEED) -> list[Sample]:
+    """`count` rendered fields of the renderer's own mix that no training run sees."""
+    from wsi_chat.datasets.render import render_field
+
+    samples = []
+    for seed in range(first_seed, first_seed + count):
+        field = render_field(seed)
+        boxes = np.array([c.box for c in field.cells], dtype=np.float32).reshape(-1, 4)
+        labels = tuple(c.label for c in field.cells)
+        samples.append(Sample(field.image, labels, boxes, field.abnormal, "cervix"))
+    return samples
+
+
+class Pool:
+    """Rendered shards of a folder, held in memory; `refresh` picks up shards that appeared since."""
+
+    def __init__(self, folder: Path, limit: int = 48) -> None:
+        self.folder = folder
+        self.limit = limit
+        self.names: list[str] = []
+        self.images: list[U8] = []
+        self.notes: list[list[dict[str, object]]] = []
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Loads new shards, forgets the oldest beyond `limit`; returns the number of fields held."""
+        for path in sorted(self.folder.glob("shard_*.npz")):
+            if path.name in self.names:
+                continue
+            with np.load(path) as data:
+                self.images.append(data["images"])
+                self.notes.append(json.loads(data["notes"].tobytes()))
+            self.names.append(path.name)
+        while len(self.images) > self.limit:
+            self.images.pop(0)
+            self.notes.pop(0)
+        return len(self)
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.images)
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """A random field, turned, mirrored and slightly recoloured."""
+        block = int(rng.integers(len(self.images)))
+        index = int(rng.integers(len(self.images[block])))
+        note = self.notes[block][index]
+        cells: list[list[object]] = note["cells"]  # type: ignore[assignment]
+        labels = tuple(str(cell[0]) for cell in cells)
+        boxes = np.array([cell[1:] for cell in cells], dtype=np.float32).reshape(-1, 4)
+        image, boxes = turn(self.images[block][index], boxes, int(rng.integers(8)))
+        return Sample(recolour(image, rng, 0.5), labels, boxes, bool(note["abnormal"]), "cervix")
+
+
+def turn(image: U8, boxes: NDArray[np.float32], which: int) -> tuple[U8, NDArray[np.float32]]:
+    """One of the eight symmetries of the square, applied to a square image and its boxes."""
+    size = image.shape[0]
+    x0, y0, x1, y1 = boxes.T
+    if which & 1:
+        image, x0, x1 = image[:, ::-1], size - x1, size - x0
+    if which & 2:
+        image, y0, y1 = image[::-1], size - y1, size - y0
+    if which & 4:
+        image, x0, y0, x1, y1 = image.transpose(1, 0, 2), y0, x0, y1, x1
+    return np.ascontiguousarray(image), np.stack([x0, y0, x1, y1], axis=1).astype(np.float32)
+
+
+def recolour(image: U8, rng: np.random.Generator, amount: float) -> U8:
+    """Random gain, offset and gamma per channel (`amount` 1 is strong)."""
+    gain = 1 + amount * rng.uniform(-0.12, 0.12) + amount * rng.uniform(-0.06, 0.06, 3)
+    offset = amount * rng.uniform(-10, 10, 3)
+    gamma = np.exp(amount * rng.uniform(-0.25, 0.25))
+    ramp = np.arange(256, dtype=np.float32)[:, None]
+    table = np.clip(255 * (ramp / 255) ** gamma * gain + offset, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(image, table[None]))
+
+
+class Bccd:
+    """BCCD fields held in memory, cut to 256 px views at about 0.15 um/px.
+
+    `lists` are names of the data set's own lists (`train`, `val`, `test`).
+    """
+
+    CLASSES: dict[str, str] = {"RBC": "rbc", "WBC": "wbc", "Platelets": "platelet"}  # noqa: RUF012
+
+    def __init__(self, folder: Path, lists: tuple[str, ...] = ("train",)) -> None:
+        names: list[str] = []
+        for name in lists:
+            names += (folder / "ImageSets" / "Main" / f"{name}.txt").read_text().split()
+        self.images: list[U8] = []
+        self.labels: list[tuple[str, ...]] = []
+        self.boxes: list[NDArray[np.float32]] = []
+        for name in names:
+            bgr = cv2.imread(str(folder / "JPEGImages" / f"{name}.jpg"))
+            if bgr is None:
+                continue
+            self.images.append(np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8))
+            labels, boxes = [], []
+            for item in ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot().iter("object"):
+                box = [float(item.findtext(f"bndbox/{key}") or 0) for key in ("xmin", "ymin", "xmax", "ymax")]
+                if box[2] - box[0] >= 4 and box[3] - box[1] >= 4:
+                    labels.append(self.CLASSES[str(item.findtext("name"))])
+                    boxes.append(box)
+            self.labels.append(tuple(labels))
+            self.boxes.append(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+
+    def view(self, index: int, scale: float, centre: tuple[float, float], fill: int = 235) -> Sample:
+        """256 px around `centre` (source px) at `scale` (output px per source px); outside is `fill` grey."""
+        shift = SIZE / 2 - scale * np.array(centre)
+        matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float64)
+        image = cv2.warpAffine(
+            self.images[index],
+            matrix,
+            (SIZE, SIZE),
+            flags=cv2.INTER_AREA if scale < 0.8 else cv2.INTER_LINEAR,
+            borderValue=(fill, fill, fill),
+        )
+        return self._keep(np.asarray(image, dtype=np.uint8), self.labels[index], self.boxes[index] * scale, shift)
+
+    @staticmethod
+    def _keep(image: U8, labels: tuple[str, ...], boxes: NDArray[np.float32], shift: NDArray[np.float64]) -> Sample:
+        moved = boxes + np.tile(shift, 2)
+        clipped = np.clip(moved, 0, SIZE)
+        seen = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1) / np.prod(moved[:, 2:] - moved[:, :2], axis=1)
+        keep = seen >= 0.35
+        chosen = tuple(label for label, ok in zip(labels, keep, strict=True) if ok)
+        return Sample(image, chosen, clipped[keep].astype(np.float32), "wbc" in chosen, "blood")
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """A random view: shift, scale 0.85-1.2 around 0.15 um/px, turned, recoloured, sometimes with pasted cells."""
+        index = int(rng.integers(len(self.images)))
+        height, width = self.images[index].shape[:2]
+        scale = 0.52 * float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
+        half = SIZE / 2 / scale
+        x = rng.uniform(min(half, width / 2), max(width - half, width / 2))
+        y = rng.uniform(min(half, height / 2), max(height - half, height / 2))
+        if rng.random() < 0.15:
+            x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.2, 0.8) * height
+        fill = int(rng.choice([255, 235, 210, 128]))
+        sample = self.view(index, scale, (x, y), fill)
+        if rng.random() < 0.45:
+            sample = self._paste(sample, scale, rng)
+        image, boxes = turn(sample.image, sample.boxes, int(rng.integers(8)))
+        return Sample(recolour(image, rng, 1.0), sample.labels, boxes, sample.abnormal, "blood")
+
+    def _paste(self, sample: Sample, scale: float, rng: np.random.Generator) -> Sample:
+        """Copies a white cell or platelets from another field into this one, feathered at the rim."""
+        kind = "wbc" if rng.random() < 0.4 else "platelet"
+        image, labels, boxes = sample.image.copy(), list(sample.labels), list(sample.boxes)
+        for _ in range(1 if kind == "wbc" else int(rng.integers(1, 4))):
+            source = int(rng.integers(len(self.images)))
+            found = [i for i, label in enumerate(self.labels[source]) if label == kind]
+            if not found:
+                continue
+            x0, y0, x1, y1 = (self.boxes[source][found[int(rng.integers(len(found)))]]).astype(int)
+            crop = self.images[source][max(y0, 0) : y1, max(x0, 0) : x1]
+            wide, high = round((x1 - x0) * scale), round((y1 - y0) * scale)
+            if crop.size == 0 or not 8 <= wide < 200 or not 8 <= high < 200:
+                continue
+            crop = cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA)
+            left, top = int(rng.integers(0, SIZE - wide)), int(rng.integers(0, SIZE - high))
+            spot = np.array([left, top, left + wide, top + high], dtype=np.float32)
+            if kind == "wbc":
+                # A pasted white cell hides what lies under it.
+                kept = [i for i, box in enumerate(boxes) if _hidden(box, spot) < 0.6]
+                labels, boxes = [labels[i] for i in kept], [boxes[i] for i in kept]
+            elif any(_hidden(spot, box) > 0.3 for box in boxes):
+                continue
+            yy, xx = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
+            alpha = np.clip((1.12 - np.sqrt(xx**2 + yy**2)) / 0.15, 0, 1)[..., None]
+            under = image[top : top + high, left : left + wide]
+            image[top : top + high, left : left + wide] = alpha * crop + (1 - alpha) * under
+            labels.append(kind)
+            boxes.append(spot)
+        order = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        return Sample(image, tuple(labels), order, "wbc" in labels, "blood")
+
+    def tiles(self) -> list[Sample]:
+        """Two fixed 480 px squares of every field (left and right), scaled to 256 px: the evaluation views."""
+        views = []
+        for index, image in enumerate(self.images):
+            height, width = image.shape[:2]
+            for x in (height / 2, width - height / 2):
+                views.append(self.view(index, SIZE / height, (x, height / 2)))
+        return views
+
+
+def _hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
+    """Fraction of `box` that `cover` hides."""
+    wide = min(box[2], cover[2]) - max(box[0], cover[0])
+    high = min(box[3], cover[3]) - max(box[1], cover[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return float(max(wide, 0) * max(high, 0) / max(area, 1e-6))
+
+
+def classes_of(domain: str) -> tuple[str, ...]:
+    """Class tokens that a field of this domain can hold."""
+    return wording.BLOOD if domain == "blood" else wording.CERVIX

@@ -1,0 +1,140 @@
+"""Conversations as tensors: one image prefix, several questions behind it, a mask that keeps them apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsi_chat.training.embedded import wording
+from wsi_chat.training.embedded.architecture import GRID, VISUAL_TOKENS
+from wsi_chat.training.embedded.questions import Question
+from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, token_id
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A batch of packed conversations.
+
+    `ids` (B, S), `positions` (3, B, S), `allowed` (B, S, S). The loss runs where `rows, columns` (N,) look: there the
+    next token is `target`, with `weight`; `value` is its coordinate in px or -1, `edge` 0 for x1 and 1 for the others,
+    `source` the absolute index of the visual token it is read from or -1.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    allowed: Tensor
+    rows: Tensor
+    columns: Tensor
+    target: Tensor
+    weight: Tensor
+    value: Tensor
+    edge: Tensor
+    source: Tensor
+
+
+class Packer:
+    """Turns questions into tensors with one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        pad = token_id(tokenizer, "<|image_pad|>")
+        self.prefix = [
+            *self._ids(
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+            ),
+        ]
+        self.visual_start = len(self.prefix)
+        self.prefix += [pad] * VISUAL_TOKENS + self._ids("<|vision_end|>")
+        start = self.visual_start
+        grid = np.arange(VISUAL_TOKENS)
+        image = np.stack([np.zeros_like(grid), grid // GRID, grid % GRID]) + start
+        text = np.arange(start)
+        self.prefix_positions = np.concatenate(
+            [np.tile(text, (3, 1)), image, np.full((3, 1), start + GRID)],
+            axis=1,
+        )
+        self.next_position = start + GRID + 1
+        self.middle = self._ids("<|im_end|>\n<|im_start|>assistant\n")
+        self.between = self._ids("\n<|im_start|>user\n")
+        self.end = token_id(tokenizer, "<|im_end|>")
+        self.pad = int(tokenizer.pad_token_id)
+        self.open = token_id(tokenizer, wording.BOX_OPEN)
+        self.fixed = {self.open, token_id(tokenizer, wording.BOX_CLOSE)}
+        self.numbers: dict[int, int] = {}
+        for n in range(MAX_COORDINATE + 1):
+            self.numbers[token_id(tokenizer, str(n))] = n
+            self.numbers[token_id(tokenizer, f" {n}")] = n
+        self.letters = {token_id(tokenizer, letter) for letter in wording.LETTERS}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a single-turn query about one image, up to where the answer begins."""
+        return self.prefix + self._ids(text) + self.middle
+
+    def pack(self, conversations: list[list[Question]], *, chained: list[bool] | None = None) -> Pack:
+        """Pack one list of questions per image. A chained list is one multi-turn conversation."""
+        flags = chained or [False] * len(conversations)
+        ids, positions, segments = [], [], []
+        loss: list[tuple[int, int, int, float, int, int, int]] = []
+        for row, (questions, chain) in enumerate(zip(conversations, flags, strict=True)):
+            line = list(self.prefix)
+            place = [self.prefix_positions]
+            segment = [0] * len(line)
+            position = self.next_position
+            for number, question in enumerate(questions, start=1):
+                lead = self.between if chain and number > 1 else []
+                head = [*lead, *self._ids(question.prompt), *self.middle]
+                body: list[tuple[int, int]] = []
+                for piece in question.pieces:
+                    source = -1 if piece.source is None else self.visual_start + piece.source
+                    body += [(token, source) for token in self._ids(piece.text)]
+                first = len(line) + len(head)
+                line += [*head, *(token for token, _ in body), self.end]
+                length = len(line) - first + len(head)
+                if not chain:
+                    position = self.next_position
+                place.append(np.tile(np.arange(position, position + length), (3, 1)))
+                position += length
+                segment += [1 if chain else number] * length
+                edge = -1
+                for offset, (token, source) in enumerate([*body, (self.end, -1)]):
+                    value = self.numbers[token] if 0 <= edge < 4 else -1
+                    weight = 0.15 if token in self.fixed else 1.0
+                    if offset == 0 and token in self.letters:
+                        weight = 2.0
+                    loss.append((row, first + offset - 1, token, weight, value, min(edge, 1), source))
+                    edge = 0 if token == self.open else edge + 1 if 0 <= edge < 4 else -1
+            ids.append(line)
+            positions.append(np.concatenate(place, axis=1))
+            segments.append(segment)
+        length = max(map(len, ids))
+        batch = len(ids)
+        all_ids = np.full((batch, length), self.pad, dtype=np.int64)
+        all_positions = np.zeros((3, batch, length), dtype=np.int64)
+        all_segments = np.full((batch, length), -1, dtype=np.int64)
+        for i, line in enumerate(ids):
+            all_ids[i, : len(line)] = line
+            all_positions[:, i, : len(line)] = positions[i]
+            all_segments[i, : len(line)] = segments[i]
+        key, query = all_segments[:, None, :], all_segments[:, :, None]
+        causal = np.tril(np.ones((length, length), dtype=bool))
+        allowed = causal & ((key == 0) | (key == query)) & ((key >= 0) | np.eye(length, dtype=bool))
+        rows, columns, target, weight, value, edge, source = zip(*loss, strict=True)
+        return Pack(
+            torch.from_numpy(all_ids),
+            torch.from_numpy(all_positions),
+            torch.from_numpy(allowed),
+            torch.tensor(rows),
+            torch.tensor(columns),
+            torch.tensor(target),
+            torch.tensor(weight),
+            torch.tensor(value, dtype=torch.float32),
+            torch.tensor(edge),
+            torch.tensor(source),
+        )

@@ -1,0 +1,177 @@
+"""State that survives a restart, the stream of fields, and stage 1's loop."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsi_chat.training.embedded.architecture import build_model, start_patch_filters
+from wsi_chat.training.embedded.batched import BatchedTower
+from wsi_chat.training.embedded.fields import Bccd, Pool, Sample
+from wsi_chat.training.embedded.optim import Clock, Optimisers
+from wsi_chat.training.embedded.scores import f1, matches
+from wsi_chat.training.embedded.tokenizer import build_tokenizer
+from wsi_chat.training.embedded.warmup import (
+    DenseHeads,
+    decode_dense,
+    dense_loss,
+    dense_targets,
+    see,
+)
+
+
+class Source:
+    """Random training fields: rendered cervix and BCCD blood, drawn by a background thread."""
+
+    def __init__(self, pool: Pool, bccd: Bccd | None, *, seed: int, blood: float = 0.3) -> None:
+        self.pool, self.bccd, self.blood = pool, bccd, blood
+        self.rng = np.random.default_rng(seed)
+        self.refreshed = time.monotonic()
+
+    def draw(self) -> Sample:
+        """One field."""
+        if self.bccd is not None and (not len(self.pool) or self.rng.random() < self.blood):
+            return self.bccd.draw(self.rng)
+        return self.pool.draw(self.rng)
+
+    def batches(self, size: int) -> Iterator[list[Sample]]:
+        """Endless batches, prepared ahead; new shards of the pool are picked up every minute."""
+        ready: queue.Queue[list[Sample]] = queue.Queue(maxsize=4)
+
+        def fill() -> None:
+            while True:
+                if time.monotonic() - self.refreshed > 60:
+                    self.pool.refresh()
+                    self.refreshed = time.monotonic()
+                ready.put([self.draw() for _ in range(size)])
+
+        threading.Thread(target=fill, daemon=True).start()
+        while True:
+            yield ready.get()
+
+
+class Run:
+    """Model, heads and optimisers of one training run, kept in a folder."""
+
+    def __init__(self, folder: Path, *, seed: int = 7) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer()
+        self.model: Any = build_model(self.tokenizer, seed=seed)
+        self.heads = DenseHeads(self.model, self.tokenizer)
+        self.tower = BatchedTower(self.model.model.visual)
+        self.seed = seed
+
+    def path(self, stage: str) -> Path:
+        """Where a stage keeps its state."""
+        return self.folder / f"{stage}.pt"
+
+    def save(self, stage: str, optimisers: Optimisers, clock: Clock, step: int) -> None:
+        """Write the stage's state, replacing the last one in one move."""
+        partial = self.path(stage).with_suffix(".part")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "heads": self.heads.state_dict(),
+                "optimisers": optimisers.state_dict(),
+                "spent": clock.spent,
+                "step": step,
+            },
+            partial,
+        )
+        partial.rename(self.path(stage))
+
+    def load(self, stage: str) -> dict[str, Any] | None:
+        """Restore model and heads of a stage; None if it has not begun."""
+        if not self.path(stage).exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path(stage), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.model.tie_weights()
+        self.heads.load_state_dict(state["heads"])
+        return state
+
+    def log(self, text: str) -> None:
+        """One line to the run's log."""
+        line = f"{time.strftime('%H:%M:%S')} {text}"
+        with (self.folder / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+
+def score_dense(run: Run, samples: list[Sample], threshold: float = 0.5) -> dict[str, float]:
+    """F1 at IoU 0.5 of the tower's own readings, with class (`f1`) and without (`box_f1`), and token accuracy."""
+    hit = loose = found = truth = right = total = 0
+    for start in range(0, len(samples), 32):
+        part = samples[start : start + 32]
+        with torch.no_grad():
+            tokens, _ = see(run.tower, part)
+            best = run.heads(tokens)[0].argmax(-1)
+        centre = dense_targets(part).centre
+        right += int((best == centre)[centre > 0].sum())
+        total += int((centre > 0).sum())
+        for sample, answer in zip(part, decode_dense(run.heads, tokens), strict=True):
+            said = [(name, box) for name, box, p in answer if p >= threshold]
+            real = [(name, list(box)) for name, box in zip(sample.labels, sample.boxes, strict=True)]
+            hit += matches(said, real)
+            loose += matches([("x", b) for _, b in said], [("x", b) for _, b in real])
+            found, truth = found + len(said), truth + len(real)
+    return {"f1": f1(hit, found, truth), "box_f1": f1(loose, found, truth), "token": right / max(total, 1)}
+
+
+def warm_up(
+    run: Run,
+    source: Source,
+    minutes: float,
+    *,
+    batch: int = 16,
+    check: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Stage 1 for `minutes` of training time; restartable."""
+    state = run.load("warmup")
+    named = [(n, p) for n, p in run.model.named_parameters() if "visual" in n or "embed_tokens" in n]
+    optimisers = Optimisers(named + list(run.heads.named_parameters()))
+    step, spent = 0, 0.0
+    if state is None:
+        patches = np.concatenate([_patches(source.draw(), source.rng) for _ in range(200)])
+        start_patch_filters(run.model.model.visual, patches)
+    else:
+        optimisers.load_state_dict(state["optimisers"])
+        step, spent = state["step"], state["spent"]
+    clock = Clock(minutes, spent)
+    run.log(f"warm-up from step {step}")
+    saved, average = clock.spent, dict[str, float]()
+    for samples in source.batches(batch):
+        if clock.progress >= 1:
+            break
+        tokens, _ = see(run.tower, samples)
+        sigma = 1.5 + 6.0 * max(0.0, 1 - step / 600)
+        loss, parts = dense_loss(run.heads, tokens, dense_targets(samples), sigma)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimisers.step(clock.factor(step))
+        step += 1
+        for name, value in parts.items():
+            average[name] = 0.95 * average.get(name, value) + 0.05 * value
+        if step % 50 == 0:
+            rate = batch * step / clock.spent
+            text = " ".join(f"{k} {v:.3f}" for k, v in average.items())
+            run.log(f"warm-up {step} {clock.spent:.0f}s {rate:.1f}/s {text} pool {len(source.pool)}")
+        if clock.spent - saved > 150:
+            run.save("warmup", optimisers, clock, step)
+            saved = clock.spent
+            if check is not None:
+                run.log(f"warm-up check {step} " + " ".join(f"{k} {v:.3f}" for k, v in check().items()))
+    run.save("warmup", optimisers, clock, step)
+
+
+def _patches(sample: Sample, rng: np.random.Generator) -> np.ndarray:
+    """Twenty random 16 px patches of a field, normalised as the processor does, channels first."""
+    spots = rng.integers(0, 240, (20, 2))
+    cut = np.stack([sample.image[y : y + 16, x : x + 16] for y, x in spots]).astype(np.float32)
+    return (cut / 127.5 - 1).transpose(0, 3, 1, 2)
