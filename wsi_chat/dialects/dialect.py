@@ -62,12 +62,16 @@ class Prompts(Record):
     vqa_region: str
 
     @model_validator(mode="after")
-    def _placeholders(self) -> Prompts:
+    def _complete(self) -> Prompts:
         for name, wanted in PROMPT_FIELDS.items():
-            found = {part for _, part, _, _ in string.Formatter().parse(getattr(self, name)) if part is not None}
-            if found != wanted:
-                raise ValueError(f"prompt {name!r} has the placeholders {sorted(found)}, needs {sorted(wanted)}")
+            found = _braces(getattr(self, name))
+            if set(found) != wanted:
+                raise ValueError(f"prompt {name!r} has {found} in braces, needs {sorted(wanted)}")
         return self
+
+
+def _braces(template: str) -> list[str]:
+    return sorted(part for _, part, _, _ in string.Formatter().parse(template) if part is not None)
 
 
 class DialectSpec(Record):
@@ -97,7 +101,7 @@ class DialectSpec(Record):
     @field_validator("box_text")
     @classmethod
     def _four_corners(cls, text: str) -> str:
-        found = sorted(_placeholders(text))
+        found = _braces(text)
         if found != ["x0", "x1", "y0", "y1"]:
             raise ValueError(f"box_text needs {{x0}} {{y0}} {{x1}} {{y1}}, has {found}")
         return text

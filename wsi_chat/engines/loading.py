@@ -1,0 +1,116 @@
+"""Loads a checkpoint with transformers: safetensors only, no remote code, no silent gaps, nothing fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.errors import EngineError, SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a setting; ``auto`` is the GPU where torch sees one. Raises SettingError."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError(f"device is {name!r}", hint="Give auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device is {name!r}, but torch sees no GPU", hint="Use --device cpu.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a setting; ``auto`` is bfloat16 on a GPU, else float32. Raises SettingError."""
+    import torch
+
+    if name not in DTYPES:
+        raise SettingError(f"dtype is {name!r}", hint=f"Choose one of: {', '.join(DTYPES)}.")
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers' own: the pipeline shows one."""
+    from transformers.utils import logging
+
+    theirs: Any = logging
+    was_on = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            theirs.enable_progress_bar()
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model in evaluation mode. Raises EngineError, also where transformers would invent lost weights."""
+    import transformers
+
+    loader: Any = transformers.AutoModelForImageTextToText
+    try:
+        with _quiet():
+            model, info = loader.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise EngineError(
+            f"checkpoint {folder} cannot be loaded: {said(error)}", hint="Copy the checkpoint again."
+        ) from error
+    lost = sorted(info.get("missing_keys") or ())
+    if lost:
+        # transformers would fill them with random numbers and go on
+        raise EngineError(
+            f"checkpoint {folder} lacks {len(lost)} of the model's weights, first {lost[0]}",
+            hint="Copy the checkpoint again, complete.",
+        )
+    return model.eval().to(device)
+
+
+def greedy_settings(model: Any, tokenizer: Any) -> Callable[[int], Any]:
+    """A function max_tokens -> generation settings: greedy, with the checkpoint's end tokens and nothing else."""
+    import transformers
+
+    settings_of: Any = transformers.GenerationConfig
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    if not ends:
+        raise EngineError("the checkpoint names no end token", hint="Add eos_token_id to generation_config.json.")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
+    # the checkpoint's own sampling defaults must not leak in
+    model.generation_config = settings_of(eos_token_id=sorted(ends), pad_token_id=pad)
+
+    def settings(max_tokens: int) -> Any:
+        return settings_of(
+            do_sample=False, num_beams=1, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad
+        )
+
+    return settings
+
+
+def said(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split())[:500] or type(error).__name__

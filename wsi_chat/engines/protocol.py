@@ -1,0 +1,158 @@
+"""What an engine is: the protocol, the name of a model, and the supervisor that restarts a dead engine once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Protocol, runtime_checkable
+
+from wsi_chat.errors import EngineDied, EngineError
+from wsi_chat.schema import Answer, Query
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Answers queries. Implementations may reorder and batch; every answer carries its query's key.
+
+    ``queries`` is pulled lazily, at most `lookahead` queries ahead of the answers, so it must not wait for one
+    of them. A query that cannot be answered comes back with status ``failed``; nothing is raised for it. A
+    dead engine raises EngineDied.
+    """
+
+    @property
+    def name(self) -> str:
+        """What runs the model: ``transformers``, ``scripted``, ..."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """The model as a person names it."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Name, hash of the files and number format: part of every query's key."""
+        ...
+
+    @property
+    def lookahead(self) -> int:
+        """How many queries may be pulled before their answers are given."""
+        ...
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
+        """One answer per query, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Release the model's memory. An engine that was closed answers no more."""
+        ...
+
+
+class EngineCrashed(EngineError):
+    """An engine noticed that it cannot go on; its supervisor decides what follows."""
+
+
+def failed(query: Query, error: str, *, seconds: float = 0.0) -> Answer:
+    """The answer that stands for none: never stored as final, never counted as normal."""
+    return Answer(
+        key=query.key,
+        task=query.task,
+        text="",
+        status="failed",
+        finish_reason="error",
+        error=error,
+        seconds=seconds,
+    )
+
+
+class SupervisedEngine:
+    """An engine that is started by a function, restarted once if it crashes, and then given up.
+
+    After a restart only the queries that had no answer yet are asked again.
+    """
+
+    def __init__(self, start: Callable[[], Engine]) -> None:
+        self._start = start
+        self._engine: Engine | None = start()
+        self._restarted = False
+
+    @property
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the engine is closed", hint="Load it again.")
+        return self._engine
+
+    @property
+    def name(self) -> str:
+        return self._running.name
+
+    @property
+    def model_name(self) -> str:
+        return self._running.model_name
+
+    @property
+    def model_id(self) -> str:
+        return self._running.model_id
+
+    @property
+    def lookahead(self) -> int:
+        return self._running.lookahead
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
+        """One answer per query. Raises EngineDied when the engine crashes a second time."""
+        source = iter(queries)
+        pending: dict[str, Query] = {}
+        count: Counter[str] = Counter()
+
+        def pulled() -> Iterator[Query]:
+            for query in source:
+                pending[query.key] = query
+                count[query.key] += 1
+                yield query
+
+        again: list[Query] = []
+        while True:
+            try:
+                for answer in self._running.answer(chain(again, pulled())):
+                    count[answer.key] -= 1
+                    if count[answer.key] <= 0:
+                        pending.pop(answer.key, None)
+                        del count[answer.key]
+                    yield answer
+                return
+            except EngineCrashed as crash:
+                self._restart(crash)
+                again = [query for key, query in pending.items() for _ in range(count[key])]
+
+    def _restart(self, crash: EngineCrashed) -> None:
+        if self._restarted:
+            raise EngineDied(
+                f"the engine died again after its restart: {crash.message}",
+                hint="Every answer so far is kept; run the same command again to go on.",
+            ) from crash
+        self._restarted = True
+        log.warning("the engine died (%s); restarting it once", crash.message)
+        name, model = self.name, self.model_id
+        try:
+            self._running.close()
+            self._engine = None
+            self._engine = self._start()
+        except Exception as error:
+            raise EngineDied(
+                f"the {name} engine died ({crash.message}) and could not be restarted: {error}",
+                hint="Every answer so far is kept; run the same command again to go on.",
+            ) from error
+        if self._engine.model_id != model:
+            raise EngineDied(
+                f"the checkpoint changed under the run: {model} became {self._engine.model_id}",
+                hint="Finish runs before replacing a checkpoint; start a new run folder.",
+            )
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
