@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
 WIDTH_IN = 3.4
-MAX_HEIGHT_IN = 2.2
+MAX_HEIGHT_IN = 2.05
 LEGEND_IN = 0.4
-DPI = 400
+DPI = 300
 INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
@@ -77,10 +77,10 @@ def draw_overview(
     if handles:
         legend.legend(
             handles=handles, loc="center left", ncols=2, frameon=False, fontsize=5.5, labelcolor=INK,
-            handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(0.0, 0.42),
+            handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
         )  # fmt: skip
     else:
-        legend.text(0.0, 0.42, "no findings", fontsize=5.5, color=INK, va="center")
+        legend.text(0.0, 0.62, "no findings", fontsize=5.5, color=INK, va="center")
     return _save(figure, path)
 
 
@@ -123,7 +123,7 @@ def draw_heatmap(
         period = max(4, max(missing.shape) // 150)
         stripes[..., 3] = missing & ((rows + columns) % period < max(1, period // 4))
         axes.imshow(stripes, extent=extent, interpolation="nearest", zorder=4)
-    bar = legend.inset_axes((0.0, 0.58, 0.56, 0.2))
+    bar = legend.inset_axes((0.008, 0.4, 0.56, 0.17))
     scale = figure.colorbar(
         mpl.cm.ScalarMappable(Normalize(0, 1), colors), cax=bar, orientation="horizontal", alpha=HEAT_ALPHA
     )
@@ -133,9 +133,9 @@ def draw_heatmap(
     title = f"p(positive): {question}" if question else "screening probability, uncalibrated"
     bar.set_title(title, fontsize=5.5, color=INK, loc="left", pad=2)
     legend.add_patch(
-        Rectangle((0.68, 0.5), 0.05, 0.3, facecolor=str(MISSING_GREY), edgecolor="#4a4a4a", hatch="//////", lw=0.3)
+        Rectangle((0.7, 0.36), 0.045, 0.26, facecolor=str(MISSING_GREY), edgecolor="#4a4a4a", hatch="//////", lw=0.3)
     )
-    legend.text(0.745, 0.64, "no answer", fontsize=5.5, color=INK, va="center")
+    legend.text(0.76, 0.49, "no answer", fontsize=5.5, color=INK, va="center")
     return _save(figure, path)
 
 
@@ -193,6 +193,7 @@ def _canvas(
     if faded:
         luminance = picture[..., :3] @ np.array([0.299, 0.587, 0.114])
         picture = np.repeat((110 + luminance * 145 / 255)[..., None], 3, axis=2).astype(np.uint8)
+    axes.set_anchor("NW")
     axes.imshow(picture, extent=(0, slide.width, slide.height, 0), interpolation="antialiased")
     for ring in outline:
         axes.plot(*zip(*ring, strict=True), color=INK, linewidth=0.5, alpha=0.6, zorder=1)

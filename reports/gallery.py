@@ -185,7 +185,7 @@ def _field(report: Report, box: Box, side: float) -> Box:
 
 
 def _annotate(picture: Image.Image, item: GalleryItem) -> None:
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
     px = picture.width
@@ -193,7 +193,15 @@ def _annotate(picture: Image.Image, item: GalleryItem) -> None:
     if item.box != item.field:
         shown = item.box.shifted(-item.field.x0, -item.field.y0).scaled(scale)
         _corner_ticks(draw, shown, px)
-    _scale_bar(draw, px, SCALE_UM / item.field_um * px, ImageFont.load_default(max(9, px // 20)))
+    _scale_bar(draw, px, SCALE_UM / item.field_um * px, _font(max(9, px // 14)))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: Pillow's own font has no micro sign."""
+    import matplotlib as mpl
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _corner_ticks(draw: ImageDraw.ImageDraw, box: Box, px: int) -> None:
@@ -203,14 +211,14 @@ def _corner_ticks(draw: ImageDraw.ImageDraw, box: Box, px: int) -> None:
         for y, dy in ((box.y0, -1), (box.y1, 1)):
             start = (x + dx * gap, y + dy * gap)
             end = (x + dx * (gap + length), y + dy * (gap + length))
-            draw.line([start, end], fill=PAPER, width=max(3, px // 56))
-            draw.line([start, end], fill=INK, width=max(1, px // 140))
+            draw.line([start, end], fill=PAPER, width=max(4, px // 48))
+            draw.line([start, end], fill=INK, width=max(2, px // 100))
 
 
 def _scale_bar(
-    draw: ImageDraw.ImageDraw, px: int, length: float, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw, px: int, length: float, font: ImageFont.FreeTypeFont
 ) -> None:
-    x, y, thick = px * 0.04, px * 0.95, max(2, px // 90)
+    x, y, thick = px * 0.04, px * 0.94, max(3, px // 60)
     draw.rectangle([x - 1, y - 1, x + math.ceil(length) + 1, y + thick + 1], fill=PAPER)
     draw.rectangle([x, y, x + length, y + thick], fill=INK)
     draw.text(

@@ -37,13 +37,13 @@ def narrate(
     """
     return tuple(
         [
-            *_screening(report),
             *_verdict(report, system),
             *_category(report),
             *_cells(report, system),
-            *_adequacy(report),
-            *_gaps(report),
             *_quotes(report, tile_verdicts, system, quotes),
+            *_adequacy(report),
+            *_screening(report),
+            *_gaps(report),
         ]
     )
 
@@ -54,8 +54,6 @@ def _say(text: str, *evidence: str) -> Sentence:
 
 def _screening(report: Report) -> Iterator[Sentence]:
     funnel = report.funnel
-    if not report.specimen.given:
-        yield _say("The specimen type was not given, so no reporting system's category is named.", "specimen")
     if not funnel.foreground:
         yield _say("No tile with cells was found on the slide.", "funnel.foreground")
         return
@@ -80,6 +78,8 @@ def _screening(report: Report) -> Iterator[Sentence]:
 
 def _verdict(report: Report, system: System) -> Iterator[Sentence]:
     verdict = report.verdict
+    if not report.specimen.given:
+        yield _say("The specimen type was not given, so no reporting system's category is named.", "specimen")
     wording: str = getattr(system.wording, verdict.status)
     carrying = verdict.carrying[:12]
     if verdict.status in ("abnormal", "normal"):
@@ -127,14 +127,15 @@ def _cells(report: Report, system: System) -> Iterator[Sentence]:
     verdict = report.verdict
     if not report.funnel.detailed:
         return
+    first = True
     for row in seen_first(verdict.counts):
-        if row.seen:
-            marked = "marked in one place" if row.seen == 1 else f"marked in {number(row.seen)} places"
-            yield _say(
-                f"{_noun(row, system)} were {marked} in the closely read tiles.",
-                *(row.finding_ids or ("verdict.counts",)),
-            )
-    none = [_noun(row, system, inside=True) for row in seen_first(verdict.counts) if row.asked and not row.seen]
+        if not row.seen:
+            continue
+        noun, places = _noun(row, system), plural(row.seen, "place")
+        text = f"In the closely read tiles {noun} were marked in {places}." if first else f"{_upper(noun)} in {places}."
+        first = False
+        yield _say(text, *(row.finding_ids or ("verdict.counts",)))
+    none = [_noun(row, system) for row in seen_first(verdict.counts) if row.asked and not row.seen]
     if none:
         yield _say(
             f"Asked for and not marked in the {plural(report.funnel.detailed, 'closely read tile')}: "
@@ -144,13 +145,15 @@ def _cells(report: Report, system: System) -> Iterator[Sentence]:
         )
 
 
-def _noun(row: Count, system: System, *, inside: bool = False) -> str:
-    """What the cells of a row are called, as the start of a sentence or inside of one."""
+def _noun(row: Count, system: System) -> str:
     try:
-        noun = system.label(row.label).plural
+        return system.label(row.label).plural
     except TerminologyError:
-        noun = f"objects called {row.name!r}"
-    return noun if inside else noun[:1].upper() + noun[1:]
+        return f"objects called {row.name!r}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _adequacy(report: Report) -> Iterator[Sentence]:
@@ -219,11 +222,14 @@ def _quotes(
     for name in verdict.carrying:
         carrying.update(dict.fromkeys(findings[name].tile_ids if name in findings else (name,)))
     by_id = {row.tile.id: row for row in tile_verdicts}
+    said: set[str] = set()
     for name in carrying:
         row = by_id.get(name)
-        if row is None or row.truncated or quotes <= 0:
+        if row is None or row.truncated or len(said) >= quotes:
             continue
         text = " ".join(row.description.split())
+        if text in said:
+            continue
         if len(text) <= MAX_QUOTE and quotable(text, status=verdict.status, never_claim=system.never_claim):
-            quotes -= 1
+            said.add(text)
             yield Sentence(text=f"Of tile {name} the model wrote: “{text}”", evidence=(name,), source="model")

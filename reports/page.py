@@ -7,8 +7,10 @@ printable text of bounded length wherever the page has room for one line only.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,11 @@ from reports.wording import (
 )
 from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 
+# Evidence that the page cites beside a sentence: findings and tiles; fields are listed under the methods.
+_REFERENCE = re.compile(r"[ft]\d+$")
 STRIP = 7
 GALLERY_LIMIT = 48
-MPP_SOURCES = {
-    "flag": "given by the user",
-    "manifest": "given in the manifest",
-    "vendor": "scanner's own record",
-    "tiff": "TIFF resolution tags",
-    "objective": "derived from the objective power",
-}
+MPP_SOURCES = {"flag": "given by the user", "objective power (derived)": "derived from the objective power"}
 
 
 def page_data(report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path) -> dict[str, Any]:
@@ -47,10 +45,7 @@ def page_data(report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path
         "identity": _identity(report),
         "verdict": _verdict(report),
         "findings": _findings(verdict),
-        "narrative": [
-            {"text": clean(s.text), "evidence": id_ranges(map(clean, s.evidence)), "source": s.source}
-            for s in report.narrative
-        ],
+        "narrative": _narrative(report),
         "overview": _picture(folder, "overview.png"),
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
@@ -87,18 +82,28 @@ def _columns(text: str) -> int:
 
 def _identity(report: Report) -> list[dict[str, str]]:
     slide, specimen = report.slide, report.specimen
-    objective = f"{slide.objective_power:g}×" if slide.objective_power else "not recorded"
+    objective = f"{slide.objective_power:g}×" if slide.objective_power else "objective not recorded"
+    source = MPP_SOURCES.get(slide.mpp_source, f"from {slide.mpp_source}")
     pairs = [
         ("Slide", clean(slide.id, 44)),
         ("File", clean(slide.file_name, 44)),
         ("Specimen", clean(specimen.name, 44) if specimen.given else "not given"),
-        ("Reporting system", clean(specimen.system, 60) if specimen.given else "none applied"),
         ("Scan size", f"{size_mm(report)} ({number(slide.width)} × {number(slide.height)} px)"),
-        ("Resolution", f"{slide.mpp:.4g} µm/px"),
-        ("Source of the resolution", clean(MPP_SOURCES.get(slide.mpp_source, slide.mpp_source), 44)),
-        ("Objective, scanner", clean(f"{objective}, {slide.vendor or 'vendor not recorded'}", 44)),
+        ("Resolution", clean(f"{slide.mpp:.4g} µm/px, {source}", 48)),
+        ("Scanner", clean(f"{objective}, {slide.vendor or 'vendor not recorded'}", 44)),
+        ("Reporting system", clean(specimen.system, 64) if specimen.given else "none applied"),
+        ("Analysed", clean(_moment(report.timings.started), 44)),
+        ("Model", clean(f"{report.provenance.model.name}, {report.provenance.model.dialect} dialect", 44)),
     ]
     return [{"label": label, "value": value} for label, value in pairs]
+
+
+def _moment(started: str) -> str:
+    """A timestamp to the minute; as it stands where it is none."""
+    try:
+        return datetime.fromisoformat(started).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError):
+        return started
 
 
 def _verdict(report: Report) -> dict[str, Any]:
@@ -147,6 +152,26 @@ def _gauge(verdict: SlideVerdict) -> dict[str, Any] | None:
     }
 
 
+def _narrative(report: Report) -> list[dict[str, Any]]:
+    """The sentences; ``opens`` starts a paragraph, which is where the account of the run begins."""
+    told: list[dict[str, Any]] = []
+    for sentence in report.narrative:
+        cited = [clean(name) for name in sentence.evidence]
+        of_run = cited[0].startswith("funnel.")
+        refs = [name for name in cited if _REFERENCE.match(name)] if sentence.source == "template" else []
+        told.append(
+            {
+                "text": clean(sentence.text),
+                "evidence": id_ranges(cited),
+                "refs": _short(id_ranges(refs)),
+                "source": sentence.source,
+                "opens": bool(told) and of_run and not any(entry["of_run"] for entry in told),
+                "of_run": of_run,
+            }
+        )
+    return told
+
+
 def _findings(verdict: SlideVerdict) -> list[dict[str, Any]]:
     return [
         {
@@ -155,12 +180,13 @@ def _findings(verdict: SlideVerdict) -> list[dict[str, Any]]:
             "seen": number(row.seen) if row.asked or row.seen else "not asked",
             "some": row.seen > 0,
             "evidence": _short(id_ranges(map(clean, row.finding_ids))),
+            "all": id_ranges(map(clean, row.finding_ids)),
         }
         for row in seen_first(verdict.counts)
     ]
 
 
-def _short(text: str, limit: int = 34) -> str:
+def _short(text: str, limit: int = 30) -> str:
     """As many of the listed ranges as fit, then an ellipsis."""
     if len(text) <= limit:
         return text
