@@ -16,7 +16,7 @@ def ascus(rng: Rng) -> Look:
     size = between(rng, 34, 56)
     nucleus = Nucleus(
         area=float(INTERMEDIATE_NUCLEUS * between(rng, 2.3, 3.1)),
-        dark=between(rng, 0.75, 1.45),
+        dark=between(rng, 0.6, 1.35),
         aspect=between(rng, 1.05, 1.5),
         angle=turn(rng),
         rough=between(rng, 0.03, 0.055),
@@ -56,7 +56,7 @@ def lsil(rng: Rng) -> Look:
     made = tuple(
         Nucleus(
             area=float(area * between(rng, 0.85, 1.1)),
-            dark=between(rng, 0.7, 1.6),
+            dark=between(rng, 0.55, 1.45),
             aspect=between(rng, 1.05, 1.6),
             angle=turn(rng),
             rough=between(rng, 0.04, 0.08),
@@ -95,7 +95,7 @@ def asch(rng: Rng) -> Look:
     area = min(INTERMEDIATE_NUCLEUS * between(rng, 1.5, 2.6), 0.6 * np.pi / 4 * size**2)
     nucleus = Nucleus(
         area=float(area),
-        dark=between(rng, 0.75, 1.5),
+        dark=between(rng, 0.6, 1.4),
         aspect=between(rng, 1.05, 1.5),
         angle=turn(rng),
         rough=between(rng, 0.03, 0.06),
@@ -125,10 +125,10 @@ def hsil(rng: Rng) -> Look:
     """12-22 um, N/C above 0.6, coarse dark chromatin, notched membrane, a rim of cytoplasm; some are small and pale."""
     size = between(rng, 12, 22)
     ratio = between(rng, 0.58, 0.82)
-    pale = rng.random() < 0.22
+    pale = rng.random() < 0.3
     nucleus = Nucleus(
         area=float(ratio * np.pi / 4 * size**2 * 0.85),
-        dark=float(between(rng, 0.65, 1.0) if pale else between(rng, 0.95, 1.9)),
+        dark=float(between(rng, 0.55, 0.95) if pale else between(rng, 0.85, 1.75)),
         aspect=between(rng, 1.05, 1.55),
         angle=turn(rng) if rng.random() < 0.3 else 0.0,
         rough=between(rng, 0.04, 0.085),
@@ -168,7 +168,7 @@ def scc(rng: Rng) -> Look:
     area = min(between(rng, 50, 170), 0.6 * np.pi / 4 * width**2 * (2.2 if slim else 1.3))
     nucleus = Nucleus(
         area=float(area),
-        dark=between(rng, 0.9, 2.1),
+        dark=between(rng, 0.7, 1.9),
         aspect=float(between(rng, 1.5, 2.6) if slim else between(rng, 1, 1.7)),
         angle=0.0 if slim else turn(rng),
         rough=between(rng, 0.05, 0.1),
@@ -200,7 +200,7 @@ def glandular(rng: Rng) -> Look:
     area = INTERMEDIATE_NUCLEUS * between(rng, 1.5, 2.6)
     nucleus = Nucleus(
         area=float(area),
-        dark=between(rng, 0.75, 1.5),
+        dark=between(rng, 0.55, 1.3),
         aspect=between(rng, 1.4, 2.3),
         rough=between(rng, 0.025, 0.06),
         notches=int(rng.random() < 0.35),

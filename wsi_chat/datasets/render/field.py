@@ -27,7 +27,7 @@ RECIPES = ("normal", "abnormal", "organism", "empty", "hard_normal", "single")
 MIN_VISIBLE = 0.35  # a cell of which less is seen is drawn, but not annotated
 ABNORMAL_VISIBLE = 0.5  # a field is abnormal if at least this much of an abnormal cell is seen
 
-_MIX = {"abnormal": 0.46, "normal": 0.2, "hard_normal": 0.16, "organism": 0.08, "single": 0.06, "empty": 0.04}
+_MIX = {"abnormal": 0.46, "normal": 0.16, "hard_normal": 0.2, "organism": 0.08, "single": 0.06, "empty": 0.04}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +216,17 @@ def _normal(layout: _Layout, rng: Rng) -> None:
     weights = rng.dirichlet((1.2, 1.6, 0.5, 0.5, 0.5))
     for _ in range(_events(layout, rng, 1, 7)):
         layout.add(str(rng.choice(NORMAL, p=weights)))
+    if rng.random() < 0.35:
+        layout.add(str(rng.choice(("reactive", "atrophic"))))
     _leucocytes(layout, rng)
 
 
 def _hard_normal(layout: _Layout, rng: Rng) -> None:
     theme = str(rng.choice(("atrophy", "repair", "inflammation", "mixed")))
     weights = {
-        "atrophy": {"atrophic": 0.7, "parabasal": 0.2, "naked": 0.1},
+        "atrophy": {"atrophic": 0.6, "parabasal": 0.15, "naked": 0.1, "reactive": 0.15},
         "repair": {"reactive": 0.6, "metaplastic": 0.2, "endocervical": 0.2},
-        "inflammation": {"neutrophil_clump": 0.35, "reactive": 0.35, "intermediate": 0.3},
+        "inflammation": {"neutrophil_clump": 0.3, "reactive": 0.5, "intermediate": 0.2},
         "mixed": {"atrophic": 0.2, "reactive": 0.3, "metaplastic": 0.2, "endocervical": 0.2, "naked": 0.1},
     }[theme]
     for _ in range(_events(layout, rng, 1, 5)):

@@ -144,12 +144,14 @@ def _endocervical_group(rng: Rng) -> list[tuple[Look, float, float]]:
         between(rng, 0.55, 1.25),
         between(rng, 42, 60) * (between(rng, 1.3, 1.9) if reactive else 1.0),
     )
-    density = between(rng, 0.16, 0.42)
+    density = between(rng, 0.22, 0.5)
     members: list[tuple[Look, float, float]] = []
     lean = between(rng, 0, 2 * np.pi)
     c, s = np.cos(lean), np.sin(lean)
     if rng.random() < 0.6:
-        pitch, count = between(rng, 9.5, 12.5) * (1.15 if reactive else 1.0), int(rng.integers(5, 17))
+        crowded = rng.random() < 0.35  # benign too: hyperplasia, tubal metaplasia; the nuclei stay even and smooth
+        pitch = between(rng, 9.5, 12.5) * (1.15 if reactive else 1.0) * (0.72 if crowded else 1.0)
+        count = int(rng.integers(5, 17))
         for i in range(count):
             look = LOOKS["endocervical"](rng)
             nucleus = replace(

@@ -88,7 +88,7 @@ def reactive(rng: Rng) -> Look:
     made = tuple(
         Nucleus(
             area=float(area * (0.7 if two else 1.0)),
-            dark=between(rng, 0.45, 1.0),
+            dark=between(rng, 0.45, 1.35),
             aspect=between(rng, 1.0, 1.35),
             angle=turn(rng),
             rough=0.008,

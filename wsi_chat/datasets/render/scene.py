@@ -73,6 +73,16 @@ class Scene:
         self._sprites: OrderedDict[tuple[int, int, int], Sprite] = OrderedDict()
         self._sprite_bytes = 0
 
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes held by the sprite cache."""
+        return self._sprite_bytes
+
+    @property
+    def cached_squares(self) -> int:
+        """Grid squares held in memory."""
+        return len(self._squares)
+
     def _scatter(self, rng: np.random.Generator, count: int) -> dict[Square, list[tuple[str, float, float, int]]]:
         """Where the abnormal cells lie, by grid square: label, x, y (um), seed."""
         if self.recipe in ABNORMAL:
