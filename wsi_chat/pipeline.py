@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
-from wsi_chat.errors import SettingError
+from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.result import SlideResult
 from wsi_chat.runfolder import open_folder, row_of, slide_id, write_run, write_summary
 from wsi_chat.schema import (
@@ -34,6 +34,9 @@ from wsi_chat.schema import (
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tilers import Foreground, Slide, TilePlan
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
@@ -347,13 +350,13 @@ def write_documents(
     steps: list[Callable[[], object]] = [
         lambda: reports.write_geojson(report, tile_verdicts, folder / "findings.geojson"),
         lambda: reports.write_tiles_parquet(tile_verdicts, folder / "tiles.parquet"),
-        lambda: reports.write_maps_zarr(plan, tile_verdicts, folder / "maps.zarr"),
+        lambda: reports.write_maps_zarr(plan, tile_verdicts, folder / "maps.zarr", slide=report.slide),
     ]
     overview = slide.overview()
     steps += [
         lambda: reports.draw_overview(overview, report, tile_verdicts, folder / "overview.png"),
         lambda: reports.draw_heatmap(overview, report, tile_verdicts, folder / "heatmap.png"),
-        lambda: reports.draw_gallery(slide.crop, report, folder / "gallery", limit=settings.gallery),
+        lambda: _fresh_gallery(slide, report, tile_verdicts, folder, limit=settings.gallery),
     ]
     if settings.pdf:
         fonts = (settings.font_path,) if settings.font_path else ()
@@ -367,3 +370,21 @@ def write_documents(
         progress("documents", done, len(steps))
         step()
     progress("documents", len(steps), len(steps))
+
+
+def _fresh_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict], folder: Path, *, limit: int) -> None:
+    """Draw the gallery anew, so that no picture of an earlier run stays among this one's."""
+    import shutil
+
+    import reports
+
+    def read(box: Box, px: int) -> NDArray[np.uint8] | None:
+        try:
+            return slide.crop(box, px)
+        except SlideUnreadable as error:
+            log.warning("gallery: %s", error)
+            return None
+
+    shutil.rmtree(folder / "gallery", ignore_errors=True)
+    (folder / "gallery").mkdir(exist_ok=True)
+    reports.draw_gallery(read, report, folder, limit=limit, tile_verdicts=tile_verdicts)
