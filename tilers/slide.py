@@ -90,6 +90,7 @@ class Slide:
     def close(self) -> None:
         """Release the file; calling it twice is harmless."""
         if self._owns_backend:
+            self._owns_backend = False
             self._backend.close()
 
     @property
