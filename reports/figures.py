@@ -28,7 +28,7 @@ ABNORMAL = "#b5410e"
 OTHER = "#17687e"
 HEAT_MAP = "magma_r"
 HEAT_ALPHA = 0.78
-MISSING_GREY = 0.62
+MISSING_GREY, STRIPE_GREY = 158, 74
 GRID_PX = 1200  # longest side of the raster on which tiles are painted
 NICE_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 # Past this many marks, dots hide the scan: they are drawn smaller.
@@ -101,28 +101,12 @@ def draw_heatmap(
         question: what the screening question asked, for the colour bar; e.g. ``Is any abnormal cell present?``
     """
     import matplotlib as mpl
-    import numpy as np
-    from matplotlib.colors import Normalize, to_rgb
+    from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
-    figure, axes, legend = _canvas(overview_rgb, report, faded=True, outline=outline)
     heat, missing = rasterize(report, tile_verdicts)
-    extent = (0, report.slide.width, report.slide.height, 0)
     colors = mpl.colormaps[HEAT_MAP]
-    paint = colors(np.nan_to_num(heat, nan=0.0))
-    paint[..., 3] = np.where(np.isnan(heat), 0.0, HEAT_ALPHA)
-    axes.imshow(paint, extent=extent, interpolation="nearest", zorder=2)
-    if missing.any():
-        grey = np.zeros((*missing.shape, 4))
-        grey[..., :3] = MISSING_GREY
-        grey[..., 3] = missing
-        axes.imshow(grey, extent=extent, interpolation="nearest", zorder=3)
-        rows, columns = np.indices(missing.shape)
-        stripes = np.zeros((*missing.shape, 4))
-        stripes[..., :3] = to_rgb("#4a4a4a")
-        period = max(4, max(missing.shape) // 150)
-        stripes[..., 3] = missing & ((rows + columns) % period < max(1, period // 4))
-        axes.imshow(stripes, extent=extent, interpolation="nearest", zorder=4)
+    figure, _, legend = _canvas(_painted(overview_rgb, heat, missing, colors), report, outline=outline)
     bar = legend.inset_axes((0.008, 0.4, 0.56, 0.17))
     scale = figure.colorbar(
         mpl.cm.ScalarMappable(Normalize(0, 1), colors), cax=bar, orientation="horizontal", alpha=HEAT_ALPHA
@@ -133,15 +117,21 @@ def draw_heatmap(
     title = f"p(positive): {question}" if question else "screening probability, uncalibrated"
     bar.set_title(title, fontsize=5.5, color=INK, loc="left", pad=2)
     legend.add_patch(
-        Rectangle((0.7, 0.36), 0.045, 0.26, facecolor=str(MISSING_GREY), edgecolor="#4a4a4a", hatch="//////", lw=0.3)
+        Rectangle(
+            (0.7, 0.36),
+            0.045,
+            0.26,
+            facecolor=str(MISSING_GREY / 255),
+            edgecolor=str(STRIPE_GREY / 255),
+            hatch="//////",
+            lw=0.3,
+        )
     )
     legend.text(0.76, 0.49, "no answer", fontsize=5.5, color=INK, va="center")
     return _save(figure, path)
 
 
-def rasterize(
-    report: Report, tile_verdicts: Sequence[TileVerdict]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def rasterize(report: Report, tile_verdicts: Sequence[TileVerdict]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Paint the tiles on a raster over the whole level-0 image.
 
     Returns:
@@ -167,11 +157,32 @@ def rasterize(
     return heat, planned & np.isnan(heat)
 
 
+def _painted(
+    overview_rgb: NDArray[np.uint8], heat: NDArray[np.float32], missing: NDArray[np.bool_], colors: Any
+) -> NDArray[np.uint8]:
+    """The scan in pale grey under the heat, [h, w, 3] uint8; missing places grey with diagonal stripes."""
+    import numpy as np
+    from PIL import Image
+
+    grey = Image.fromarray(np.ascontiguousarray(overview_rgb[..., :3])).convert("L")
+    shape = heat.shape
+    scan = 110 + np.asarray(grey.resize((shape[1], shape[0])), dtype=np.float32) * (145 / 255)
+    picture = np.repeat(scan[..., None], 3, axis=2)
+    known = ~np.isnan(heat)
+    tint = colors(heat[known])[:, :3].astype(np.float32) * 255
+    picture[known] = HEAT_ALPHA * tint + (1 - HEAT_ALPHA) * picture[known]
+    rows, columns = np.indices(shape)
+    period = max(4, max(shape) // 75)
+    striped = (rows + columns) % period < max(1, period // 4)
+    picture[missing] = MISSING_GREY
+    picture[missing & striped] = STRIPE_GREY
+    return picture.round().astype(np.uint8)
+
+
 def _canvas(
     overview_rgb: NDArray[np.uint8],
     report: Report,
     *,
-    faded: bool = False,
     outline: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> tuple[Any, Any, Any]:
     """A figure with the scan in level-0 coordinates, its scale bar, and a strip beneath for the legend."""
@@ -190,11 +201,8 @@ def _canvas(
     legend.set_xlim(0, 1)
     legend.set_ylim(0, 1)
     picture = np.asarray(overview_rgb)
-    if faded:
-        luminance = picture[..., :3] @ np.array([0.299, 0.587, 0.114])
-        picture = np.repeat((110 + luminance * 145 / 255)[..., None], 3, axis=2).astype(np.uint8)
     axes.set_anchor("NW")
-    axes.imshow(picture, extent=(0, slide.width, slide.height, 0), interpolation="antialiased")
+    axes.imshow(picture, extent=(0, slide.width, slide.height, 0), interpolation="auto")
     for ring in outline:
         axes.plot(*zip(*ring, strict=True), color=INK, linewidth=0.5, alpha=0.6, zorder=1)
     axes.set_xlim(0, slide.width)
@@ -217,9 +225,7 @@ def _scale_bar(axes: Any, report: Report) -> None:
     margin = 0.03 * max(slide.width, slide.height)
     x1, y = slide.width - margin, slide.height - margin
     halo = [withStroke(linewidth=2.2, foreground="white")]
-    axes.plot(
-        [x1 - length, x1], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt", zorder=8, path_effects=halo
-    )
+    axes.plot([x1 - length, x1], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt", zorder=8, path_effects=halo)
     axes.annotate(
         f"{length_mm:g} mm", (x1 - length / 2, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
         fontsize=5.5, color=INK, zorder=8, path_effects=halo, annotation_clip=False,

@@ -49,9 +49,7 @@ class GalleryItem:
     drawn: bool = False
 
 
-def gallery_items(
-    report: Report, *, limit: int = 48, tile_verdicts: Sequence[TileVerdict] = ()
-) -> list[GalleryItem]:
+def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[TileVerdict] = ()) -> list[GalleryItem]:
     """Which cells are shown, and what of the slide; no pixels are read.
 
     The findings that carry the verdict come first, in the verdict's order; then other abnormal findings by
@@ -136,9 +134,7 @@ def _of_finding(report: Report, finding: Finding) -> GalleryItem:
     side_um = max(finding.box.width, finding.box.height) * report.slide.mpp * CONTEXT
     field_um = next((FIELD_UM * n for n in FIELD_STEPS if FIELD_UM * n >= side_um), FIELD_UM * FIELD_STEPS[-1])
     tile_id = finding.tile_ids[0] if finding.tile_ids else ""
-    return _item(
-        report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um
-    )
+    return _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
 
 
 def _of_tile(report: Report, row: TileVerdict) -> GalleryItem:
@@ -215,12 +211,9 @@ def _corner_ticks(draw: ImageDraw.ImageDraw, box: Box, px: int) -> None:
             draw.line([start, end], fill=INK, width=max(2, px // 100))
 
 
-def _scale_bar(
-    draw: ImageDraw.ImageDraw, px: int, length: float, font: ImageFont.FreeTypeFont
-) -> None:
+def _scale_bar(draw: ImageDraw.ImageDraw, px: int, length: float, font: ImageFont.FreeTypeFont) -> None:
     x, y, thick = px * 0.04, px * 0.94, max(3, px // 60)
     draw.rectangle([x - 1, y - 1, x + math.ceil(length) + 1, y + thick + 1], fill=PAPER)
     draw.rectangle([x, y, x + length, y + thick], fill=INK)
-    draw.text(
-        (x, y - 3), f"{SCALE_UM:g} µm", fill=INK, font=font, anchor="lb", stroke_width=max(1, px // 112), stroke_fill=PAPER
-    )  # fmt: skip
+    halo = max(1, px // 112)
+    draw.text((x, y - 3), f"{SCALE_UM:g} µm", fill=INK, font=font, anchor="lb", stroke_width=halo, stroke_fill=PAPER)

@@ -84,7 +84,7 @@ def write_maps_zarr(
             if value is not None:
                 array[cell] = value
     arrays: dict[str, NDArray[Any]] = {**values, "status": status, "tile_index": index, "x": x, "y": y}
-    attributes = {
+    attributes: dict[str, Any] = {
         "axes": ["row", "column"],
         "transform": {
             "unit": "level-0 px",

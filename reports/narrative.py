@@ -35,16 +35,14 @@ def narrate(
     Args:
         quotes: at most this many descriptions by the model are quoted.
     """
-    return tuple(
-        [
-            *_verdict(report, system),
-            *_category(report),
-            *_cells(report, system),
-            *_quotes(report, tile_verdicts, system, quotes),
-            *_adequacy(report),
-            *_screening(report),
-            *_gaps(report),
-        ]
+    return (
+        *_verdict(report, system),
+        *_category(report),
+        *_cells(report, system),
+        *_quotes(report, tile_verdicts, system, quotes),
+        *_adequacy(report),
+        *_screening(report),
+        *_gaps(report),
     )
 
 
@@ -118,9 +116,7 @@ def _category(report: Report) -> Iterator[Sentence]:
             *verdict.carrying[:12],
         )
     else:
-        yield _say(
-            f"The corresponding category, for review, is {name}.", "verdict.category", "verdict.status"
-        )
+        yield _say(f"The corresponding category, for review, is {name}.", "verdict.category", "verdict.status")
 
 
 def _cells(report: Report, system: System) -> Iterator[Sentence]:
@@ -138,8 +134,7 @@ def _cells(report: Report, system: System) -> Iterator[Sentence]:
     none = [_noun(row, system) for row in seen_first(verdict.counts) if row.asked and not row.seen]
     if none:
         yield _say(
-            f"Asked for and not marked in the {plural(report.funnel.detailed, 'closely read tile')}: "
-            f"{listed(none)}.",
+            f"Asked for and not marked in the {plural(report.funnel.detailed, 'closely read tile')}: {listed(none)}.",
             "verdict.counts",
             "funnel.detailed",
         )
@@ -211,9 +206,7 @@ def _gaps(report: Report) -> Iterator[Sentence]:
         yield _say(f"{dropped} in the model's answers could not be used.", "funnel.dropped_boxes")
 
 
-def _quotes(
-    report: Report, tile_verdicts: Sequence[TileVerdict], system: System, quotes: int
-) -> Iterator[Sentence]:
+def _quotes(report: Report, tile_verdicts: Sequence[TileVerdict], system: System, quotes: int) -> Iterator[Sentence]:
     verdict = report.verdict
     if verdict.status not in ("abnormal", "normal"):
         return

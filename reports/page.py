@@ -49,6 +49,7 @@ def page_data(report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path
         "overview": _picture(folder, "overview.png"),
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
+        "strip_title": _strip_title(report, items),
         "strip": [_cell(item, folder) for item in items[:STRIP]],
         "gallery": [_cell(item, folder) for item in items],
         "funnel": _funnel(report),
@@ -64,7 +65,8 @@ def clean(text: object, limit: int | None = None) -> str:
 
     ``limit`` counts columns: East Asian wide characters take two.
     """
-    line = " ".join(str(text).split())
+    # Not str.split(): that would also turn the no-break spaces of numbers into ordinary ones.
+    line = re.sub(r"[ \t\r\n\f\v]+", " ", str(text)).strip()
     line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in line)
     if limit is None or _columns(line) <= limit:
         return line
@@ -204,6 +206,14 @@ def _picture(folder: Path, name: str) -> str | None:
     except (OSError, SyntaxError, ValueError):
         return None
     return f"/{name}"
+
+
+def _strip_title(report: Report, items: Sequence[GalleryItem]) -> str:
+    if items and items[0].id == items[0].tile_id:
+        return "Fields with the highest screening probability"
+    if report.verdict.status == "abnormal":
+        return "Cells that carry the verdict"
+    return "Marked cells"
 
 
 def _cell(item: GalleryItem, folder: Path) -> dict[str, Any]:

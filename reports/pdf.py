@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reports.files import write_bytes
 from reports.page import page_data
@@ -24,7 +24,7 @@ from wsi_chat.schema import Report, TileVerdict
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "templates/report.typ"
-STANDARD = "ua-1"
+STANDARD: Literal["ua-1"] = "ua-1"
 PLACEHOLDER = "□"
 # Enough for a page of text in a script without a font; more unknown characters than that are all replaced.
 PROBES = 400
@@ -77,7 +77,8 @@ def _compile(data: dict[str, Any], *, root: Path, fonts: Any, timestamp: int, pa
 
     template = resources.files("reports").joinpath(TEMPLATE).read_bytes()
     inputs = {"data": json.dumps(data, ensure_ascii=False)}
-    for standards in ([STANDARD], []):
+    profiles: tuple[Any, ...] = ([STANDARD], [])
+    for standards in profiles:
         try:
             pdf: bytes = typst.compile(
                 template, root=str(root), font_paths=fonts, sys_inputs=inputs, timestamp=timestamp, format="pdf",

@@ -30,9 +30,8 @@ _ANCILLARY = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*", re.UNICODE)
-_STOP = frozenset(
-    "a an any and or of the to in for from by with per status type types test tests other cell cells".split()
-)
+_STOP = frozenset(["a", "an", "and", "any", "by", "for", "from", "in", "of", "or", "per", "the", "to", "with"])
+_GENERAL = frozenset(["cell", "cells", "other", "status", "test", "tests", "type", "types"])
 _NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
 
 
@@ -47,10 +46,10 @@ def percent(fraction: float) -> str:
     """A fraction as percent, never rounded up to 100 nor down to 0 where it is neither: ``98.7 %``."""
     value = fraction * 100
     if 99.95 <= value < 100:
-        return "> 99.9 %"
+        return ">\u202f99.9\u202f%"
     if 0 < value < 0.05:
-        return "< 0.1 %"
-    return f"{value:.1f} %".replace(".0 %", " %")
+        return "<\u202f0.1\u202f%"
+    return f"{value:.1f}".removesuffix(".0") + "\u202f%"
 
 
 def score_text(value: float) -> str:
@@ -123,5 +122,5 @@ def quotable(text: str, *, status: VerdictStatus, never_claim: Iterable[str]) ->
         return False
     if status != "normal" and _REASSURING.search(text):
         return False
-    forbidden = {word.casefold() for phrase in never_claim for word in _WORD.findall(phrase)} - _STOP
+    forbidden = {word.casefold() for phrase in never_claim for word in _WORD.findall(phrase)} - _STOP - _GENERAL
     return not any(word.casefold() in forbidden for word in _WORD.findall(text))

@@ -196,23 +196,21 @@ def abnormal() -> Case:
     return CASES["abnormal"]()
 
 
-@pytest.fixture()
+@pytest.fixture
 def overview_rgb() -> np.ndarray:
     return picture()
 
 
-@pytest.fixture()
+@pytest.fixture
 def make() -> Callable[..., Case]:
     """`build`, for a report with something particular."""
     return build
 
 
-@pytest.fixture()
+@pytest.fixture
 def grid() -> tuple[int, int]:
     return GRID
 
 
 def with_findings(case: Case, findings: tuple[Finding, ...]) -> Report:
-    return case.report.model_copy(
-        update={"verdict": case.report.verdict.model_copy(update={"findings": findings})}
-    )
+    return case.report.model_copy(update={"verdict": case.report.verdict.model_copy(update={"findings": findings})})
