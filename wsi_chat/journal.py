@@ -98,8 +98,11 @@ class Journal:
             database.executescript(
                 f"BEGIN;{TABLES}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
             )
-            # a table of ours with other columns is damage too
-            database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
+            try:
+                database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
+            except sqlite3.OperationalError as error:
+                # a table of ours with other columns is damage, not a full disk
+                raise sqlite3.DatabaseError(str(error)) from error
         except BaseException:
             database.close()
             raise

@@ -196,8 +196,11 @@ class Dialect:
         """
         frame = self.frame(image.size)
         shown = fit(image, frame.sent)
-        # user text is data: an image mark in it must not ask for a second image
-        text = IMAGE_MARK + self.prompt(ask, frame).replace(IMAGE_MARK, "")
+        text = self.prompt(ask, frame)
+        while IMAGE_MARK in text:
+            # user text is data: a mark in it, or one left over by removing another, asks for no second image
+            text = text.replace(IMAGE_MARK, "")
+        text = IMAGE_MARK + text
         turns: tuple[Turn, ...] = (Turn("user", text),)
         if self.spec.system:
             turns = (Turn("system", self.spec.system), *turns)

@@ -37,11 +37,17 @@ class Frame:
 
     def to_model(self, box: Box) -> Box:
         """Pixels of the image as given -> model coordinates."""
-        return box.scaled(self.space[0] / self.given[0], self.space[1] / self.given[1])
+        return _mapped(box, self.given, self.space)
 
     def to_given(self, box: Box) -> Box:
         """Model coordinates -> pixels of the image as given."""
-        return box.scaled(self.given[0] / self.space[0], self.given[1] / self.space[1])
+        return _mapped(box, self.space, self.given)
+
+
+def _mapped(box: Box, source: tuple[float, float], target: tuple[float, float]) -> Box:
+    # multiplied before it is divided, so that the far edge of one range is the far edge of the other
+    (w, h), (tw, th) = source, target
+    return Box(box.x0 * tw / w, box.y0 * th / h, box.x1 * tw / w, box.y1 * th / h)
 
 
 class ImagePolicy(Record):

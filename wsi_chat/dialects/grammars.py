@@ -65,15 +65,15 @@ def region_marks(text: str) -> Iterator[Mark]:
             inside = _LETTER.split(text[opening.end() : limit], maxsplit=1)[0]
             covered = opening.end() + len(inside)
             yield Mark(label, four_numbers(inside), cut=covered == len(text))
-    yield from _lost(text[covered:])
+    yield from _lost(text[covered:], last=True)
 
 
-def _lost(between: str, *, used: int = 0) -> Iterator[Mark]:
+def _lost(between: str, *, used: int = 0, last: bool = False) -> Iterator[Mark]:
     """Locations announced, or tags closed, without a region: counted, since a box was meant."""
     announced = len(_ANNOUNCED.findall(between)) - used
     for number in range(max(announced, len(_CLOSE.findall(between)))):
-        last = number == announced - 1
-        yield Mark(cut=last and between.rstrip().lower().endswith("located at"))
+        cut = last and number == announced - 1 and between.rstrip().lower().endswith("located at")
+        yield Mark(cut=cut)
 
 
 # --------------------------------------------------------------------------- special tokens (Qwen2-VL)
