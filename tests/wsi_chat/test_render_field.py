@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from wsi_chat.datasets.render import ABNORMAL, LABELS, ORGANISMS, RECIPES, Field, render_field
+from wsi_chat.datasets.render import ABNORMAL, LABELS, ORGANISMS, RECIPES, Field, render_field, render_fields
 from wsi_chat.datasets.render.field import ABNORMAL_VISIBLE, MIN_VISIBLE, annotate, paint, plan_field
 from wsi_chat.datasets.render.groups import make_group
 from wsi_chat.datasets.render.looks import LOOKS
@@ -149,6 +152,15 @@ def test_groups_have_as_many_members_as_asked() -> None:
     rng = np.random.default_rng(1)
     for kind in ("hsil", "atrophic", "metaplastic", "lsil"):
         assert len(make_group(kind, rng, 5)) == 5
+
+
+def test_an_exported_folder_holds_the_fields_losslessly(tmp_path: Path) -> None:
+    truth = json.loads(render_fields(tmp_path / "out", 3, 2, size=96).read_text())
+    assert [record["seed"] for record in truth] == [3, 4]
+    field = render_field(4, size=96)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / truth[1]["image"])), field.image)
+    assert [tuple(cell["box"]) for cell in truth[1]["cells"]] == [cell.box for cell in field.cells]
+    assert truth[1]["abnormal"] == field.abnormal
 
 
 def test_unknown_names_are_refused() -> None:

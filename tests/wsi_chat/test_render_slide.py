@@ -28,8 +28,9 @@ def scene(seed: int = 9) -> Scene:
     return Scene(seed, 1600, 1400, 0.5, "abnormal", 350.0, 12)
 
 
-def test_a_pixel_does_not_depend_on_the_block_it_is_drawn_in() -> None:
-    x, y, width, height = 420, 380, 384, 320
+@pytest.mark.parametrize(("x", "y"), [(420, 380), (60, 420)], ids=["inside", "across the deposit's edge"])
+def test_a_pixel_does_not_depend_on_the_block_it_is_drawn_in(x: int, y: int) -> None:
+    width, height = 320, 256
     whole = scene().block(x, y, width, height)
     for side in (64, 100, 237):
         other, joined = scene(), np.zeros_like(whole)

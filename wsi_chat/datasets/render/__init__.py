@@ -1,9 +1,10 @@
 """A synthetic renderer of liquid-based cervical preparations in Papanicolaou stain, for training and testing.
 
-Deterministic by seed. `render_field` draws one annotated field, `render_slide`
-writes a whole slide with its truth; the criteria it follows are cited in `looks`.
+Deterministic by seed. `render_field` draws one annotated field, `render_fields` a folder of them, `render_slide`
+writes a whole slide with its truth. The criteria that the drawing follows are cited in `looks`.
 """
 
+from wsi_chat.datasets.render.export import render_fields
 from wsi_chat.datasets.render.field import (
     ABNORMAL,
     LABELS,
@@ -28,5 +29,6 @@ __all__ = [
     "Field",
     "SlideTruth",
     "render_field",
+    "render_fields",
     "render_slide",
 ]

@@ -167,8 +167,8 @@ class Scene:
     def density_plane(self, x: int, y: int, width: int, height: int) -> F32:
         """Optical density (3, height, width) of a level-0 block; parts beyond the slide are drawn too."""
         od = np.zeros((3, height, width), dtype=np.float32)
-        columns = self._shade[0].take(range(x, x + width), mode="clip")
-        rows = self._shade[1].take(range(y, y + height), mode="clip")
+        columns = self._shade[0].take(np.arange(x, x + width), mode="clip")
+        rows = self._shade[1].take(np.arange(y, y + height), mode="clip")
         od += (rows[:, None] + columns[None, :]) + np.float32(0.02)
         self._film(od, x, y)
         for sprite, px, py in self._around(x, y, width, height):
@@ -178,13 +178,20 @@ class Scene:
     def _film(self, od: F32, x: int, y: int) -> None:
         """The deposit's faint film and the ridge at its edge."""
         x0, y0, radius = self.deposit
+        half_y, half_x = od.shape[1] / 2, od.shape[2] / 2
+        middle, half = np.hypot(x + half_x - x0, y + half_y - y0), np.hypot(half_x, half_y)
+        if middle - half > radius + 2:
+            return
+        dye = self.style.green * np.float32(0.6) + np.float32(0.3)
+        if middle + half < radius - 30 * self.scale:
+            od += (np.float32(0.012) * dye)[:, None, None]
+            return
         dx = np.arange(x, x + od.shape[2], dtype=np.float64) + 0.5 - x0
         dy = np.arange(y, y + od.shape[1], dtype=np.float64) + 0.5 - y0
         away = (radius - np.sqrt((dx * dx)[None, :] + (dy * dy)[:, None])) * self.mpp
         inside = np.clip(away / 20, 0, 1)
         ridge = np.maximum(1 - np.abs(away - 12) / 12, 0)
         film = (0.012 * inside + 0.05 * ridge).astype(np.float32)
-        dye = self.style.green * np.float32(0.6) + np.float32(0.3)
         od += film * dye[:, None, None]
 
     def block(self, x: int, y: int, width: int, height: int) -> U8:

@@ -153,7 +153,7 @@ class Canvas:
         """Planes (h, w) with their dyes (3,) as optical density (3, h, w), out of focus by `blur` px."""
         od = np.zeros((3, self.height, self.width), dtype=np.float32)
         for plane, colour in layers:
-            seen = _smooth(plane, blur) if blur > 0.35 else plane
+            seen = _smooth(plane, blur) if blur > 0.45 else plane
             for channel in range(3):
                 od[channel] += seen * np.float32(colour[channel])
         return od

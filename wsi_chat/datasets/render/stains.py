@@ -7,6 +7,7 @@ one laboratory resemble each other and colour alone tells nothing about the diag
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,34 +63,44 @@ class Style:
 def draw_style(rng: np.random.Generator, *, slide: int | None = None) -> Style:
     """A style for one field; `slide` pins the laboratory and the slide, else they are drawn from `rng`."""
     number = int(rng.integers(LABS * SLIDES_PER_LAB)) if slide is None else slide % (LABS * SLIDES_PER_LAB)
-    lab = np.random.default_rng([7001, number // SLIDES_PER_LAB])
-    one = np.random.default_rng([7002, number])
-
-    def vary(lab_sd: float, slide_sd: float, field_sd: float) -> float:
-        draws = lab.normal(0, lab_sd) + one.normal(0, slide_sd) + rng.normal(0, field_sd)
-        return float(draws)
-
-    dyes = _DYES.copy()
-    for row in dyes:
-        row *= np.exp([vary(0.13, 0.06, 0.03) for _ in range(3)])
-    light = 240.0 + vary(5.0, 2.5, 1.5)
-    balance = [vary(3.5, 2.0, 1.0) for _ in range(3)]
-    white = tuple(float(np.clip(light + shift, 205, 252)) for shift in balance)
+    lab, one = _habits(number)
+    shift = (lab * _SPREAD[0] + one * _SPREAD[1] + rng.standard_normal(_SPREAD.shape[1]) * _SPREAD[2]).tolist()
+    dyes = _DYES * np.exp(np.array(shift[:12], dtype=np.float32)).reshape(4, 3)
+    red, green, blue = (min(max(240.0 + shift[12] + balance, 205.0), 252.0) for balance in shift[13:16])
     return Style(
         haematoxylin=dyes[0],
         green=dyes[1],
         eosin=dyes[2],
         orange=dyes[3],
-        nuclear=float(np.clip(np.exp(vary(0.16, 0.10, 0.06)), 0.55, 1.7)),
-        cytoplasm=float(np.clip(np.exp(vary(0.22, 0.12, 0.08)), 0.5, 1.9)),
-        eosinophilia=float(np.exp(vary(0.4, 0.2, 0.1))),
-        white=(white[0], white[1], white[2]),
-        gamma=float(np.clip(1.0 + vary(0.08, 0.03, 0.02), 0.8, 1.25)),
-        noise=float(np.clip(1.6 + vary(0.6, 0.3, 0.3), 0.4, 4.0)),
-        shade=float(np.clip(0.02 + vary(0.012, 0.006, 0.01), 0.0, 0.06)),
-        blur=float(abs(vary(0.12, 0.1, 0.14))),
-        jpeg=int(np.clip(88 + vary(6.0, 0.0, 0.0), 70, 96)),
+        white=(red, green, blue),
+        nuclear=min(max(math.exp(shift[16]), 0.55), 1.7),
+        cytoplasm=min(max(math.exp(shift[17]), 0.5), 1.9),
+        eosinophilia=math.exp(shift[18]),
+        gamma=min(max(1.0 + shift[19], 0.8), 1.25),
+        noise=min(max(1.6 + shift[20], 0.4), 4.0),
+        shade=min(max(0.02 + shift[21], 0.0), 0.06),
+        blur=abs(shift[22]),
+        jpeg=int(min(max(88 + shift[23], 70), 96)),
     )
+
+
+# Standard deviations between laboratories, slides of a laboratory, fields of a slide. Columns: 12 dye components (log),
+# light, 3 of white balance (grey levels), nuclear, cytoplasmic, eosin strength (log), gamma, noise, shade, blur, JPEG.
+_SPREAD = np.array(
+    [
+        [0.13] * 12 + [5.0] + [3.5] * 3 + [0.16, 0.22, 0.4, 0.08, 0.6, 0.012, 0.12, 6.0],
+        [0.06] * 12 + [2.5] + [2.0] * 3 + [0.10, 0.12, 0.2, 0.03, 0.3, 0.006, 0.10, 0.0],
+        [0.03] * 12 + [1.5] + [1.0] * 3 + [0.06, 0.08, 0.1, 0.02, 0.3, 0.010, 0.14, 0.0],
+    ]
+)
+
+
+@lru_cache(maxsize=2048)
+def _habits(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How laboratory and slide deviate, in standard deviations."""
+    lab = np.random.default_rng([7001, number // SLIDES_PER_LAB]).standard_normal(_SPREAD.shape[1])
+    one = np.random.default_rng([7002, number]).standard_normal(_SPREAD.shape[1])
+    return np.asarray(lab), np.asarray(one)
 
 
 @lru_cache(maxsize=48)
