@@ -7,6 +7,7 @@ slide without an abnormal score is ``indeterminate``. An abnormal score stands a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregators.adequacy import estimate
@@ -37,8 +38,8 @@ def aggregate(
     """The slide's verdict.
 
     Status, in this order: ``unsatisfactory`` without foreground; ``indeterminate`` without a single screening
-    answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor); ``abnormal`` at
-    or above the threshold, whatever the coverage; ``unsatisfactory`` where every tile is known to be empty;
+    answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor, of screening or of
+    counting); ``abnormal`` at or above the threshold, whatever the coverage; ``unsatisfactory`` where every tile is known to be empty;
     ``indeterminate`` below the coverage floor; else ``normal``.
 
     Coverage is screened tiles over selected ones: whoever asked for fewer tiles (``--limit``) is judged by
@@ -72,9 +73,8 @@ def aggregate(
         score, score_kind = None, "none: cells were counted, abnormality was not asked about"
     findings = merge_boxes(verdicts, system, bounds=bounds)
 
-    status, reason = _judge(
-        verdicts, ranked, findings, funnel, system, score, score_kind, threshold, coverage, coverage_floor
-    )
+    seen = _Evidence(verdicts, ranked, findings, funnel, system, score, score_kind, threshold, coverage, coverage_floor)
+    status, reason = _judge(seen)
     sampled = funnel.selected < funnel.foreground
     category = call_category(findings, system, status=status, sampled=sampled)
     strange = unknown_labels(verdicts, system)
@@ -94,7 +94,7 @@ def aggregate(
         threshold=threshold if system.screen.about_abnormality else None,
         category=category.code,
         category_name=category.name,
-        category_reason=category.reason,
+        category_reason=" ".join([category.reason, *seen.detail_gaps()]),
         coverage=coverage,
         coverage_floor=coverage_floor,
         adequacy=estimate(system=system, funnel=funnel, status=status, screened=len(answered)),
@@ -104,72 +104,105 @@ def aggregate(
     )
 
 
-def _judge(
-    verdicts: Sequence[TileVerdict],
-    ranked: Sequence[TileVerdict],
-    findings: Sequence[Finding],
-    funnel: Funnel,
-    system: System,
-    score: float | None,
-    score_kind: str,
-    threshold: float,
-    coverage: float,
-    floor: float,
-) -> tuple[VerdictStatus, str]:
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """All that a verdict is drawn from; ``ranked`` are the tiles with an answer, the highest first."""
+
+    verdicts: Sequence[TileVerdict]
+    ranked: Sequence[TileVerdict]
+    findings: Sequence[Finding]
+    funnel: Funnel
+    system: System
+    score: float | None
+    score_kind: str
+    threshold: float
+    coverage: float
+    floor: float
+
+    def missing(self) -> str:
+        """Why tiles have no screening answer, in numbers."""
+        unreadable = sum(verdict.status == "unreadable" for verdict in self.verdicts)
+        failed = sum(verdict.status == "screen_failed" for verdict in self.verdicts)
+        rest = max(0, self.funnel.selected - len(self.ranked) - unreadable - failed)
+        text = f"{unreadable} could not be read, {failed} had no usable answer"
+        return f"{text}, {rest} were not reached" if rest else text
+
+    def gap(self) -> str:
+        return (
+            f"{len(self.ranked)} of {_tiles(self.funnel.selected)} screened ({self.coverage:.1%}), below the"
+            f" coverage floor of {self.floor:.0%}: {self.missing()}"
+        )
+
+    def sample(self) -> str:
+        """The sampled fraction of the foreground, where it is not the whole; starts with ``; ``."""
+        chosen, all_ = self.funnel.selected, self.funnel.foreground
+        if chosen >= all_:
+            return ""
+        return f"; among the {chosen} of {all_} foreground tiles that were sampled ({chosen / all_:.1%})"
+
+    def detail_gaps(self) -> list[str]:
+        """Sentences on detailed tiles whose answers failed or were cut off."""
+        tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in self.verdicts)
+        failed = sum(verdict.status == "detail_failed" for verdict in self.verdicts)
+        short = sum(verdict.truncated for verdict in self.verdicts)
+        gaps = []
+        if failed:
+            gaps.append(f"In {failed} of {_tiles(tried)} looked at in detail an answer failed.")
+        if short:
+            gaps.append(f"In {_tiles(short)} an answer was cut off, so more may be there.")
+        return gaps
+
+
+def _judge(seen: _Evidence) -> tuple[VerdictStatus, str]:
     """Status and reason, by the order that `aggregate` documents."""
+    funnel, ranked, sample = seen.funnel, seen.ranked, seen.sample()
     if funnel.foreground == 0:
         return "unsatisfactory", f"No cells were found: none of the {_tiles(funnel.grid)} of the slide has any."
     if not ranked:
         return "indeterminate", (
-            f"None of the {_tiles(funnel.selected)} to be screened has a usable answer: {_missing(verdicts, funnel)}."
+            f"None of the {_tiles(funnel.selected)} to be screened has a usable answer: {seen.missing()}."
         )
-    low = coverage < floor
-    gap = (
-        f"{len(ranked)} of {_tiles(funnel.selected)} screened ({coverage:.1%}), below the coverage floor of"
-        f" {floor:.0%}: {_missing(verdicts, funnel)}"
-    )
-    sample = ""
-    if funnel.selected < funnel.foreground:
-        share = funnel.selected / funnel.foreground
-        sample = (
-            f"; among the {funnel.selected} of {funnel.foreground} foreground tiles that were sampled ({share:.1%})"
-        )
-    if not system.screen.about_abnormality:
-        if low:
-            return "indeterminate", f"Only {gap}{sample}."
-        detailed = sum(bool(verdict.asked) for verdict in verdicts)
-        seen = ", ".join(
-            f"{n} {label.name}"
-            for label in system.labels
-            for n in [sum(finding.label == label.code for finding in findings)]
-        )
-        return "counted", f"Cells counted in {detailed} of {_tiles(len(ranked))} screened: {seen}{sample}."
-    assert score is not None  # every pool scores one tile or more
-    at, line = _distinct(score, threshold)
-    if score >= threshold:
-        reason = f"The score {at} ({score_kind}) reaches the threshold {line}"
-        reason += f"; highest tile {ranked[0].tile.id} at {_p(ranked[0]):.3f}{sample}"
-        return "abnormal", f"{reason}; {gap}, so more may have been missed." if low else f"{reason}."
+    low = seen.coverage < seen.floor
+    if seen.score is None:
+        return ("indeterminate", f"Only {seen.gap()}{sample}.") if low else _count(seen)
+    at, line = _distinct(seen.score, seen.threshold)
+    top = f"highest tile {ranked[0].tile.id} at {_p(ranked[0]):.3f}"
+    if seen.score >= seen.threshold:
+        reason = f"The score {at} ({seen.score_kind}) reaches the threshold {line}; {top}{sample}"
+        return "abnormal", f"{reason}; only {seen.gap()}, so more may have been missed." if low else f"{reason}."
     if all(verdict.tile.cellularity == 0.0 for verdict in ranked):
         return "unsatisfactory", f"No cells were found: all {_tiles(len(ranked))} screened are empty."
     if low:
-        return "indeterminate", f"Only {gap}; the score {at} of the rest is below the threshold {line}{sample}."
-    reason = f"The score {at} ({score_kind}) is below the threshold {line}"
-    reason += f"; highest tile {ranked[0].tile.id} at {_p(ranked[0]):.3f}"
+        return "indeterminate", (
+            f"Only {seen.gap()}; the score {at} of the rest is below the threshold {line}{sample}."
+        )
+    reason = f"The score {at} ({seen.score_kind}) is below the threshold {line}; {top}"
     reason += f"; {len(ranked)} of {_tiles(funnel.selected)} screened{sample}"
-    hints = sum(finding.abnormal for finding in findings)
+    hints = sum(finding.abnormal for finding in seen.findings)
     if hints:
-        reason += f"; {hints} candidate box{'es' if hints > 1 else ''} of abnormal classes, which alone decide nothing"
+        reason += f"; {hints} candidate box{'' if hints == 1 else 'es'} of abnormal classes, which alone decide nothing"
     return "normal", f"{reason}."
 
 
-def _missing(verdicts: Sequence[TileVerdict], funnel: Funnel) -> str:
-    unreadable = sum(verdict.status == "unreadable" for verdict in verdicts)
-    failed = sum(verdict.status == "screen_failed" for verdict in verdicts)
-    answered = sum(verdict.p_screen is not None for verdict in verdicts)
-    rest = max(0, funnel.selected - answered - unreadable - failed)
-    text = f"{unreadable} could not be read, {failed} had no usable answer"
-    return f"{text}, {rest} were not reached" if rest else text
+def _count(seen: _Evidence) -> tuple[VerdictStatus, str]:
+    """The verdict of a system that counts; zero cells are a result only where the counting was answered."""
+    tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in seen.verdicts)
+    done = sum(verdict.status == "detailed" for verdict in seen.verdicts)
+    if not tried:
+        return (
+            "indeterminate",
+            f"No cells were counted: none of the {_tiles(len(seen.ranked))} was looked at in detail.",
+        )
+    if done == 0 or done / tried < seen.floor:
+        return "indeterminate", (
+            f"Cells were counted in full in only {done} of {_tiles(tried)} looked at in detail, below the coverage"
+            f" floor of {seen.floor:.0%}."
+        )
+    totals = [
+        f"{sum(finding.label == label.code for finding in seen.findings)} {label.name}" for label in seen.system.labels
+    ]
+    reason = f"Cells counted in {done} of {_tiles(len(seen.ranked))} screened: {', '.join(totals)}{seen.sample()}."
+    return "counted", " ".join([reason, *seen.detail_gaps()])
 
 
 def _tiles(n: int) -> str:
