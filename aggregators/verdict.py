@@ -38,13 +38,13 @@ def aggregate(
     """The slide's verdict.
 
     Status, in this order: ``unsatisfactory`` without foreground; ``indeterminate`` without a single screening
-    answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor, of screening or of
-    counting); ``abnormal`` at or above the threshold, whatever the coverage; ``unsatisfactory`` where every tile is known to be empty;
-    ``indeterminate`` below the coverage floor; else ``normal``.
+    answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor, of screening or
+    of counting); ``abnormal`` at or above the threshold, whatever the coverage; ``unsatisfactory`` where every
+    tile is known to be empty; ``indeterminate`` below the coverage floor; else ``normal``.
 
     Coverage is screened tiles over selected ones: whoever asked for fewer tiles (``--limit``) is judged by
-    those, and the reason of every verdict then states the sampled fraction of the foreground. Boxes are hints: on a
-    slide below the threshold they change nothing but are counted in the reason.
+    those, the reason then states the sampled fraction of the foreground, and a normal slide gets no category.
+    Boxes are hints: on a slide below the threshold they change nothing but are counted in the reason.
 
     Args:
         tile_verdicts: of every selected tile, in any order.

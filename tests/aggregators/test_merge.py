@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aggregators.merge as merging
@@ -55,6 +55,7 @@ def scattered(draw, side: int, largest: float, labels: Sequence[str] = CELL_LABE
     return Box(0, 0, width, height), cells
 
 
+@settings(deadline=None, max_examples=40)
 @given(scattered(64, 0.25))
 def test_cells_on_tile_borders_come_back_exactly(cervix, make_tile, make_verdict, slide):
     bounds, cells = slide
@@ -63,6 +64,7 @@ def test_cells_on_tile_borders_come_back_exactly(cervix, make_tile, make_verdict
     assert cells_of(findings) == sorted(cells, key=repr)
 
 
+@settings(deadline=None, max_examples=40)
 @given(scattered(64, 1.1))
 def test_cells_larger_than_the_overlap_are_put_together_from_their_pieces(cervix, make_tile, make_verdict, slide):
     bounds, cells = slide
@@ -71,6 +73,7 @@ def test_cells_larger_than_the_overlap_are_put_together_from_their_pieces(cervix
     assert cells_of(findings) == sorted(cells, key=repr)
 
 
+@settings(deadline=None, max_examples=40)
 @given(scattered(64, 0.4))
 def test_tiles_without_overlap_join_halves_across_their_border(cervix, make_tile, make_verdict, slide):
     bounds, cells = slide
@@ -81,6 +84,7 @@ def test_tiles_without_overlap_join_halves_across_their_border(cervix, make_tile
     assert cells_of(findings) == sorted(cells, key=repr)
 
 
+@settings(deadline=None, max_examples=40)
 @given(scattered(64, 0.3, ["wbc", "rbc", "platelet"]), st.randoms(use_true_random=False))
 def test_every_tile_that_sees_a_cell_is_named_and_ids_follow_reading_order(blood, make_tile, make_verdict, slide, rng):
     bounds, cells = slide
@@ -125,6 +129,7 @@ def as_verdicts(make_tile, make_verdict, rows) -> list[TileVerdict]:
 SMALL = Box(0, 0, 160, 160)
 
 
+@settings(deadline=None, max_examples=40)
 @given(noisy_answers(), st.randoms(use_true_random=False))
 def test_the_order_of_tiles_and_boxes_changes_nothing(cervix, make_tile, make_verdict, rows, rng):
     verdicts = as_verdicts(make_tile, make_verdict, rows)
@@ -137,6 +142,7 @@ def test_the_order_of_tiles_and_boxes_changes_nothing(cervix, make_tile, make_ve
     assert merge_boxes(shuffled, cervix, bounds=SMALL) == merge_boxes(verdicts, cervix, bounds=SMALL)
 
 
+@settings(deadline=None, max_examples=40)
 @given(noisy_answers())
 def test_merging_what_is_merged_changes_nothing(cervix, make_tile, make_verdict, rows):
     findings = merge_boxes(as_verdicts(make_tile, make_verdict, rows), cervix, bounds=SMALL)
@@ -144,6 +150,7 @@ def test_merging_what_is_merged_changes_nothing(cervix, make_tile, make_verdict,
     assert cells_of(merge_boxes([again], cervix, bounds=SMALL)) == cells_of(findings)
 
 
+@settings(deadline=None, max_examples=40)
 @given(noisy_answers())
 def test_no_box_is_lost_and_no_class_appears_that_no_tile_gave(cervix, make_tile, make_verdict, rows):
     verdicts = as_verdicts(make_tile, make_verdict, rows)
@@ -166,6 +173,7 @@ def test_no_box_is_lost_and_no_class_appears_that_no_tile_gave(cervix, make_tile
         assert len(named) == 1 or not named & organisms, "an organism never competes with a cell"
 
 
+@settings(deadline=None, max_examples=40)
 @given(noisy_answers())
 def test_the_tree_finds_what_comparing_every_pair_finds(cervix, make_tile, make_verdict, rows):
     verdicts = as_verdicts(make_tile, make_verdict, rows)

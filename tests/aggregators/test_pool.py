@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators import (
@@ -31,11 +31,13 @@ def score(name: str, p: list[float]) -> float:
     return value
 
 
+@settings(deadline=None)
 @given(names, slides)
 def test_every_score_is_a_number_from_0_to_1(name, p):
     assert 0.0 <= score(name, p) <= 1.0
 
 
+@settings(deadline=None)
 @given(names, slides, st.data())
 def test_a_rising_tile_never_lowers_the_score(name, p, data):
     i = data.draw(st.integers(0, len(p) - 1))
@@ -43,6 +45,7 @@ def test_a_rising_tile_never_lowers_the_score(name, p, data):
     assert score(name, raised) >= score(name, p) - 1e-12
 
 
+@settings(deadline=None)
 @given(names, slides, st.randoms(use_true_random=False))
 def test_the_order_of_tiles_does_not_matter(name, p, random):
     shuffled = list(p)
@@ -50,11 +53,13 @@ def test_the_order_of_tiles_does_not_matter(name, p, random):
     assert score(name, shuffled) == score(name, p)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["topk_logit", "mean", "max"]), slides)
 def test_averages_lie_between_the_lowest_and_the_highest_tile(name, p):
     assert min(p) - CLIP - 1e-12 <= score(name, p) <= max(p) + CLIP + 1e-12
 
 
+@settings(deadline=None)
 @given(slides)
 def test_corrected_noisy_or_is_at_most_the_plain_one_and_equals_it_without_false_alarms(p):
     plain = 1.0 - math.prod(1.0 - value for value in p)
@@ -62,6 +67,7 @@ def test_corrected_noisy_or_is_at_most_the_plain_one_and_equals_it_without_false
     assert noisy_or_corrected(p, false_alarm=0.05) <= plain + 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.floats(1e-6, 0.2))
 def test_a_slide_whose_tiles_all_sit_at_the_false_alarm_rate_does_not_ring(n, rate):
     assert noisy_or_corrected([rate] * n, false_alarm=rate) == 0.0
