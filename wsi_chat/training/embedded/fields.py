@@ -7,6 +7,7 @@ class tokens (`wording.CLASSES`).
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -37,7 +38,7 @@ BLOOD_MPP = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One annotated field. `boxes` is (n, 4) float32 in px; `labels` has n class tokens; `domain` names the specimen."""
+    """One annotated field. `boxes` is (n, 4) float32 in px; `labels`: n class tokens; `domain`: the specimen."""
 
     image: U8
     labels: tuple[str, ...]
@@ -68,6 +69,14 @@ def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
     np.savez(partial, images=images, notes=np.frombuffer(json.dumps(notes).encode(), dtype=np.uint8))
     partial.rename(target)
     return target
+
+
+def render_shards(folder: Path, count: int) -> None:
+    """Render shards 0..count-1 at the lowest priority; the body of the recipe's rendering process."""
+    os.nice(9)
+    cv2.setNumThreads(1)
+    for shard in range(count):
+        prerender(folder, shard)
 
 
 def held_out(count: int, *, first_seed: int = HELD_OUT_SEED) -> list[Sample]:
@@ -251,8 +260,7 @@ class Bccd:
         views = []
         for index, image in enumerate(self.images):
             height, width = image.shape[:2]
-            for x in (height / 2, width - height / 2):
-                views.append(self.view(index, SIZE / height, (x, height / 2)))
+            views += [self.view(index, SIZE / height, (x, height / 2)) for x in (height / 2, width - height / 2)]
         return views
 
 

@@ -120,7 +120,7 @@ def learn_language(
     minutes: float,
     *,
     batch: int = 8,
-    cached: int = 3000,
+    cached: int = 768,
     check: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Stage 2: the tower is frozen and its tokens cached; only the language model learns. Restartable."""
@@ -130,17 +130,21 @@ def learn_language(
     optimisers = Optimisers(named)
     step, spent = 0, 0.0
     if state is not None and run.path("language").exists():
-        optimisers.load_state_dict(state["optimisers"])
+        optimisers.restore(state["optimisers"])
         step, spent = state["step"], state["spent"]
     clock = Clock(minutes, spent)
     rng = np.random.default_rng(run.seed + 1000 + step)
     run.log(f"language from step {step}")
+    run.refresh_tower()
     samples, features = cache(run, source, cached)
     run.log(f"cached {len(samples)}")
+    table = run.model.model.language_model.embed_tokens.weight
+    code = torch.cat([run.heads.class_ids, run.heads.number_ids.flatten()]).unique()
     saved, average, drawn = clock.spent, dict[str, float](), 0
     while clock.progress < 1:
         if drawn > 4 * len(samples):
             source.pool.refresh()
+            run.refresh_tower()
             samples, features = cache(run, source, cached)
             drawn = 0
         chosen = rng.integers(len(samples), size=batch)
@@ -149,11 +153,12 @@ def learn_language(
         pack = packer.pack([ask(samples[i], rng, most=most) for i in chosen])
         result = language_loss(run.model, run.heads, pack, features[chosen].float(), None, packer.visual_start)
         result.total.backward()  # type: ignore[no-untyped-call]
+        table.grad[code] = 0
         optimisers.step(clock.factor(step, decay=0.15, floor=0.3))
         step, drawn = step + 1, drawn + batch
         line = f"language {step} {clock.spent:.0f}s most {most} length {pack.ids.shape[1]}"
-        _log(run, average, result.parts, line, step % 50 == 0)
-        if clock.spent - saved > 240:
+        _log(run, average, result.parts, line, step % 25 == 0)
+        if clock.spent - saved > 300:
             run.save("language", optimisers, clock, step)
             saved = clock.spent
             if check is not None:
@@ -172,12 +177,14 @@ def learn_jointly(
 ) -> None:
     """Stage 3: tower and language model together on fresh fields, dense loss kept on; ends with a falling rate."""
     state = run.load("joint") or run.load("language")
+    if state is not None and not run.path("joint").exists():
+        run.refresh_tower()
     packer = Packer(run.tokenizer)
     named = [*run.model.named_parameters(), *run.heads.named_parameters()]
     optimisers = Optimisers(named, matrix_lr=1.2e-3, other_lr=6e-4)
     step, spent = 0, 0.0
     if state is not None and run.path("joint").exists():
-        optimisers.load_state_dict(state["optimisers"])
+        optimisers.restore(state["optimisers"])
         step, spent = state["step"], state["spent"]
     clock = Clock(minutes, spent)
     rng = np.random.default_rng(run.seed + 2000 + step)
@@ -199,7 +206,7 @@ def learn_jointly(
         step += 1
         parts = {**result.parts, **{f"d_{k}": v for k, v in dense_parts.items()}}
         line = f"joint {step} {clock.spent:.0f}s length {pack.ids.shape[1]}"
-        _log(run, average, parts, line, step % 50 == 0)
+        _log(run, average, parts, line, step % 25 == 0)
         if clock.spent - saved > 420:
             run.save("joint", optimisers, clock, step)
             saved = clock.spent

@@ -88,6 +88,14 @@ class Optimisers:
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
 
+    def restore(self, states: list[dict[str, Any]]) -> bool:
+        """`load_state_dict` where the states fit these parameters; otherwise begins afresh and returns false."""
+        sizes = [len(part.param_groups[0]["params"]) for part in self.parts]
+        if [len(state["param_groups"][0]["params"]) for state in states] != sizes:
+            return False
+        self.load_state_dict(states)
+        return True
+
 
 class Clock:
     """Training time spent, in seconds, across restarts."""

@@ -98,6 +98,21 @@ class Run:
         self.heads.load_state_dict(state["heads"])
         return state
 
+    def refresh_tower(self) -> bool:
+        """Take the tower and the dense heads of the latest warm-up state; false if there is none.
+
+        The language stage may run beside the warm-up: both leave the embeddings of integers and classes alone, so
+        that what the tower writes and what the language model reads stay one code.
+        """
+        path = self.path("warmup")
+        if not path.exists():
+            return False
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        tower = {name: value for name, value in state["model"].items() if ".visual." in name}
+        self.model.load_state_dict(tower, strict=False)
+        self.heads.load_state_dict(state["heads"])
+        return True
+
     def log(self, text: str) -> None:
         """One line to the run's log."""
         line = f"{time.strftime('%H:%M:%S')} {text}"
@@ -135,18 +150,21 @@ def warm_up(
 ) -> None:
     """Stage 1 for `minutes` of training time; restartable."""
     state = run.load("warmup")
-    named = [(n, p) for n, p in run.model.named_parameters() if "visual" in n or "embed_tokens" in n]
+    named = [(n, p) for n, p in run.model.named_parameters() if "visual" in n]
     optimisers = Optimisers(named + list(run.heads.named_parameters()))
+    run.model.requires_grad_(False)
+    for _, parameter in named:
+        parameter.requires_grad_(True)
     step, spent = 0, 0.0
     if state is None:
         patches = np.concatenate([_patches(source.draw(), source.rng) for _ in range(200)])
         start_patch_filters(run.model.model.visual, patches)
     else:
-        optimisers.load_state_dict(state["optimisers"])
+        optimisers.restore(state["optimisers"])
         step, spent = state["step"], state["spent"]
     clock = Clock(minutes, spent)
     run.log(f"warm-up from step {step}")
-    saved, average = clock.spent, dict[str, float]()
+    saved, average, checked = clock.spent, dict[str, float](), False
     for samples in source.batches(batch):
         if clock.progress >= 1:
             break
@@ -158,14 +176,14 @@ def warm_up(
         step += 1
         for name, value in parts.items():
             average[name] = 0.95 * average.get(name, value) + 0.05 * value
-        if step % 50 == 0:
+        if step % 25 == 0:
             rate = batch * step / clock.spent
             text = " ".join(f"{k} {v:.3f}" for k, v in average.items())
             run.log(f"warm-up {step} {clock.spent:.0f}s {rate:.1f}/s {text} pool {len(source.pool)}")
-        if clock.spent - saved > 150:
+        if clock.spent - saved > 200:
             run.save("warmup", optimisers, clock, step)
             saved = clock.spent
-            if check is not None:
+            if check is not None and (checked := not checked):
                 run.log(f"warm-up check {step} " + " ".join(f"{k} {v:.3f}" for k, v in check().items()))
     run.save("warmup", optimisers, clock, step)
 

@@ -164,12 +164,10 @@ def decode_dense(heads: DenseHeads, tokens: Tensor) -> list[list[tuple[str, list
     centre, _, edges, _ = heads(tokens)
     probability, best = centre.softmax(-1).max(-1)
     boxes = edges.argmax(-1).float()
-    answers = []
-    for i in range(len(tokens)):
-        answers.append(
-            [
-                (wording.CLASSES[int(best[i, j]) - 1], boxes[i, j].tolist(), float(probability[i, j]))
-                for j in torch.nonzero(best[i]).flatten().tolist()
-            ]
-        )
-    return answers
+    return [
+        [
+            (wording.CLASSES[int(best[i, j]) - 1], boxes[i, j].tolist(), float(probability[i, j]))
+            for j in torch.nonzero(best[i]).flatten().tolist()
+        ]
+        for i in range(len(tokens))
+    ]

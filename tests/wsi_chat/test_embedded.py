@@ -1,0 +1,82 @@
+"""The checkpoint that ships with the package loads as any Qwen3-VL does and gives answers of its own."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+FOLDER = Path(str(importlib.resources.files("wsi_chat") / "embedded"))
+
+pytestmark = pytest.mark.skipif(
+    not (FOLDER / "model.safetensors").is_file(),
+    reason=f"the embedded weights are not in {FOLDER}",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Any, Any]:
+    from wsi_chat.training.embedded.evaluate import load
+
+    return load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Any]:
+    from wsi_chat.training.embedded.fields import held_out
+
+    return held_out(24)
+
+
+def test_loads_without_torchvision_and_stays_small(loaded: tuple[Any, Any]) -> None:
+    from transformers import Qwen2VLImageProcessorPil
+
+    from wsi_chat.training.embedded.architecture import parameter_count
+
+    model, _ = loaded
+    assert type(model).__name__ == "Qwen3VLForConditionalGeneration"
+    assert parameter_count(model) <= 12_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 30_000_000
+    processor = Qwen2VLImageProcessorPil.from_pretrained(FOLDER)
+    out = processor(images=[np.zeros((256, 256, 3), dtype=np.uint8)], return_tensors="pt")
+    assert out["image_grid_thw"].tolist() == [[1, 16, 16]]
+
+
+def test_manifest_states_what_a_pipeline_needs() -> None:
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    assert manifest["dialect"] == "embedded"
+    assert manifest["tile_px"] == 256
+    assert manifest["mpp"] == {"cervix": 0.5, "blood-smear": 0.15, "default": 0.5}
+    assert "hsil" in manifest["labels"]["cervix"]
+    assert manifest["labels"]["blood-smear"] == ["rbc", "wbc", "platelet"]
+    assert manifest["training"]["state"] == "trained"
+
+
+def test_grounding_answers_parse_and_find_cells(loaded: tuple[Any, Any], fields: list[Any]) -> None:
+    from wsi_chat.training.embedded import wording
+    from wsi_chat.training.embedded.evaluate import Speaker, ask_truths, grounding, parse_boxes
+
+    speaker = Speaker(*loaded)
+    asked = ask_truths(fields, (*wording.CERVIX, wording.ABNORMAL))
+    texts = speaker.answer([s.image for s, _ in asked], [wording.GROUND.format(name=n) for _, n in asked])
+    for (_, name), text in zip(asked, texts, strict=True):
+        boxes = parse_boxes(text)
+        assert boxes or text == f"No {name} is found."
+        assert all(said == name for said, _ in boxes)
+    report = grounding(speaker, asked)
+    assert report["f1_iou30"] > 0.15
+
+
+def test_screening_separates_the_fields(loaded: tuple[Any, Any], fields: list[Any]) -> None:
+    from wsi_chat.training.embedded.evaluate import Speaker, screening
+
+    report = screening(Speaker(*loaded), fields)
+    assert 0 < report["positives"] < 1
+    assert report["auc"] > 0.75
