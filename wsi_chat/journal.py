@@ -27,12 +27,12 @@ VERSION = 1
 APPLICATION_ID = 0x77736A31  # "wsj1": tells a journal from another program's database
 
 TABLES = """
-CREATE TABLE IF NOT EXISTS answers (
+CREATE TABLE answers (
     key TEXT PRIMARY KEY, task TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL,
     finish_reason TEXT NOT NULL, probabilities TEXT, logprob REAL, seconds REAL NOT NULL,
     prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 COLUMNS = "key, task, text, status, finish_reason, probabilities, logprob, seconds, prompt_tokens, new_tokens"
 
@@ -95,14 +95,10 @@ class Journal:
                 self._check(database)
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=NORMAL")
-            database.executescript(
-                f"BEGIN;{TABLES}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
-            )
-            try:
-                database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
-            except sqlite3.OperationalError as error:
-                # a table of ours with other columns is damage, not a full disk
-                raise sqlite3.DatabaseError(str(error)) from error
+            if fresh:
+                database.executescript(
+                    f"BEGIN;{TABLES}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
+                )
         except BaseException:
             database.close()
             raise
@@ -122,6 +118,12 @@ class Journal:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
+        try:
+            database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
+            database.execute("SELECT name, value FROM meta LIMIT 1").fetchall()
+        except sqlite3.OperationalError as error:
+            # tables of ours with other columns are damage, not a full disk
+            raise sqlite3.DatabaseError(str(error)) from error
 
     def _open_to_read(self) -> sqlite3.Connection:
         if not self.path.is_file():
@@ -135,7 +137,6 @@ class Journal:
                 # on read-only media the log's index cannot be made; then no writer can be there either
                 database = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
                 self._check(database)
-            database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
             return database
         except sqlite3.Error as error:
             raise OutputError(
