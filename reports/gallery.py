@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ class GalleryItem:
     """One picture of the gallery. ``id`` is a finding's id, or a tile's where tiles alone carry the verdict.
 
     ``field`` is the level-0 rectangle shown, ``field_um`` its side in um, ``position_mm`` the centre of the cell
-    from the scan's top left corner. ``drawn`` is False where the pixels could not be read (then no file exists).
+    from the scan's top left corner. ``also_called`` are the classes that other tiles gave it. ``drawn`` is False where the pixels could not be read (then no file exists).
     """
 
     id: str
@@ -46,6 +46,7 @@ class GalleryItem:
     field: Box
     field_um: float
     position_mm: tuple[float, float]
+    also_called: tuple[str, ...] = ()
     drawn: bool = False
 
 
@@ -107,14 +108,8 @@ def draw_gallery(
         _annotate(picture, item)
         with replacing(Path(out_dir) / item.file) as scratch:
             picture.save(scratch, format="PNG")
-        items.append(_replaced(item))
+        items.append(replace(item, drawn=True))
     return items
-
-
-def _replaced(item: GalleryItem) -> GalleryItem:
-    from dataclasses import replace
-
-    return replace(item, drawn=True)
 
 
 def _rank(finding: Finding) -> tuple[float, str]:
@@ -134,7 +129,8 @@ def _of_finding(report: Report, finding: Finding) -> GalleryItem:
     side_um = max(finding.box.width, finding.box.height) * report.slide.mpp * CONTEXT
     field_um = next((FIELD_UM * n for n in FIELD_STEPS if FIELD_UM * n >= side_um), FIELD_UM * FIELD_STEPS[-1])
     tile_id = finding.tile_ids[0] if finding.tile_ids else ""
-    return _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
+    item = _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
+    return replace(item, also_called=finding.other_labels)
 
 
 def _of_tile(report: Report, row: TileVerdict) -> GalleryItem:

@@ -228,6 +228,7 @@ def _cell(item: GalleryItem, folder: Path) -> dict[str, Any]:
         "position": f"x {x:.2f}, y {y:.2f} mm",
         "score": score,
         "field": f"{item.field_um:.0f} µm",
+        "also": clean(", ".join(item.also_called), 30),
     }
 
 
