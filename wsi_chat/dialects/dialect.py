@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
 from wsi_chat.errors import AnswerError, SettingError
-from wsi_chat.schema import Answer, Box, LabelledBox, Query, Record, Turn
+from wsi_chat.schema import Answer, Box, LabelledBox, Query, Record, TaskName, Turn
 from wsi_chat.tasks import LETTERS, Ask
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class DialectSpec(Record):
     ``coordinates``: ``sent`` (pixels of the image as sent), ``norm1000`` or ``norm1``. ``decimals``: of a
     coordinate in a prompt, at most. ``boxes``: the grammar of a box. ``labels``: class names the model knows;
     ``names``: how a label is written in a prompt, where that differs; ``aliases``: other spellings in answers.
+    ``max_tokens``: task -> the longest answer that this model gives, in tokens, where that is less than asked for.
     ``mpp``: reporting system's code -> um/px at which this model wants its tiles, where it differs.
     """
 
@@ -92,6 +93,7 @@ class DialectSpec(Record):
     box_text: str = "{x0} {y0} {x1} {y1}"
     image: ImagePolicy
     mpp: dict[str, Annotated[float, Field(gt=0.05, lt=5.0)]] = Field(default_factory=dict)
+    max_tokens: dict[TaskName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     choice: Literal["letter"] = "letter"
     labels: tuple[str, ...] = ()
     names: dict[str, str] = Field(default_factory=dict)
@@ -205,12 +207,13 @@ class Dialect:
         if self.spec.system:
             turns = (Turn("system", self.spec.system), *turns)
         choices = ask.letters
+        max_tokens = min(ask.max_tokens, self.spec.max_tokens.get(ask.task, ask.max_tokens))
         key = query_key(
             task=ask.task,
             turns=turns,
             images=(shown,),
             choices=choices,
-            max_tokens=ask.max_tokens,
+            max_tokens=max_tokens,
             decoding=decoding,
             model_id=model_id,
             dialect=f"{self.name}/{self.spec.version}/{self.prompts_sha256}",
@@ -221,7 +224,7 @@ class Dialect:
             turns=turns,
             images=(shown,),
             choices=choices,
-            max_tokens=ask.max_tokens,
+            max_tokens=max_tokens,
             target=ask.target,
             tile_id=tile_id,
         )
