@@ -39,7 +39,7 @@ def estimate(*, system: System, funnel: Funnel, status: VerdictStatus, screened:
             sampled_area_fraction=fraction,
         )
     reason = (
-        "The system has no adequacy rule that applies."
+        "No adequacy rule that could be computed is held for this system."
         if rule.kind == "none"
         else "The rule needs a count of cells, and the model was not asked to count them."
     )

@@ -14,6 +14,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+try:  # libyaml's parser is several times faster; PyYAML may have been built without it
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # pragma: no cover
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
 from wsi_chat.errors import SettingError, TerminologyError
 from wsi_chat.terminology.system import System
 
@@ -108,7 +113,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     return text.lstrip(".") or "the file"
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(_Loader):
     """YAML without repeated keys, which plain YAML would let silently replace one another."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -41,17 +41,21 @@ class Label(Record):
 
 
 class Risk(Record):
-    """Risk of malignancy of a category in percent, as published: a mean, and a range where one is given."""
+    """Risk of malignancy of a category in percent, as published: a mean, and both ends of ``span`` where given.
+
+    It describes patients in published series; it is no probability for the slide at hand.
+    """
 
     mean: Percent
     low: Percent | None = None
     high: Percent | None = None
+    span: Literal["range", "95% CI"] | None = None
     source: Text
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("a risk has both ends of its range or neither")
+        if not (self.low is None) == (self.high is None) == (self.span is None):
+            raise ValueError("a risk has low, high and span, or none of them")
         if self.low is not None and self.high is not None and not self.low <= self.mean <= self.high:
             raise ValueError(f"risk {self.mean} lies outside its range {self.low} to {self.high}")
         return self
@@ -61,7 +65,8 @@ class Category(Record):
     """A diagnostic category. ``order`` grows with severity and compares within one ``axis``.
 
     ``from_labels`` are the labels whose findings support it; empty where no label of a model does, so that
-    the category is listed but never given. ``min_findings`` merged findings of those labels are needed.
+    the category is listed but never given. ``min_findings`` merged findings of those labels are needed. An
+    ``abnormal`` category is only ever given to a slide whose verdict is abnormal; a benign neoplasm is one.
     """
 
     code: Code
