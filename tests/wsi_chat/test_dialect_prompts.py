@@ -74,7 +74,6 @@ def test_prompt_bytes(name: str, ask: Ask, text: str) -> None:
         ("user", text),
     ]
     assert query.choices == (("A", "B") if ask.options else ())
-    assert query.max_tokens == ask.max_tokens
     assert query.target == ask.target
 
 
@@ -86,6 +85,13 @@ def test_embedded_wording_is_what_the_checkpoint_was_trained_on() -> None:
     assert spec.prompts.refer == wording.REFER
     assert spec.prompts.describe == wording.DESCRIBE
     assert set(spec.labels) == {*wording.CLASSES, wording.ABNORMAL}
+
+
+def test_a_dialect_caps_the_length_of_an_answer_and_never_lengthens_it() -> None:
+    rooms = [_build(name, tasks.ground("hsil"))[0].max_tokens for name in ("cytochat", "embedded")]
+    assert rooms == [1024, 288]
+    assert _build("embedded", tasks.ground("hsil", max_tokens=50))[0].max_tokens == 50
+    assert _build("embedded", SCREEN)[0].max_tokens == 1
 
 
 def test_user_text_cannot_ask_for_a_second_image() -> None:

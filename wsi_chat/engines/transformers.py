@@ -71,7 +71,7 @@ class TransformersEngine:
         self._features: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self._batch = batch_size
         self._rows = min(batch_size, CPU_ROWS) if self._device.type == "cpu" else batch_size
-        self.lookahead = 4 * batch_size
+        self.lookahead = 2 * batch_size
         self.model_name = name or checkpoint.name
         self.model_id = f"{self.model_name}@{checkpoint.revision}:{str(self._dtype).removeprefix('torch.')}"
 
