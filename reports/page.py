@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,28 @@ def page_data(report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path
 def clean(text: object, limit: int | None = None) -> str:
     """Printable text on one line; control characters and lone surrogates become U+FFFD, long text loses its middle.
 
-    ``limit`` counts columns: East Asian wide characters take two.
+    ``limit`` counts columns: East Asian wide characters take two, the widest Latin letters one and a half.
     """
     # Not str.split(): that would also turn the no-break spaces of numbers into ordinary ones.
     line = re.sub(r"[ \t\r\n\f\v]+", " ", str(text)).strip()
     line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in line)
-    if limit is None or _columns(line) <= limit:
+    if limit is None or sum(map(_columns, line)) <= limit:
         return line
-    head, tail = line, line
-    while _columns(head) > limit * 2 // 3:
-        head = head[:-1]
-    while _columns(tail) > limit // 3 - 1:
-        tail = tail[1:]
+    head = _kept(line, limit * 2 // 3)
+    tail = _kept(line[::-1], limit // 3 - 1)[::-1]
     return f"{head}…{tail}"
 
 
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+def _kept(line: str, limit: int) -> str:
+    """The start of the line, up to this many columns."""
+    ends = accumulate(map(_columns, line))
+    return line[: next((i for i, end in enumerate(ends) if end > limit), len(line))]
+
+
+def _columns(character: str) -> float:
+    if unicodedata.east_asian_width(character) in "WF":
+        return 2.0
+    return 1.5 if character in "WMm@%" else 1.0
 
 
 def _identity(report: Report) -> list[dict[str, str]]:

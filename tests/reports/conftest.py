@@ -15,7 +15,6 @@ from aggregators import aggregate
 from reports.narrative import narrate
 from wsi_chat.schema import (
     Box,
-    Finding,
     Funnel,
     LabelledBox,
     ModelRecord,
@@ -185,7 +184,7 @@ def picture(width: int = 720, height: int = 480) -> np.ndarray:
     return image
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(scope="session", params=list(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of report in turn."""
     return CASES[request.param]()
@@ -205,12 +204,3 @@ def overview_rgb() -> np.ndarray:
 def make() -> Callable[..., Case]:
     """`build`, for a report with something particular."""
     return build
-
-
-@pytest.fixture
-def grid() -> tuple[int, int]:
-    return GRID
-
-
-def with_findings(case: Case, findings: tuple[Finding, ...]) -> Report:
-    return case.report.model_copy(update={"verdict": case.report.verdict.model_copy(update={"findings": findings})})

@@ -74,7 +74,7 @@ def test_pictures_repeat_byte_for_byte_and_carry_no_time(abnormal, overview_rgb,
         assert b"Software" not in first
 
 
-@pytest.mark.parametrize(("width", "height"), [(40_000, 900), (900, 40_000), (50, 50)])
+@pytest.mark.parametrize(("width", "height"), [(40_000, 900), (900, 40_000)])
 def test_slides_of_any_shape_can_be_drawn(width, height, abnormal, overview_rgb, tmp_path):
     slide = abnormal.report.slide.model_copy(update={"width": width, "height": height})
     report = abnormal.report.model_copy(update={"slide": slide})
