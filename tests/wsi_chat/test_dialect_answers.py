@@ -148,7 +148,8 @@ def test_json_and_token_boxes(grammar: str, text: str, boxes: list[Any], dropped
 # ---------------------------------------------------------------------------------------------- properties
 
 PIECES = [
-    "<region>", "</region>", "<|box_start|>", "<|box_end|>", '{"bbox_2d": [', "]", "}", '"label": "x"', " is located at ",
+    "<region>", "</region>", "<|box_start|>", "<|box_end|>", '{"bbox_2d": [', "]", "}",
+    '"label": "x"', " is located at ",
     "hsil 1", "1 2 3 4", "10.5", "-3", "1e400", "nan", "inf", ",", " ", ".", "(5,6),(7,8)", "0 0 600 600", "٣ ٤", "\n",
     "<image>", "No hsil is found.",
 ]  # fmt: skip
