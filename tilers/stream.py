@@ -1,7 +1,8 @@
 """A plan turned into patches: in order, on several threads, in bounded memory, each ``ok`` or ``unreadable``.
 
 Tiles that lie together are read as one block, so that overlaps are decoded once. A block that cannot be read is
-read tile by tile, so that only the damaged tiles are lost. The pixels are the same as from one read per tile.
+read tile by tile, so that only the damaged tiles are lost. The pixels are the same as from one read per tile (on
+levels with a fractional downsample, where OpenSlide interpolates, the same to a quarter of that level's pixel).
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
+BLOCK_BYTES = 48 * 2**20  # what one block may need; it does not depend on the number of workers
 READ_BYTES_PER_PX = 11  # the reader's RGBA, its copy as an array, and the RGB made of it
 OUT_BYTES_PER_PX = 3
 # Reading a block may cost no more pixels than its tiles one by one; a little more is still faster than
 # many small reads (each has a fixed cost).
 WASTE = 1.1
-OFF_GRID = 0.13  # px of the read level: rounding of level-0 starts on levels with fractional downsamples
+# Level-0 starts are whole pixels, so on levels with fractional downsamples tiles lie between the level's pixels.
+OFF_GRID = 0.26  # px of the read level
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +109,15 @@ class TileStream:
 
     def _budget(self, max_bytes: int) -> tuple[int, int]:
         """Bytes that one block may need, and how many blocks may be begun and not yet taken."""
-        ahead = self.workers + 1
-        share = max_bytes // (ahead + 1)  # one more is in the consumer's hands
         need = max((_cost(t.read_px[0], t.read_px[1], 1, t.out_px) for t in self.tiles), default=0)
-        if need > share:
-            if need * 2 > max_bytes:
-                raise SettingError(
-                    f"One tile needs {need / 2**20:.0f} MiB, over half of max_bytes ({max_bytes / 2**20:.0f} MiB).",
-                    hint="Raise max_bytes or use smaller tiles.",
-                )
-            self.workers = 1
-            ahead, share = 1, max_bytes // 2
+        if need * 2 > max_bytes:  # one is being read while the consumer holds another
+            raise SettingError(
+                f"One tile needs {need / 2**20:.0f} MiB, over half of max_bytes ({max_bytes / 2**20:.0f} MiB).",
+                hint="Raise max_bytes or use smaller tiles.",
+            )
+        share = max(need, min(BLOCK_BYTES, max_bytes // (self.workers + 2)))
+        ahead = min(self.workers + 1, max_bytes // share - 1) if share else 1
+        self.workers = min(self.workers, ahead)
         return share, ahead
 
     def _fits(self, width: int, height: int, tiles: int, out_px: int) -> bool:

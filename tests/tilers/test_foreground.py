@@ -153,9 +153,7 @@ def test_thresholds_must_be_positive(memory_slide: Callable[..., tuple]) -> None
 @given(
     x0=st.floats(-50, 650), y0=st.floats(-50, 450), w=st.floats(0.5, 400), h=st.floats(0.5, 400), seed=st.integers(0, 9)
 )
-def test_fraction_is_zero_exactly_where_no_cell_is_touched(
-    x0: float, y0: float, w: float, h: float, seed: int
-) -> None:
+def test_fraction_is_zero_exactly_where_no_cell_is_touched(x0: float, y0: float, w: float, h: float, seed: int) -> None:
     from dataclasses import replace
 
     from .conftest import Faults, MemoryBackend

@@ -67,7 +67,7 @@ def test_a_plugin_that_crashes_leaves_other_readers_their_turn(tiff: Callable[..
 
 
 def test_names_of_readers_are_checked(tiff: Callable[..., Path]) -> None:
-    with pytest.raises(SettingError, match="'cucim'.*openslide, tiffslide"):
+    with pytest.raises(SettingError, match=r"'cucim'.*openslide, tiffslide"):
         open_slide(tiff("a.tiff", textured(80, 80)), reader="cucim")
     with pytest.raises(SettingError, match="built in"):
         register_reader("openslide", lambda path: MemoryBackend([textured(9, 9)], Faults(), None))

@@ -79,7 +79,12 @@ def test_both_tiff_readers_agree(tiff: Callable[..., Path]) -> None:
     with open_slide(path, reader="openslide") as one, open_slide(path, reader="tiffslide") as other:
         assert one.level_sizes == other.level_sizes
         assert one.mpp == pytest.approx(other.mpp)
-        for x, y, level, w, h in ((0, 0, 0, 700, 520), (96, 64, 1, 130, 99), (-20, 500, 0, 90, 60), (16, 12, 2, 70, 80)):
+        for x, y, level, w, h in (
+            (0, 0, 0, 700, 520),
+            (96, 64, 1, 130, 99),
+            (-20, 500, 0, 90, 60),
+            (16, 12, 2, 70, 80),
+        ):
             assert np.array_equal(one.read_region(x, y, level, w, h), other.read_region(x, y, level, w, h))
 
 

@@ -129,21 +129,36 @@ class OmeZarrBackend(WindowBackend):
         return np.ascontiguousarray(rgb) if alpha is None else np.dstack([rgb, alpha])
 
     def _written(self, level: int, ys: slice, xs: slice) -> NDArray[np.uint8] | None:
-        """Alpha of a window: 0 where no chunk file exists; None where all exist."""
+        """Alpha of a window: 0 where no chunk file of any channel exists; None where all of it is written."""
         array, folder = self._arrays[level], self._folders[level]
         chunks = array.shards or array.chunks
         cy, cx = chunks[self._axes.index("y")], chunks[self._axes.index("x")]
         rows, cols = range(ys.start // cy, -(-ys.stop // cy)), range(xs.start // cx, -(-xs.stop // cx))
-        exists = np.ones((len(rows), len(cols)), bool)
+        exists = np.zeros((len(rows), len(cols)), bool)
+        layers = self._channel_chunks(chunks)
         for i, row in enumerate(rows):
             for j, col in enumerate(cols):
-                at = tuple({"y": row, "x": col}.get(name, 0) for name in self._axes)
-                exists[i, j] = (folder / array.metadata.encode_chunk_key(at)).is_file()
+                place = {"y": row, "x": col}
+                keys = (
+                    array.metadata.encode_chunk_key(
+                        tuple(layer if name == "c" else place.get(name, 0) for name in self._axes)
+                    )
+                    for layer in layers
+                )
+                exists[i, j] = any((folder / key).is_file() for key in keys)
         if exists.all():
             return None
         alpha = np.where(exists, 255, 0).astype(np.uint8).repeat(cy, axis=0).repeat(cx, axis=1)
         top, left = ys.start - rows.start * cy, xs.start - cols.start * cx
         return alpha[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start]
+
+    def _channel_chunks(self, chunks: Sequence[int]) -> list[int]:
+        """Chunk numbers along the channel axis that are shown; writers leave out chunks that hold only zeros."""
+        if "c" not in self._axes:
+            return [0]
+        at = self._axes.index("c")
+        shown = range(self._arrays[0].shape[at]) if self._channels is None else [c.index for c in self._channels]
+        return sorted({index // chunks[at] for index in shown})
 
     def close(self) -> None:
         self._arrays = []
