@@ -69,7 +69,7 @@ def analyze(
     top_k: Annotated[int | None, typer.Option(help="Tiles to ground and describe.")] = None,
     exhaustive: Annotated[bool | None, typer.Option("--exhaustive", help="Ground and describe every tile.")] = None,
     limit: Annotated[int | None, typer.Option(help="Screen at most so many tiles, spread evenly.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above.")] = None,
     pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
     coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
