@@ -220,7 +220,7 @@ def _slides(draw):
     return system, tiles, funnel, verdict
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_slides())
 def test_whatever_the_slide_the_narrative_cites_what_exists_and_claims_no_more_than_the_verdict(abnormal, slide):
     system, tiles, funnel, verdict = slide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from functools import cache
 
 import numpy as np
@@ -29,12 +30,7 @@ def _pages(path):
     return [page.extract_text().translate(BREAKS) for page in pypdf.PdfReader(path).pages]
 
 
-def _make(case, folder, *, pictures=False, **options):
-    if pictures:
-        scan = np.full((120, 180, 3), 235, dtype=np.uint8)
-        draw_overview(scan, case.report, case.tiles, folder / "overview.png")
-        draw_heatmap(scan, case.report, case.tiles, folder / "heatmap.png")
-        draw_gallery(lambda box, px: np.full((px, px, 3), 190, np.uint8), case.report, folder, px=64)
+def _make(case, folder, **options):
     return write_pdf(case.report, case.tiles, folder=folder, path=folder / "report.pdf", **options)
 
 
@@ -42,11 +38,19 @@ def _make(case, folder, *, pictures=False, **options):
 def printed(tmp_path_factory):
     """Gives the PDF of a case, with pictures, made once for the module."""
     made = {}
+    scan = np.full((120, 180, 3), 235, dtype=np.uint8)
 
     def give(case):
         key = case.report.verdict.reason
         if key not in made:
-            made[key] = _make(case, tmp_path_factory.mktemp("report"), pictures=True)
+            folder = tmp_path_factory.mktemp("report")
+            for name, draw in (("overview.png", draw_overview), ("heatmap.png", draw_heatmap)):
+                if made:  # the first case's pictures serve the others
+                    shutil.copy(next(iter(made.values())).parent / name, folder / name)
+                else:
+                    draw(scan, case.report, case.tiles, folder / name)
+            draw_gallery(lambda box, px: np.full((px, px, 3), 190, np.uint8), case.report, folder, px=64)
+            made[key] = _make(case, folder)
         return made[key]
 
     return give
