@@ -86,7 +86,8 @@ def load_engine(
     if engine not in ENGINES:
         raise SettingError(f"engine is {engine!r}", hint=f"Choose one of: {', '.join(ENGINES)}.")
     path = find_checkpoint(model)
-    name = "embedded" if model is None else str(model)
+    # the folder's own name, not its path: moving a checkpoint must not change the keys of its answers
+    name = "embedded" if model is None else path.resolve().name if Path(model).exists() else str(model)
 
     def start() -> Engine:
         from wsi_chat.engines.transformers import TransformersEngine
