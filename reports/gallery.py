@@ -6,13 +6,15 @@ Each picture shows a cell with its surroundings, ticks outside the corners of it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.files import replacing
+from reports.files import HINT, replacing
+from wsi_chat.errors import OutputError
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
 
 if TYPE_CHECKING:
@@ -110,7 +112,18 @@ def draw_gallery(
         with replacing(Path(out_dir) / item.file) as scratch:
             picture.save(scratch, format="PNG")
         items.append(replace(item, drawn=True))
+    _remove_others(Path(out_dir) / FOLDER, {Path(item.file).name for item in items if item.drawn})
     return items
+
+
+def _remove_others(folder: Path, drawn: set[str]) -> None:
+    """Remove an earlier run's pictures: the same id would now show another cell."""
+    for old in folder.glob("*.png") if folder.is_dir() else ():
+        if old.name not in drawn and re.fullmatch(r"[ft]\d+\.png", old.name):
+            try:
+                old.unlink()
+            except OSError as error:
+                raise OutputError(f"Cannot remove {old}: {error.strerror or error}.", hint=HINT) from error
 
 
 def _rank(finding: Finding) -> tuple[float, str]:

@@ -128,6 +128,15 @@ def test_an_unreadable_cell_is_reported_and_not_painted(abnormal, tmp_path):
     assert not (tmp_path / "gallery").exists()
 
 
+def test_an_earlier_runs_pictures_do_not_stand_for_todays_cells(abnormal, tmp_path):
+    draw_gallery(_grey, abnormal.report, tmp_path)
+    (tmp_path / "gallery" / "mine.png").write_bytes(b"a user's own file stays")
+    draw_gallery(_grey, abnormal.report, tmp_path, limit=1)
+    assert len(list((tmp_path / "gallery").glob("f*.png"))) == 1
+    draw_gallery(lambda box, px: None, abnormal.report, tmp_path)
+    assert [entry.name for entry in (tmp_path / "gallery").iterdir()] == ["mine.png"]
+
+
 def test_ticks_and_scale_bar_leave_the_cell_alone(abnormal, tmp_path):
     item = draw_gallery(_grey, abnormal.report, tmp_path, limit=1)[0]
     image = np.asarray(Image.open(tmp_path / item.file)).astype(int)
