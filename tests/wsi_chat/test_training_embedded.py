@@ -27,7 +27,7 @@ from wsi_chat.training.embedded.optim import Optimisers, orthogonalise  # noqa: 
 from wsi_chat.training.embedded.packing import Packer  # noqa: E402
 from wsi_chat.training.embedded.questions import ask, choice, ground, refer, screen  # noqa: E402
 from wsi_chat.training.embedded.scores import auc, f1, matches, overlap  # noqa: E402
-from wsi_chat.training.embedded.tokenizer import build_tokenizer, token_id  # noqa: E402
+from wsi_chat.training.embedded.tokenizer import ORDINALS, build_tokenizer, token_id  # noqa: E402
 from wsi_chat.training.embedded.warmup import (  # noqa: E402
     DenseHeads,
     anchor,
@@ -78,7 +78,7 @@ def test_integers_classes_and_letters_are_single_tokens(tokenizer: Any) -> None:
     words = [str(n) for n in range(257)] + [f" {n}" for n in range(257)]
     for name in (*wording.CLASSES, wording.ABNORMAL):
         words += [name, f" {name}"]
-    words += list(wording.LETTERS) + ["<region>", "</region>", wording.BOX_OPEN, wording.BOX_CLOSE]
+    words += [*wording.LETTERS, "<region>", "</region>", wording.BOX_OPEN, wording.BOX_CLOSE, *ORDINALS]
     ids = [token_id(tokenizer, word) for word in words]
     assert len(set(ids)) == len(ids)
 
@@ -115,7 +115,7 @@ def test_batched_tower_and_packed_language_equal_the_stock_model(tokenizer: Any,
         start = speaker.packer.visual_start
         embeds = tiny.model.language_model.embed_tokens(pack.ids)
         embeds = torch.cat([embeds[:, :start], tokens, embeds[:, start + VISUAL_TOKENS :]], dim=1)
-        hidden, _ = run_language(
+        hidden, _, _ = run_language(
             tiny.model.language_model,
             embeds,
             pack.positions,
@@ -139,7 +139,8 @@ def test_batched_tower_and_packed_language_equal_the_stock_model(tokenizer: Any,
 
 
 def test_answers_follow_the_grammar_in_reading_order(tokenizer: Any) -> None:
-    sample = field(("hsil", 200, 8, 230, 40), ("lsil", 5, 5, 50, 50), ("hsil", 20, 2, 60, 44), ("hsil", 9, 130, 40, 170))
+    cells = (("hsil", 200, 8, 230, 40), ("lsil", 5, 5, 50, 50), ("hsil", 20, 2, 60, 44), ("hsil", 9, 130, 40, 170))
+    sample = field(*cells)
     question = ground(sample, "hsil")
     assert question.prompt == "Locate all hsil."
     assert question.answer == (
@@ -178,6 +179,8 @@ def test_dense_targets_mark_centres_and_covers() -> None:
     assert targets.boxes[0, 9].tolist() == [0, 0, 64, 64]
     assert not targets.centre[1].any()
     assert targets.abnormal.tolist() == [1.0, 0.0]
+    assert targets.order[0, 9].tolist() == [1, 1]
+    assert targets.order[0, 36].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("which", range(8))
@@ -202,7 +205,8 @@ def test_a_tiny_model_learns_one_field(tokenizer: Any) -> None:
         tokens, deepstack = see(tower, samples)
         dense, _ = dense_loss(heads, tokens, dense_targets(samples), 1.5)
         pack = packer.pack(questions)
-        result = language_loss(model, heads, pack, tokens, deepstack, packer.visual_start)
+        order = dense_targets(samples).order
+        result = language_loss(model, heads, pack, tokens, deepstack, packer.visual_start, order=order)
         loss = result.total + dense
         loss.backward()
         optimisers.step(1.0)

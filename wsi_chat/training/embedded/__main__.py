@@ -22,6 +22,7 @@ from wsi_chat.training.embedded.evaluate import examine
 from wsi_chat.training.embedded.export import export
 from wsi_chat.training.embedded.fields import Bccd, Pool, Sample, held_out, render_shards
 from wsi_chat.training.embedded.language import learn_jointly, learn_language
+from wsi_chat.training.embedded.optim import peers
 from wsi_chat.training.embedded.stages import Run, Source, score_dense, warm_up
 
 SHARES = (0.36, 0.16, 0.48)
@@ -105,7 +106,11 @@ def main() -> None:
         run.log(f"language done {json.dumps(check())}")
     if options.only not in (None, "joint"):
         return
+    if "WORLD_SIZE" in os.environ:  # started by torchrun: several processes share stage 3
+        torch.distributed.init_process_group("gloo")
     learn_jointly(run, source, stages[2], check=check)
+    if peers()[0] > 0:
+        return
     scores = check()
     run.log(f"joint done {json.dumps(scores)}")
     if options.export:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from wsi_chat.training.embedded import wording
-from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, token_id
+from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, ORDINALS, token_id
 
 IMAGE_PX = 256
 PATCH_PX = 16
@@ -74,7 +74,7 @@ def build_model(tokenizer: Any, *, seed: int = 7, **sizes: int) -> Any:
     """A model with the starting weights of this recipe, in fp32, with greedy generation settings."""
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(build_config(tokenizer, **sizes))
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=512,
         eos_token_id=tokenizer.eos_token_id,
@@ -171,7 +171,16 @@ def start_coordinate_tokens(model: Any, tokenizer: Any, norm: float = 1.0) -> No
         vector = torch.nn.functional.normalize(torch.randn(width), dim=0)
         weight[token_id(tokenizer, name)] = vector
         weight[token_id(tokenizer, f" {name}")] = vector + mark
+    start_ordinal_tokens(model, tokenizer)
     model.tie_weights()
+
+
+@torch.no_grad()
+def start_ordinal_tokens(model: Any, tokenizer: Any) -> None:
+    """Give the ordinals unrelated directions of the same norm as the class names."""
+    weight = model.model.language_model.embed_tokens.weight
+    for phrase in ORDINALS:
+        weight[token_id(tokenizer, phrase)] = torch.nn.functional.normalize(torch.randn(weight.shape[1]), dim=0)
 
 
 def parameter_count(model: Any) -> int:

@@ -84,17 +84,17 @@ def run_language(
     deepstack: list[Tensor] | None = None,
     visual_start: int = 0,
     watch: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The language model on embeddings (B, S, D) with any attention mask.
 
     `positions` is (3, B, S); `allowed` (B, S, S) is true where a token may look. Deepstack features are added
     to the visual tokens, which start at `visual_start`, after each early layer. With `watch`, the attention
-    logits (B, heads, S, S) of that layer come back too, masked.
+    logits (B, heads, S, S) of that layer come back too, masked, and the hidden states that enter it.
     """
     cos, sin = language.rotary_emb(embeds, positions)
     mask = allowed[:, None]
     x = embeds
-    watched = None
+    watched = entering = None
     batch, length, _ = x.shape
     for index, layer in enumerate(language.layers):
         attention = layer.self_attn
@@ -107,6 +107,7 @@ def run_language(
         key = repeat_kv(key, attention.num_key_value_groups)
         value = repeat_kv(value, attention.num_key_value_groups)
         if index == watch:
+            entering = x
             scores = (query @ key.transpose(2, 3)) * attention.scaling
             watched = scores.masked_fill(~mask, -1e4)
             seen = watched.softmax(-1) @ value
@@ -118,4 +119,4 @@ def run_language(
             features = deepstack[index]
             end = visual_start + features.shape[1]
             x = torch.cat([x[:, :visual_start], x[:, visual_start:end] + features, x[:, end:]], dim=1)
-    return language.norm(x), watched
+    return language.norm(x), watched, entering

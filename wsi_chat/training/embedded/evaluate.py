@@ -177,7 +177,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    model.train(False)
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

@@ -237,7 +237,7 @@ class Bccd:
             wide, high = round((x1 - x0) * scale), round((y1 - y0) * scale)
             if crop.size == 0 or not 8 <= wide < 200 or not 8 <= high < 200:
                 continue
-            crop = cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA)
+            patch = np.asarray(cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA))
             left, top = int(rng.integers(0, SIZE - wide)), int(rng.integers(0, SIZE - high))
             spot = np.array([left, top, left + wide, top + high], dtype=np.float32)
             if kind == "wbc":
@@ -249,7 +249,7 @@ class Bccd:
             yy, xx = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
             alpha = np.clip((1.12 - np.sqrt(xx**2 + yy**2)) / 0.15, 0, 1)[..., None]
             under = image[top : top + high, left : left + wide]
-            image[top : top + high, left : left + wide] = alpha * crop + (1 - alpha) * under
+            image[top : top + high, left : left + wide] = alpha * patch + (1 - alpha) * under
             labels.append(kind)
             boxes.append(spot)
         order = np.array(boxes, dtype=np.float32).reshape(-1, 4)

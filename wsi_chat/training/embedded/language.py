@@ -16,11 +16,11 @@ from torch import Tensor
 
 from wsi_chat.training.embedded.batched import run_language
 from wsi_chat.training.embedded.fields import Sample
-from wsi_chat.training.embedded.optim import Clock, Optimisers
+from wsi_chat.training.embedded.optim import Clock, Optimisers, peers
 from wsi_chat.training.embedded.packing import Pack, Packer
 from wsi_chat.training.embedded.questions import MAX_OBJECTS, ask
 from wsi_chat.training.embedded.stages import Run, Source
-from wsi_chat.training.embedded.warmup import dense_loss, dense_targets, see, soft_bins
+from wsi_chat.training.embedded.warmup import dense_loss, dense_targets, order_loss, see, soft_bins
 
 WATCHED_LAYER = 2
 POINTING_HEADS = 2
@@ -42,7 +42,8 @@ def language_loss(
     deepstack: list[Tensor] | None,
     visual_start: int,
     *,
-    sigma: float = 1.5,
+    order: Tensor | None = None,
+    sigma: float = 2.0,
     pointing: float = 0.3,
 ) -> LanguageLoss:
     """Answer loss of a pack given its images' visual tokens (B, 64, D)."""
@@ -52,7 +53,7 @@ def language_loss(
     end = visual_start + tokens.shape[1]
     embeds = torch.cat([embeds[:, :visual_start], tokens, embeds[:, end:]], dim=1)
     watch = min(WATCHED_LAYER, len(language.layers) - 1)
-    hidden, scores = run_language(
+    hidden, scores, entering = run_language(
         language,
         embeds,
         pack.positions,
@@ -87,10 +88,15 @@ def language_loss(
             step = max(1, scores.shape[1] // 2)
             attention = scores[:, ::step][rows, :POINTING_HEADS, columns].log_softmax(-1)
             miss = -attention.gather(-1, pack.source[pointed][:, None, None].expand(-1, attention.shape[1], 1))
-            weight = pack.weight[pointed]
+            # Where a box is being read the place is known from what was said; before that it must be guessed.
+            weight = torch.where(pack.value[pointed] >= 0, 1.0, 0.2)
             point = (miss.mean((1, 2)) * weight).sum() / weight.sum()
             loss = loss + pointing * point
             parts["point"] = float(point.detach())
+    if entering is not None and order is not None:
+        ordinal = order_loss(heads, entering[:, visual_start:end], order)
+        loss = loss + 0.3 * ordinal
+        parts["order"] = float(ordinal.detach())
     return LanguageLoss(loss, parts)
 
 
@@ -139,7 +145,7 @@ def learn_language(
     samples, features = cache(run, source, cached)
     run.log(f"cached {len(samples)}")
     table = run.model.model.language_model.embed_tokens.weight
-    code = torch.cat([run.heads.class_ids, run.heads.number_ids.flatten()]).unique()
+    code = torch.cat([run.heads.class_ids, run.heads.number_ids.flatten()])
     saved, average, drawn = clock.spent, dict[str, float](), 0
     while clock.progress < 1:
         if drawn > 4 * len(samples):
@@ -151,7 +157,9 @@ def learn_language(
         # One box, then two, then many: the curriculum over the first half of the stage.
         most = 1 + int(min(1.0, 2 * clock.progress) ** 2 * (MAX_OBJECTS - 1) + 2 * clock.progress)
         pack = packer.pack([ask(samples[i], rng, most=most) for i in chosen])
-        result = language_loss(run.model, run.heads, pack, features[chosen].float(), None, packer.visual_start)
+        order = dense_targets([samples[i] for i in chosen]).order
+        tokens = features[chosen].float()
+        result = language_loss(run.model, run.heads, pack, tokens, None, packer.visual_start, order=order)
         result.total.backward()  # type: ignore[no-untyped-call]
         table.grad[code] = 0
         optimisers.step(clock.factor(step, decay=0.15, floor=0.3))
@@ -171,7 +179,7 @@ def learn_jointly(
     source: Source,
     minutes: float,
     *,
-    batch: int = 8,
+    batch: int = 6,
     check: Callable[[], dict[str, float]] | None = None,
     chained: float = 0.1,
 ) -> None:
@@ -181,35 +189,50 @@ def learn_jointly(
         run.refresh_tower()
     packer = Packer(run.tokenizer)
     named = [*run.model.named_parameters(), *run.heads.named_parameters()]
-    optimisers = Optimisers(named, matrix_lr=1.2e-3, other_lr=6e-4)
+    optimisers = Optimisers(named, matrix_lr=2e-3, other_lr=1e-3)
     step, spent = 0, 0.0
     if state is not None and run.path("joint").exists():
         optimisers.restore(state["optimisers"])
         step, spent = state["step"], state["spent"]
     clock = Clock(minutes, spent)
-    rng = np.random.default_rng(run.seed + 2000 + step)
+    rank, _ = peers()
+    rng = np.random.default_rng(run.seed + 2000 + step + 100_000 * rank)
     run.log(f"joint from step {step}")
     saved, average = clock.spent, dict[str, float]()
     batches: Iterator[list[Sample]] = source.batches(batch)
     for samples in batches:
-        if clock.progress >= 1:
+        if agreed(clock.progress) >= 1:
             break
         tokens, deepstack = see(run.tower, samples)
-        dense, dense_parts = dense_loss(run.heads, tokens, dense_targets(samples), 1.5)
+        targets = dense_targets(samples)
+        dense, dense_parts = dense_loss(run.heads, tokens, targets, 2.0)
         pack = packer.pack(
             [ask(sample, rng) for sample in samples],
             chained=[bool(rng.random() < chained) for _ in samples],
         )
-        result = language_loss(run.model, run.heads, pack, tokens, deepstack, packer.visual_start, pointing=0.15)
+        start = packer.visual_start
+        result = language_loss(run.model, run.heads, pack, tokens, deepstack, start, order=targets.order)
         (result.total + 0.5 * dense).backward()  # type: ignore[no-untyped-call]
-        optimisers.step(clock.factor(step, decay=0.5, floor=0.02))
+        optimisers.step(agreed(clock.factor(step, decay=0.55, floor=0.02)))
         step += 1
+        if rank > 0:
+            continue
         parts = {**result.parts, **{f"d_{k}": v for k, v in dense_parts.items()}}
         line = f"joint {step} {clock.spent:.0f}s length {pack.ids.shape[1]}"
         _log(run, average, parts, line, step % 25 == 0)
-        if clock.spent - saved > 420:
+        if clock.spent - saved > 540:
             run.save("joint", optimisers, clock, step)
             saved = clock.spent
             if check is not None:
                 run.log(f"joint check {step} " + " ".join(f"{k} {v:.3f}" for k, v in check().items()))
-    run.save("joint", optimisers, clock, step)
+    if rank == 0:
+        run.save("joint", optimisers, clock, step)
+
+
+def agreed(value: float) -> float:
+    """The first process's value, so that all processes of a run keep one schedule."""
+    if peers()[1] == 1:
+        return value
+    box = torch.tensor([value])
+    torch.distributed.broadcast(box, 0)
+    return float(box)

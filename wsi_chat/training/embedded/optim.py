@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -24,7 +25,27 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
+
+
+def peers() -> tuple[int, int]:
+    """Rank and number of the training processes that share this run; (0, 1) where it runs alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share_gradients(parameters: Iterable[Any]) -> None:
+    """Average gradients over the processes of a run, in one message; a missing gradient counts as zero."""
+    _, count = peers()
+    if count == 1:
+        return
+    held = list(parameters)
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in held]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= count
+    for parameter, part in zip(held, torch.split(flat, [g.numel() for g in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,7 +56,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; matrices of one shape are orthogonalised together."""
+        """One update; matrices of one shape are orthogonalised together, each process doing its share of them."""
+        rank, count = peers()
         for group in self.param_groups:
             stacks: dict[tuple[int, ...], list[Any]] = {}
             for parameter in group["params"]:
@@ -49,7 +71,11 @@ class Muon(torch.optim.Optimizer):
                         state["buffer"] = torch.zeros_like(parameter)
                     state["buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     pushed.append(parameter.grad.lerp(state["buffer"], group["momentum"]))
-                updates = orthogonalise(torch.stack(pushed), 4) * (0.2 * max(shape) ** 0.5)
+                stack = torch.stack(pushed)
+                updates = torch.zeros_like(stack)
+                updates[rank::count] = orthogonalise(stack[rank::count], 4) * (0.2 * max(shape) ** 0.5)
+                if count > 1:
+                    dist.all_reduce(updates)
                 for parameter, update in zip(members, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-group["lr"])
 
@@ -58,7 +84,8 @@ class Optimisers:
     """The pair of optimisers over a model's parameters, and one learning-rate factor for both."""
 
     def __init__(self, named: list[tuple[str, Tensor]], *, matrix_lr: float = 2e-3, other_lr: float = 1e-3) -> None:
-        hidden, rest = [], []
+        hidden: list[Tensor] = []
+        rest: list[Tensor] = []
         for name, parameter in named:
             inside = ".blocks." in name or ".layers." in name
             (hidden if inside and parameter.ndim == 2 else rest).append(parameter)
@@ -72,6 +99,7 @@ class Optimisers:
 
     def step(self, factor: float, clip: float = 1.0) -> float:
         """Clip, update with learning rates scaled by `factor`, clear gradients; returns the gradient norm."""
+        share_gradients(self.parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         for part, lr in zip(self.parts, self.base, strict=True):
             part.param_groups[0]["lr"] = lr * factor

@@ -12,7 +12,7 @@ from torch import Tensor
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import GRID, VISUAL_TOKENS
 from wsi_chat.training.embedded.questions import Question
-from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, token_id
+from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, ORDINALS, token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class Packer:
         self.between = self._ids("\n<|im_start|>user\n")
         self.end = token_id(tokenizer, "<|im_end|>")
         self.pad = int(tokenizer.pad_token_id)
-        self.open = token_id(tokenizer, wording.BOX_OPEN)
-        self.fixed = {self.open, token_id(tokenizer, wording.BOX_CLOSE)}
+        self.open = {token_id(tokenizer, text) for text in (wording.BOX_OPEN, *ORDINALS)}
+        self.close = token_id(tokenizer, wording.BOX_CLOSE)
         self.numbers: dict[int, int] = {}
         for n in range(MAX_COORDINATE + 1):
             self.numbers[token_id(tokenizer, str(n))] = n
@@ -105,11 +105,11 @@ class Packer:
                 edge = -1
                 for offset, (token, source) in enumerate([*body, (self.end, -1)]):
                     value = self.numbers[token] if 0 <= edge < 4 else -1
-                    weight = 0.15 if token in self.fixed else 1.0
+                    weight = 0.15 if token == self.close else 0.5 if token in self.open else 1.0
                     if offset == 0 and token in self.letters:
                         weight = 2.0
                     loss.append((row, first + offset - 1, token, weight, value, min(edge, 1), source))
-                    edge = 0 if token == self.open else edge + 1 if 0 <= edge < 4 else -1
+                    edge = 0 if token in self.open else edge + 1 if 0 <= edge < 4 else -1
             ids.append(line)
             positions.append(np.concatenate(place, axis=1))
             segments.append(segment)
@@ -125,16 +125,16 @@ class Packer:
         key, query = all_segments[:, None, :], all_segments[:, :, None]
         causal = np.tril(np.ones((length, length), dtype=bool))
         allowed = causal & ((key == 0) | (key == query)) & ((key >= 0) | np.eye(length, dtype=bool))
-        rows, columns, target, weight, value, edge, source = zip(*loss, strict=True)
+        spots = list(zip(*loss, strict=True))
         return Pack(
             torch.from_numpy(all_ids),
             torch.from_numpy(all_positions),
             torch.from_numpy(allowed),
-            torch.tensor(rows),
-            torch.tensor(columns),
-            torch.tensor(target),
-            torch.tensor(weight),
-            torch.tensor(value, dtype=torch.float32),
-            torch.tensor(edge),
-            torch.tensor(source),
+            torch.tensor(spots[0]),
+            torch.tensor(spots[1]),
+            torch.tensor(spots[2]),
+            torch.tensor(spots[3]),
+            torch.tensor(spots[4], dtype=torch.float32),
+            torch.tensor(spots[5]),
+            torch.tensor(spots[6]),
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.fields import SIZE, Sample, classes_of
-from wsi_chat.training.embedded.warmup import anchor
+from wsi_chat.training.embedded.warmup import anchor, reading_order
 
 MAX_OBJECTS = 24
 """Longest list of boxes that is asked for in training."""
@@ -52,12 +52,6 @@ def whole(box: Sequence[float]) -> tuple[int, int, int, int]:
     return x0, y0, max(x1, min(SIZE, x0 + 1)), max(y1, min(SIZE, y0 + 1))
 
 
-def reading_order(sample: Sample, names: Sequence[str]) -> list[int]:
-    """Indices of the cells of some classes: row by row of the 32 px grid that holds the centres, then by x."""
-    chosen = [i for i, label in enumerate(sample.labels) if label in names]
-    return sorted(chosen, key=lambda i: (anchor(sample.boxes[i]), sample.boxes[i][0] + sample.boxes[i][2]))
-
-
 def members(name: str) -> tuple[str, ...]:
     """Classes that a grounding name stands for (`abnormal` is any epithelial abnormality)."""
     return wording.EPITHELIAL if name == wording.ABNORMAL else (name,)
@@ -66,7 +60,7 @@ def members(name: str) -> tuple[str, ...]:
 def ground(sample: Sample, name: str) -> Question:
     """`Locate all NAME.` and the numbered boxes, or `No NAME is found.`"""
     prompt = wording.GROUND.format(name=name)
-    pieces = []
+    pieces: list[Piece] = []
     for number, i in enumerate(reading_order(sample, members(name)), start=1):
         box = " ".join(map(str, whole(sample.boxes[i])))
         space = " " if pieces else ""
@@ -79,9 +73,9 @@ def refer(sample: Sample, index: int, rng: np.random.Generator) -> Question:
     """A box (a little off, as a person draws it) and the class in it."""
     box = sample.boxes[index]
     spread = 0.05 * (box[2:] - box[:2]).mean()
-    shaken = np.asarray(box) + rng.normal(0, spread, 4)
-    prompt = wording.REFER.format(box=" ".join(map(str, whole(shaken))))
-    return Question("refer", prompt, (Piece(sample.labels[index], anchor(whole(shaken))),))
+    shaken = whole((np.asarray(box) + rng.normal(0, spread, 4)).tolist())
+    prompt = wording.REFER.format(box=" ".join(map(str, shaken)))
+    return Question("refer", prompt, (Piece(sample.labels[index], anchor(shaken)),))
 
 
 def choice(topic: str, options: Sequence[str], right: str, rng: np.random.Generator, task: str = "mcq") -> Question:
@@ -191,7 +185,7 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
     absent = [name for name in names if counts[name] == 0]
     if present:
         weight = np.array([3.0 if name in (*wording.EPITHELIAL, "abnormal", "wbc") else 1.0 for name in present])
-        picked = rng.choice(len(present), min(3, len(present)), replace=False, p=weight / weight.sum())
+        picked = rng.choice(len(present), min(5, len(present)), replace=False, p=weight / weight.sum())
         questions += [ground(sample, present[i]) for i in picked]
     if absent:
         questions += [ground(sample, str(rng.choice(absent))) for _ in range(2 if rng.random() < 0.4 else 1)]
@@ -199,7 +193,7 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
         questions.append(ground(sample, wording.ABNORMAL))
     cells = np.array([0.4 if label in ("rbc", "neutrophil") else 1.0 for label in sample.labels])
     if len(cells):
-        picked = rng.choice(len(cells), min(2, len(cells)), replace=False, p=cells / cells.sum())
+        picked = rng.choice(len(cells), min(3, len(cells)), replace=False, p=cells / cells.sum())
         questions += [refer(sample, int(i), rng) for i in picked]
     questions.append(screen(sample, rng))
     if sample.domain == "cervix":

@@ -95,7 +95,7 @@ class Run:
         state: dict[str, Any] = torch.load(self.path(stage), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.model.tie_weights()
-        self.heads.load_state_dict(state["heads"])
+        self.heads.load_state_dict(state["heads"], strict=False)
         return state
 
     def refresh_tower(self) -> bool:
@@ -110,7 +110,7 @@ class Run:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         tower = {name: value for name, value in state["model"].items() if ".visual." in name}
         self.model.load_state_dict(tower, strict=False)
-        self.heads.load_state_dict(state["heads"])
+        self.heads.load_state_dict(state["heads"], strict=False)
         return True
 
     def log(self, text: str) -> None:

@@ -28,6 +28,8 @@ SPECIAL: tuple[str, ...] = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+ORDINALS = tuple(f" {number}{wording.BOX_OPEN}" for number in range(1, wording.MOST_OBJECTS + 1))
+"""What follows a class name before a box, one token per ordinal: unlike coordinates, ordinals must not blur."""
 PHRASES: tuple[str, ...] = (
     "<region>",
     "</region>",
@@ -48,6 +50,7 @@ PHRASES: tuple[str, ...] = (
     wording.VQA_BACKGROUND,
     wording.NEGATIVE,
     *wording.FULL_NAMES.values(),
+    *ORDINALS,
 )
 
 CHAT_TEMPLATE = (
@@ -95,7 +98,7 @@ def build_tokenizer() -> Any:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in PHRASES])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

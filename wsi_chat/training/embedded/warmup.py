@@ -6,6 +6,7 @@ the visual token), so what the tower writes is already in the words the language
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import GRID, MERGE, PATCH_PX, VISUAL_TOKENS
 from wsi_chat.training.embedded.batched import BatchedTower, patchify
 from wsi_chat.training.embedded.fields import SIZE, Sample
-from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, token_id
+from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, ORDINALS, token_id
 
 CELL = SIZE // GRID
 NOTHING = 0
@@ -32,6 +33,8 @@ class Targets:
     cover: Tensor
     boxes: Tensor
     abnormal: Tensor
+    order: Tensor
+    """(B, 64, 2): at centres, the object's ordinal within its class and among the abnormal cells; 0 for none."""
 
 
 def anchor(box: Any) -> int:
@@ -52,6 +55,7 @@ def dense_targets(samples: list[Sample]) -> Targets:
     centre = np.zeros((count, VISUAL_TOKENS), dtype=np.int64)
     cover = np.zeros((count, VISUAL_TOKENS), dtype=np.int64)
     boxes = np.zeros((count, VISUAL_TOKENS, 4), dtype=np.float32)
+    order = np.zeros((count, VISUAL_TOKENS, 2), dtype=np.int64)
     grid = (np.arange(GRID) + 0.5) * CELL
     py, px = np.meshgrid(grid, grid, indexing="ij")
     for i, sample in enumerate(samples):
@@ -67,12 +71,32 @@ def dense_targets(samples: list[Sample]) -> Targets:
         inside = distance.min(0) < 1
         cover[i] = np.where(inside, ids[nearest], NOTHING)
         boxes[i] = np.where(inside[:, None], b[nearest], 0)
+        ordinals = _ordinals(sample)
         for j in sorted(range(len(ids)), key=lambda k: -_rank(sample.labels[k])):
             token = anchor(b[j])
             centre[i, token] = cover[i, token] = ids[j]
             boxes[i, token] = b[j]
+            order[i, token] = ordinals[j]
     flags = np.array([s.abnormal for s in samples], dtype=np.float32)
-    return Targets(*(torch.from_numpy(a) for a in (centre, cover, boxes, flags)))
+    return Targets(*(torch.from_numpy(a) for a in (centre, cover, boxes, flags, order)))
+
+
+def _ordinals(sample: Sample) -> list[tuple[int, int]]:
+    """Per cell: its number within its class and within all abnormal cells (0 if normal), as answers count them."""
+    ordinals = [(0, 0)] * len(sample.labels)
+    counts: dict[str, int] = {}
+    for i in reading_order(sample, sample.labels):
+        label = sample.labels[i]
+        for name in (label, wording.ABNORMAL) if label in wording.EPITHELIAL else (label,):
+            counts[name] = counts.get(name, 0) + 1
+        ordinals[i] = (counts[label], counts[wording.ABNORMAL] if label in wording.EPITHELIAL else 0)
+    return ordinals
+
+
+def reading_order(sample: Sample, names: Sequence[str]) -> list[int]:
+    """Indices of the cells of some classes: row by row of the 32 px grid that holds the centres, then by x."""
+    chosen = [i for i, label in enumerate(sample.labels) if label in names]
+    return sorted(chosen, key=lambda i: (anchor(sample.boxes[i]), sample.boxes[i][0] + sample.boxes[i][2]))
 
 
 def soft_bins(values: Tensor, sigma: float) -> Tensor:
@@ -92,13 +116,15 @@ class DenseHeads(nn.Module):
         self.cover = nn.Linear(width, width)
         self.edges = nn.Linear(width, 4 * width)
         self.image = nn.Linear(width, 1)
-        for layer in (self.centre, self.cover, self.edges):
+        self.order = nn.Linear(width, 2 * width)
+        for layer in (self.centre, self.cover, self.edges, self.order):
             nn.init.normal_(layer.weight, std=width**-0.5)
         words = ["No", *wording.CLASSES]
         self.class_ids = torch.tensor([token_id(tokenizer, word) for word in words])
         plain = [token_id(tokenizer, str(n)) for n in range(MAX_COORDINATE + 1)]
         spaced = [token_id(tokenizer, f" {n}") for n in range(MAX_COORDINATE + 1)]
         self.number_ids = torch.tensor([plain, spaced, spaced, spaced])
+        self.order_ids = torch.tensor([token_id(tokenizer, phrase) for phrase in ORDINALS])
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Visual tokens (B, N, D) to logits: centre and cover (B, N, classes), edges (B, N, 4, 257), image (B,)."""
@@ -145,6 +171,20 @@ def dense_loss(heads: DenseHeads, tokens: Tensor, targets: Targets, sigma: float
         "far": float(far.detach()),
         "image": float(image.detach()),
     }
+
+
+def order_loss(heads: DenseHeads, hidden: Tensor, order: Tensor) -> Tensor:
+    """How well hidden states (B, 64, D) of visual tokens know which object of its class lies there.
+
+    Read through the embeddings of the ordinals, so that `hsil 2` can be looked up by what it says.
+    """
+    spots = torch.nonzero((order > 0) & (order <= len(heads.order_ids)))
+    if not len(spots):
+        return hidden.sum() * 0
+    x = functional.rms_norm(hidden, hidden.shape[-1:])
+    said = heads.order(x).view(*hidden.shape[:2], 2, -1)[spots[:, 0], spots[:, 1], spots[:, 2]]
+    logits = said @ heads.embedding[0].weight[heads.order_ids].T
+    return functional.cross_entropy(logits, order[spots[:, 0], spots[:, 1], spots[:, 2]] - 1)
 
 
 def to_tensor(samples: list[Sample]) -> Tensor:

@@ -50,6 +50,8 @@ VQA_BACKGROUND = "What cells are present in the background of smears?"
 
 BOX_OPEN = " is located at <region>"
 BOX_CLOSE = "</region>."
+MOST_OBJECTS = 40
+"""Ordinals that have a token of their own; higher ones still encode."""
 
 LETTERS = "ABCDEFGH"
 
