@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from wsi_chat._version import __version__
-from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain
+from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, set_up_logging
 from wsi_chat.errors import WsiChatError
 
 app = typer.Typer(
@@ -69,7 +69,9 @@ def analyze(
     top_k: Annotated[int | None, typer.Option(help="Tiles to ground and describe.")] = None,
     exhaustive: Annotated[bool | None, typer.Option("--exhaustive", help="Ground and describe every tile.")] = None,
     limit: Annotated[int | None, typer.Option(help="Screen at most so many tiles, spread evenly.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above.")
+    ] = None,
     pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
     coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
@@ -180,6 +182,7 @@ def _print(payload: Any, lines: Any, *, as_json: bool) -> None:
 
 def main() -> None:
     """The console script: every WsiChatError becomes one clear message and its exit code."""
+    set_up_logging()
     try:
         app()
     except WsiChatError as error:

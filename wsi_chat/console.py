@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 
 from wsi_chat.errors import WsiChatError
 
@@ -14,3 +16,15 @@ def complain(error: WsiChatError) -> None:
     print(f"error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  fix: {error.hint}", file=sys.stderr)
+
+
+def set_up_logging() -> None:
+    """Warnings of this program go to stderr, one line each; those of libraries about odd files stay out of sight.
+
+    What a library grumbles about while a reader tries a file is either no error or becomes one of ours, with the
+    file's name and the way out.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for name in ("tifffile", "tiffslide", "PIL", "matplotlib", "fsspec", "transformers"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore")

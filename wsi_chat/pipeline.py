@@ -200,7 +200,17 @@ def analyze_slide(
 
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
         report = _judge(slide, path, plan, foreground, tile_verdicts, system, settings, model, asker, clock)
-        write_documents(report, tile_verdicts, slide, plan, folder, settings, progress=progress)
+        write_documents(
+            report,
+            tile_verdicts,
+            slide=slide,
+            plan=plan,
+            foreground=foreground,
+            system=system,
+            folder=folder,
+            settings=settings,
+            progress=progress,
+        )
         clock.lap("documents")
     return SlideResult(report=report, folder=folder, slide_path=path)
 
@@ -281,7 +291,7 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict]) -> Funnel
 
 
 def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[str]:
-    notes = [*slide.notes, *plan.notes]
+    notes = [*slide.notes, *foreground.notes, *plan.notes]
     if settings.specimen is None:
         notes.append("The specimen type was not given: no reporting-system category is assigned.")
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
@@ -337,33 +347,35 @@ def versions() -> dict[str, str]:
 def write_documents(
     report: Report,
     tile_verdicts: list[TileVerdict],
+    *,
     slide: Slide,
     plan: TilePlan,
+    foreground: Foreground,
+    system: System,
     folder: Path,
     settings: Settings,
-    *,
     progress: Progress = no_progress,
 ) -> None:
     """Write everything that the run folder holds for one slide; report.json is the last, so it marks completion."""
     import reports
 
-    steps: list[Callable[[], object]] = [
-        lambda: reports.write_geojson(report, tile_verdicts, folder / "findings.geojson"),
-        lambda: reports.write_tiles_parquet(tile_verdicts, folder / "tiles.parquet"),
-        lambda: reports.write_maps_zarr(plan, tile_verdicts, folder / "maps.zarr", slide=report.slide),
-    ]
     overview = slide.overview()
-    steps += [
-        lambda: reports.draw_overview(overview, report, tile_verdicts, folder / "overview.png"),
-        lambda: reports.draw_heatmap(overview, report, tile_verdicts, folder / "heatmap.png"),
-        lambda: _fresh_gallery(slide, report, tile_verdicts, folder, limit=settings.gallery),
+    outline = [foreground.deposit.polygon] if foreground.deposit else []
+    colors = {label.code: label.color for label in system.labels}
+    topic = system.screen.topic
+    tiles = tile_verdicts
+    steps: list[Callable[[], object]] = [
+        lambda: reports.write_geojson(report, tiles, folder / "findings.geojson", colors=colors),
+        lambda: reports.write_tiles_parquet(tiles, folder / "tiles.parquet"),
+        lambda: reports.write_maps_zarr(plan, tiles, folder / "maps.zarr", slide=report.slide),
+        lambda: reports.draw_overview(overview, report, tiles, folder / "overview.png", outline=outline),
+        lambda: reports.draw_heatmap(overview, report, tiles, folder / "heatmap.png", outline=outline, question=topic),
+        lambda: _draw_gallery(slide, report, tiles, folder, limit=settings.gallery),
     ]
     if settings.pdf:
         fonts = (settings.font_path,) if settings.font_path else ()
         steps.append(
-            lambda: reports.write_pdf(
-                report, tile_verdicts, folder=folder, path=folder / "report.pdf", font_paths=fonts
-            )
+            lambda: reports.write_pdf(report, tiles, folder=folder, path=folder / "report.pdf", font_paths=fonts)
         )
     steps.append(lambda: reports.write_report_json(report, folder / "report.json"))
     for done, step in enumerate(steps):
@@ -372,10 +384,8 @@ def write_documents(
     progress("documents", len(steps), len(steps))
 
 
-def _fresh_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict], folder: Path, *, limit: int) -> None:
-    """Draw the gallery anew, so that no picture of an earlier run stays among this one's."""
-    import shutil
-
+def _draw_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict], folder: Path, *, limit: int) -> None:
+    """Crops of the cells that carry the verdict; an unreadable one leaves a marked empty frame in the PDF."""
     import reports
 
     def read(box: Box, px: int) -> NDArray[np.uint8] | None:
@@ -385,6 +395,4 @@ def _fresh_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict
             log.warning("gallery: %s", error)
             return None
 
-    shutil.rmtree(folder / "gallery", ignore_errors=True)
-    (folder / "gallery").mkdir(exist_ok=True)
     reports.draw_gallery(read, report, folder, limit=limit, tile_verdicts=tile_verdicts)

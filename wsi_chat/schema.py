@@ -279,8 +279,8 @@ class Funnel(Record):
 
     @property
     def coverage(self) -> float:
-        """Fraction of the foreground's tiles that have a screening answer, 0..1; 0 where there are none."""
-        return self.screened / self.foreground if self.foreground else 0.0
+        """Fraction of the selected tiles that have a screening answer, 0..1; 0 where there are none."""
+        return self.screened / self.selected if self.selected else 0.0
 
 
 class SlideVerdict(Record):

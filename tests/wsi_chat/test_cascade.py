@@ -45,7 +45,7 @@ def says(query: Query) -> str | dict[str, float]:
     return "No abnormality is found." if query.task == "describe" else f"No {query.target} is found."
 
 
-@pytest.fixture()
+@pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal.sqlite") as opened:
         yield opened

@@ -145,7 +145,9 @@ wsi_chat.analyze(sys.argv[1], out=sys.argv[2], engine=ScriptedEngine(slowly), sp
 def test_runs_killed_at_any_instant_end_in_the_same_report_with_no_tile_asked_twice(
     small_slide: Path, tmp_path: Path
 ) -> None:
-    whole = wsi_chat.analyze(small_slide, out=tmp_path / "whole", engine=ScriptedEngine(says), specimen="cervix", top_k=3)
+    whole = wsi_chat.analyze(
+        small_slide, out=tmp_path / "whole", engine=ScriptedEngine(says), specimen="cervix", top_k=3
+    )
     total = whole.report.timings.answers_new
     log, out = tmp_path / "asked.txt", tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, str(small_slide), str(out), str(log), str(Path(__file__).parent)]
@@ -189,10 +191,12 @@ def test_the_notebook_picture_is_self_contained_and_escaped(small_slide: Path, t
     html = result._repr_html_()
     assert "data:image/png;base64," in html
     assert result.status in html.lower()
-    assert "src=\"http" not in html
+    assert 'src="http' not in html
 
 
 def test_importing_the_package_loads_no_model_library() -> None:
-    code = "import sys, wsi_chat, wsi_chat.cli; print([m for m in ('torch', 'transformers', 'vllm') if m in sys.modules])"
+    code = (
+        "import sys, wsi_chat, wsi_chat.cli; print([m for m in ('torch', 'transformers', 'vllm') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

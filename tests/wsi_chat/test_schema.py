@@ -76,4 +76,4 @@ def test_a_finding_without_a_vote_is_refused() -> None:
 def test_coverage_of_no_tiles_is_zero_not_one() -> None:
     nothing = dict.fromkeys(Funnel.model_fields, 0)
     assert Funnel(**nothing).coverage == 0.0
-    assert Funnel(**{**nothing, "foreground": 8, "screened": 6}).coverage == 0.75
+    assert Funnel(**{**nothing, "foreground": 20, "selected": 8, "screened": 6}).coverage == 0.75

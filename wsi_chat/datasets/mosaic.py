@@ -94,7 +94,8 @@ def write_pyramid(path: Path, canvas: NDArray[np.uint8], *, mpp: float) -> None:
             if scale == 4 or min(level.shape[:2]) < 2 * TILE:
                 return
             scale *= 2
-            level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
+            smaller = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
+            level = np.asarray(smaller, dtype=np.uint8)
 
 
 def bccd_fields(folder: Path, split: str) -> list[tuple[Path, Path]]:
