@@ -201,9 +201,15 @@ def test_the_effective_settings_and_their_sources_are_saved(
     (tmp_path / "run.yaml").write_text("pool: max\nthreshold: 0.6\n")
     done = CliRunner().invoke(
         cli.app,
-        ["analyze", str(small_slide), "--top-k", "0", "-q", "-o", str(tmp_path / "o")]
-        + ["--config", str(tmp_path / "run.yaml")],
-    )  # fmt: skip
+        [
+            "analyze",
+            str(small_slide),
+            "--top-k=0",
+            "-q",
+            f"--out={tmp_path / 'o'}",
+            f"--config={tmp_path / 'run.yaml'}",
+        ],
+    )
     assert done.exit_code == 0, done.output
     saved = json.loads((tmp_path / "o" / "run.json").read_text())
     assert (saved["config"]["pool"], saved["config"]["threshold"], saved["config"]["top_k"]) == ("mean", 0.6, 0)

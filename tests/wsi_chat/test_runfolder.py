@@ -30,7 +30,7 @@ def test_ids_are_safe_file_names(tmp_path: Path, name: str, stem: str) -> None:
 
 def test_a_folder_that_is_a_file_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="-o .*out"):
+    with pytest.raises(OutputError, match=r"-o .*out"):
         open_folder(tmp_path / "out")
     with pytest.raises(OutputError):
         open_folder(tmp_path / "out" / "below")

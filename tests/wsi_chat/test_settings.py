@@ -48,13 +48,13 @@ def test_a_value_that_cannot_be_used_is_named_with_where_it_came_from(
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, fragment: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(text)
-    with pytest.raises(SettingError, match="run.yaml") as raised:
+    with pytest.raises(SettingError, match=r"run\.yaml") as raised:
         resolve({}, config=config)
     assert fragment in raised.value.message
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="absent.yaml"):
+    with pytest.raises(SettingError, match=r"absent\.yaml"):
         resolve({}, config=tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(SettingError, match="not a text file"):
