@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
@@ -16,7 +17,7 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 
@@ -94,7 +95,8 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
                 "state": state,
             }
         )
-        table.add_row(name, architecture, f"{size / 2**20:.1f} MiB", dialect, state)
+        row = (name, architecture, f"{size / 2**20:.1f} MiB", dialect, state)
+        table.add_row(*(Text(value) for value in row))
     return payload, table
 
 

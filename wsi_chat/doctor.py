@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from wsi_chat.errors import WsiChatError
 
@@ -59,8 +60,10 @@ def render(checks: list[Check]) -> Table:
     for _ in range(3):
         table.add_column(overflow="fold")
     for check in checks:
-        text = check.seen + (f"\n[dim]fix: {check.fix}[/dim]" if check.fix else "")
-        table.add_row(f"[{STYLE[check.state]}]{check.state}[/]", check.name, text)
+        text = Text(check.seen)  # never markup: what was seen may hold brackets
+        if check.fix:
+            text.append(f"\nfix: {check.fix}", style="dim")
+        table.add_row(Text(check.state, style=STYLE[check.state]), check.name, text)
     return table
 
 
@@ -149,7 +152,7 @@ def _embedded() -> Check:
         return Check("FAIL", "embedded checkpoint", str(error), "Reinstall wsi-chat: its weights are package data.")
     try:
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return Check("PASS", "embedded checkpoint", f"loads, {size / 2**20:.1f} MiB, {engine.model_id[:12]}")
+        return Check("PASS", "embedded checkpoint", f"loads, {size / 2**20:.1f} MiB, revision {engine.model_id.partition("@")[2][:12]}")
     finally:
         engine.close()
 

@@ -247,7 +247,7 @@ def _judge(
     report = Report(
         slide=slide.record(slide_id(path)),
         specimen=Specimen(
-            given=settings.specimen is not None,
+            given=settings.specimen is not None and system.kind != "generic",
             code=settings.specimen or "unspecified",
             name=system.name,
             system=system.code,

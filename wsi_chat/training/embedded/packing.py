@@ -106,8 +106,9 @@ class Packer:
                 for offset, (token, source) in enumerate([*body, (self.end, -1)]):
                     value = self.numbers[token] if 0 <= edge < 4 else -1
                     weight = 0.15 if token == self.close else 0.5 if token in self.open else 1.0
-                    if offset == 0 and token in self.letters:
-                        weight = 2.0
+                    if offset == 0:
+                        # The first token decides the answer; among some hundred tokens it would go unheard.
+                        weight = 6.0 if token in self.letters else 2.0
                     loss.append((row, first + offset - 1, token, weight, value, min(edge, 1), source))
                     edge = 0 if token in self.open else edge + 1 if 0 <= edge < 4 else -1
             ids.append(line)
