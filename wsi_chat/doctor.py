@@ -152,7 +152,8 @@ def _embedded() -> Check:
         return Check("FAIL", "embedded checkpoint", str(error), "Reinstall wsi-chat: its weights are package data.")
     try:
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return Check("PASS", "embedded checkpoint", f"loads, {size / 2**20:.1f} MiB, revision {engine.model_id.partition("@")[2][:12]}")
+        revision = engine.model_id.partition("@")[2][:12]
+        return Check("PASS", "embedded checkpoint", f"loads, {size / 2**20:.1f} MiB, revision {revision}")
     finally:
         engine.close()
 
