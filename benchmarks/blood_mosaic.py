@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=9)
     parser.add_argument("--top-k", type=int, default=None)
     parser.add_argument("--exhaustive", action="store_true")
+    parser.add_argument("--model", default=None, help="checkpoint folder; default: the embedded checkpoint")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/blood"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,12 @@ def main() -> None:
         slide, bccd_fields(given.bccd, given.split), mpp=BCCD_MPP, columns=given.columns, names=BCCD_NAMES
     )
     result = wsi_chat.analyze(
-        slide, specimen="blood-smear", out=given.out, top_k=given.top_k, exhaustive=given.exhaustive or None
+        slide,
+        specimen="blood-smear",
+        out=given.out,
+        model=given.model,
+        top_k=given.top_k,
+        exhaustive=given.exhaustive or None,
     )
     asked = [Box(r["x"], r["y"], r["x"] + r["width"], r["y"] + r["height"]) for r in _detailed(result)]
     print(f"{slide.name}: {len(result.tiles)} tiles, {len(asked)} detailed, {Counter(t.label for t in truth)}")
