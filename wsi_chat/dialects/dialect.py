@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -18,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
+from wsi_chat.dialects.writers import WRITERS, Written
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Answer, Box, LabelledBox, Query, Record, TaskName, Turn
 from wsi_chat.tasks import LETTERS, Ask
@@ -262,6 +264,38 @@ class Dialect:
             else:
                 boxes.append(LabelledBox(self.known_label(name) or label, given))
         return BoxReading(tuple(boxes), dropped, truncated)
+
+    def write_boxes(self, boxes: Sequence[LabelledBox], frame: Frame, label: str) -> str:
+        """The answer that this family gives for these boxes (pixels of the image as given), in their order.
+
+        The inverse of `read_boxes` but for rounding: ``label`` is the class asked for, which the words for
+        'none' may name. A box is cut at the image's edge, and kept at least one unit wide and high; two that
+        round to the same text are written once. Raises SettingError for a box with no area inside the image.
+        """
+        written = []
+        for found in boxes:
+            inside = found.box.clipped(frame.bounds)
+            if inside is None:
+                raise SettingError(
+                    f"box {found.box} of {found.label!r} has no area inside the image of "
+                    f"{frame.given[0]}x{frame.given[1]} px",
+                    hint="Give boxes in pixels of the image, x0 y0 x1 y1.",
+                )
+            box = frame.to_model(inside)
+            x0, x1 = self._span(box.x0, box.x1, frame.space[0])
+            y0, y1 = self._span(box.y0, box.y1, frame.space[1])
+            name = self.spec.names.get(found.label, found.label)
+            written.append(Written(name, (self._number(x0), self._number(y0), self._number(x1), self._number(y1))))
+        return WRITERS[self.spec.boxes](list(dict.fromkeys(written)), self.spec.names.get(label, label))
+
+    def _span(self, low: float, high: float, limit: float) -> tuple[float, float]:
+        """Both ends rounded as they will be written, kept apart by one unit at least and inside the range."""
+        unit = 10.0**-self.spec.decimals
+        low, high = (float(round(end, self.spec.decimals)) for end in (low, high))
+        if high > low:
+            return low, high
+        low = max(0.0, min(low, math.floor(limit / unit) * unit - unit))
+        return low, low + unit
 
     def read_choice(self, answer: Answer, ask: Ask) -> dict[str, float] | None:
         """Option text -> probability, in the order asked; None where the answer names no option.
