@@ -26,6 +26,8 @@ DPI = 300
 INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
+# where cells are only counted: a mark and a colour for each class, told apart without colour too
+COUNTED = (("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"))
 HEAT_MAP = "magma_r"
 HEAT_ALPHA = 0.78
 MISSING_GREY, STRIPE_GREY = 158, 74
@@ -59,6 +61,12 @@ def draw_overview(
         ([f for f in findings if not f.abnormal], "o", OTHER, "finding, class not abnormal"),
         ([f for f in findings if f.abnormal], "^", ABNORMAL, "finding, abnormal class"),
     ]
+    names = sorted({f.name for f in findings})
+    if report.verdict.status == "counted" and len(names) <= len(COUNTED):
+        groups = [
+            ([f for f in findings if f.name == name], marker, color, name)
+            for name, (marker, color) in zip(names, COUNTED, strict=False)
+        ]
     handles = []
     for group, marker, color, text in groups:
         if not group:
@@ -66,9 +74,9 @@ def draw_overview(
         style: dict[str, Any] = {
             "marker": marker,
             "s": size,
-            "facecolors": "none" if marker == "o" else color,
-            "edgecolors": color if marker == "o" else "white",
-            "linewidths": 0.7 if marker == "o" else 0.4,
+            "facecolors": color if marker == "^" else "none",
+            "edgecolors": "white" if marker == "^" else color,
+            "linewidths": 0.4 if marker == "^" else 0.7,
             "zorder": 5,
         }
         xs, ys = zip(*(finding.box.center for finding in group), strict=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FOLDER = "gallery"
 FIELD_UM = 60.0  # a squamous cell measures 40-60 um across, a nucleus 7-20
 FIELD_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
+CLOSER_UM = (15.0, 30.0)  # where every cell shown is small, as on a blood smear, the common field comes closer
 CONTEXT = 1.5  # the field is at least this many times the cell's longer side
 SCALE_UM = 10.0
 INK = (17, 26, 30)
@@ -65,7 +66,9 @@ def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[Ti
     rest = [finding for finding in verdict.findings if finding.id not in chosen]
     ranked = [f for f in sorted(rest, key=_rank) if f.abnormal] + list(_in_turn([f for f in rest if not f.abnormal]))
     shown = [*chosen.values(), *ranked][:limit]
-    items = [_of_finding(report, finding) for finding in shown]
+    longest = max((max(f.box.width, f.box.height) for f in shown), default=0.0) * report.slide.mpp * CONTEXT
+    base = next((um for um in CLOSER_UM if um >= longest), FIELD_UM)
+    items = [_of_finding(report, finding, base) for finding in shown]
     if not verdict.findings:
         tiles = {row.tile.id: row for row in tile_verdicts}
         items = [_of_tile(report, tiles[name]) for name in verdict.carrying if name in tiles][:limit]
@@ -139,9 +142,9 @@ def _in_turn(findings: Sequence[Finding]) -> Iterator[Finding]:
         yield from (finding for finding in row if finding is not None)
 
 
-def _of_finding(report: Report, finding: Finding) -> GalleryItem:
+def _of_finding(report: Report, finding: Finding, base: float) -> GalleryItem:
     side_um = max(finding.box.width, finding.box.height) * report.slide.mpp * CONTEXT
-    field_um = next((FIELD_UM * n for n in FIELD_STEPS if FIELD_UM * n >= side_um), FIELD_UM * FIELD_STEPS[-1])
+    field_um = next((base * n for n in FIELD_STEPS if base * n >= side_um), base * FIELD_STEPS[-1])
     tile_id = finding.tile_ids[0] if finding.tile_ids else ""
     item = _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
     return replace(item, also_called=finding.other_labels)

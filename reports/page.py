@@ -263,7 +263,6 @@ def _gaps(report: Report) -> dict[str, str]:
 
 def _provenance(report: Report) -> list[dict[str, str]]:
     source, model = report.provenance, report.provenance.model
-    versions = ", ".join(f"{name} {value}" for name, value in sorted(source.versions.items()))
     decoding = ", ".join(f"{name} {_value(value)}" for name, value in sorted(model.decoding.items()))
     pairs = [
         ("Model", f"{clean(model.name, 60)}, revision {clean(model.revision, 20)}"),
@@ -274,7 +273,6 @@ def _provenance(report: Report) -> list[dict[str, str]]:
             f"{source.tile_px} px at {source.tile_mpp:.3g} µm/px, overlap {percent(source.overlap)}, "
             f"mask {clean(source.mask, 30)}, seed {source.seed}",
         ),
-        ("Versions", clean(versions, 150)),
         ("Run", clean(f"{report.timings.started}; reader {report.slide.reader}", 90)),
     ]
     return [{"label": label, "value": value} for label, value in pairs]
