@@ -66,8 +66,9 @@ def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[Ti
     rest = [finding for finding in verdict.findings if finding.id not in chosen]
     ranked = [f for f in sorted(rest, key=_rank) if f.abnormal] + list(_in_turn([f for f in rest if not f.abnormal]))
     shown = [*chosen.values(), *ranked][:limit]
-    longest = max((max(f.box.width, f.box.height) for f in shown), default=0.0) * report.slide.mpp * CONTEXT
-    base = next((um for um in CLOSER_UM if um >= longest), FIELD_UM)
+    sides = sorted(max(f.box.width, f.box.height) * report.slide.mpp * CONTEXT for f in shown)
+    most = sides[int(0.9 * (len(sides) - 1))] if sides else 0.0  # a few larger ones take a wider field of their own
+    base = next((um for um in CLOSER_UM if um >= most), FIELD_UM)
     items = [_of_finding(report, finding, base) for finding in shown]
     if not verdict.findings:
         tiles = {row.tile.id: row for row in tile_verdicts}
