@@ -27,6 +27,14 @@ class Deposit:
     polygon: tuple[tuple[float, float], ...]
     area_mm2: float
 
+    @property
+    def ring(self) -> tuple[tuple[float, float], ...]:
+        """The outline to draw: 96 points of the circle, or the polygon of a smear."""
+        if self.kind == "smear":
+            return self.polygon
+        (x, y), turn = self.center, math.tau / 96
+        return tuple((x + self.radius * math.cos(n * turn), y + self.radius * math.sin(n * turn)) for n in range(96))
+
 
 def find_deposit(mask: NDArray[np.bool_], *, cell: float, cell_um: float) -> Deposit | None:
     """The largest area densely set with foreground cells, or None where none is large enough.

@@ -249,7 +249,7 @@ def _judge(
         specimen=Specimen(
             given=settings.specimen is not None and system.kind != "generic",
             code=settings.specimen or "unspecified",
-            name=system.name,
+            name=_specimen_name(settings.specimen, system),
             system=system.code,
             system_version=str(system.version),
             sources=tuple(system.sources),
@@ -267,6 +267,13 @@ def _judge(
         ),
     )
     return report.model_copy(update={"narrative": narrate(report, tile_verdicts, system)})
+
+
+def _specimen_name(given: str | None, system: System) -> str:
+    """What the user called it; for a reporting system of the user's own, its first specimen code."""
+    known = {code.casefold() for code in system.specimens}
+    name = given if given is not None and given.casefold() in known else system.specimens[0]
+    return name.replace("-", " ").capitalize()
 
 
 def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict]) -> Funnel:
@@ -360,7 +367,7 @@ def write_documents(
     import reports
 
     overview = slide.overview()
-    outline = [foreground.deposit.polygon] if foreground.deposit else []
+    outline = [foreground.deposit.ring] if foreground.deposit else []
     colors = {label.code: label.color for label in system.labels}
     topic = system.screen.topic
     tiles = tile_verdicts

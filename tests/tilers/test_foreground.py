@@ -190,6 +190,8 @@ def test_a_round_deposit_is_outlined_despite_debris() -> None:
     assert deposit.center == pytest.approx((1300 * 32, 1000 * 32), abs=40 * 32)
     assert deposit.radius == pytest.approx(800 * 32, rel=0.05)
     assert deposit.area_mm2 == pytest.approx(np.pi * 6.4**2, rel=0.1)
+    reach = [np.hypot(x - deposit.center[0], y - deposit.center[1]) for x, y in deposit.ring]
+    assert reach == pytest.approx([deposit.radius] * 96)
 
 
 def test_a_smear_is_no_circle_and_a_single_cell_no_deposit() -> None:
