@@ -185,7 +185,7 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
     absent = [name for name in names if counts[name] == 0]
     if present:
         weight = np.array([3.0 if name in (*wording.EPITHELIAL, "abnormal", "wbc") else 1.0 for name in present])
-        picked = rng.choice(len(present), min(5, len(present)), replace=False, p=weight / weight.sum())
+        picked = rng.choice(len(present), min(4, len(present)), replace=False, p=weight / weight.sum())
         questions += [ground(sample, present[i]) for i in picked]
     if absent:
         questions += [ground(sample, str(rng.choice(absent))) for _ in range(2 if rng.random() < 0.4 else 1)]
@@ -197,12 +197,12 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
         questions += [refer(sample, int(i), rng) for i in picked]
     questions.append(screen(sample, rng))
     if sample.domain == "cervix":
-        if rng.random() < 0.2:
+        if rng.random() < 0.3:
             questions.append(screen(sample, rng, third=True))
-        if rng.random() < 0.4:
+        if rng.random() < 0.6:
             questions.append(category(sample, rng))
-        if rng.random() < 0.25:
+        if rng.random() < 0.4:
             questions.append(vqa(sample, rng))
-    if rng.random() < 0.25:
+    if rng.random() < 0.4:
         questions.append(describe(sample))
     return [questions[i] for i in rng.permutation(len(questions))]
