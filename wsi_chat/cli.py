@@ -14,6 +14,7 @@ import typer
 
 from wsi_chat._version import __version__
 from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, set_up_logging
+from wsi_chat.datasets.cli import dataset, synth
 from wsi_chat.errors import WsiChatError
 
 app = typer.Typer(
@@ -24,8 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
 app.add_typer(synth, name="synth")
+app.add_typer(dataset, name="dataset")
 
 
 def _version(show: bool) -> None:
@@ -148,25 +149,6 @@ def specimens(json_: Json = False) -> None:
 
     payload, lines = describe_specimens()
     _print(payload, lines, as_json=json_)
-
-
-@synth.command("slide")
-def synth_slide(
-    path: Annotated[Path, typer.Argument(help="Where to write: .tiff (pyramidal JPEG) or .ome.zarr.")],
-    width: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    height: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    mpp: Annotated[float, typer.Option(min=0.05, max=5.0, help="um/px.")] = 0.5,
-    recipe: Annotated[str, typer.Option(help="normal or abnormal.")] = "abnormal",
-    abnormal_cells: Annotated[int | None, typer.Option(min=0, help="Exactly so many abnormal cells.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same slide.")] = 0,
-) -> None:
-    """Render a liquid-based cervical preparation with its truth beside it (GeoJSON and JSON)."""
-    from wsi_chat.datasets.render.slide import render_slide
-
-    render_slide(
-        path, seed=seed, width_px=width, height_px=height, mpp=mpp, recipe=recipe, abnormal_cells=abnormal_cells
-    )
-    typer.echo(str(path))
 
 
 def _print(payload: Any, lines: Any, *, as_json: bool) -> None:

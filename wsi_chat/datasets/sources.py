@@ -1,0 +1,232 @@
+"""Annotations of pictures, as labs and tools write them: VOC XML, COCO JSON, rendered fields, captions in CSV.
+
+Every reader gives `Annotated` pictures in a fixed order and opens each picture's header only; a file that is
+missing or broken is an error that names it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.datasets.annotated import Annotated, Rename
+from wsi_chat.datasets.voc import read_voc
+from wsi_chat.errors import SlideError, SlideNotFound
+from wsi_chat.schema import Box, LabelledBox
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".PNG", ".JPG", ".JPEG", ".TIF")
+SPLITS = ("train", "val", "test")
+
+
+def load_image(path: Path) -> Image.Image:
+    """A picture as RGB (transparent pixels on white).
+
+    Raises:
+        SlideError: it is missing or cannot be decoded.
+    """
+    from PIL import Image
+
+    from wsi_chat.dialects.frame import fit
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return fit(image, image.size)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels, from the header. Raises SlideError like `load_image`."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
+
+
+def read_voc_folder(folder: Path, *, rename: Rename, exhaustive: bool = True, lists: bool = False) -> list[Annotated]:
+    """Pictures with VOC XML: ``Annotations`` and ``JPEGImages`` as in the Pascal layout, or all in one folder.
+
+    ``lists`` keeps the data set's own splits (``ImageSets/Main/train.txt``, ``val.txt``, ``test.txt``); pictures
+    on none of them are left out.
+
+    Raises:
+        SlideNotFound: no XML is there. SlideError: a picture or list is missing or an annotation is broken.
+    """
+    notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+    pictures = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
+    files = sorted(notes.glob("*.xml"))
+    if not files:
+        raise SlideNotFound(f"{folder}: there is no VOC annotation (*.xml) here.", hint="Give the data set's folder.")
+    own = _own_lists(folder) if lists else {}
+    found = []
+    for file in files:
+        if lists and file.stem not in own:
+            continue
+        picture = _beside(pictures, file)
+        boxes = tuple(LabelledBox(rename(b.label), b.box) for b in read_voc(file))
+        found.append(_picture(picture, boxes, split=own.get(file.stem, ""), source=folder.name))
+    return _with_known(found, exhaustive)
+
+
+def _own_lists(folder: Path) -> dict[str, str]:
+    own: dict[str, str] = {}
+    for split in SPLITS:
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if not path.is_file():
+            raise SlideError(f"{path} is missing.", hint="Leave out --keep-lists, or restore the data set's lists.")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name = line.split()[0] if line.split() else ""
+            if name and own.setdefault(name, split) != split:
+                raise SlideError(f"{path}: {name} is on the list of {own[name]} too.", hint="Mend the lists.")
+    return own
+
+
+def _beside(folder: Path, annotation: Path) -> Path:
+    for suffix in SUFFIXES:
+        if (path := folder / f"{annotation.stem}{suffix}").is_file():
+            return path
+    raise SlideError(
+        f"{annotation}: its picture {annotation.stem}.* is not in {folder}.", hint="Put picture and XML together."
+    )
+
+
+def read_coco(file: Path, *, images: Path | None = None, rename: Rename, exhaustive: bool = True) -> list[Annotated]:
+    """Pictures of a COCO detection file; ``images`` is their folder (default: the file's own).
+
+    ``bbox`` is x, y, width, height in pixels; crowd regions are left out. An image's ``patient``, ``patient_id``
+    or ``slide`` field, where there is one, is its group.
+
+    Raises:
+        SlideError: the file, an id or a picture is wrong or missing.
+    """
+    content = read_json(file)
+    try:
+        classes = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+        entries = {entry["id"]: entry for entry in content["images"]}
+        boxes: dict[Any, list[LabelledBox]] = {key: [] for key in entries}
+        for note in content["annotations"]:
+            if note.get("iscrowd"):
+                continue
+            x, y, width, height = (float(value) for value in note["bbox"])
+            if width > 0 and height > 0:
+                label = rename(classes[note["category_id"]])
+                boxes[note["image_id"]].append(LabelledBox(label, Box(x, y, x + width, y + height)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SlideError(f"{file}: not a COCO file ({type(error).__name__}: {error}).", hint="Mend it.") from error
+    known = frozenset(rename(name) for name in classes.values())
+    found = []
+    for key, entry in entries.items():
+        path = (images or file.parent) / str(entry.get("file_name", ""))
+        group = str(entry.get("patient") or entry.get("patient_id") or entry.get("slide") or "")
+        found.append(_picture(path, tuple(boxes[key]), group=group, source=file.name))
+    return _with_known(found, exhaustive, known)
+
+
+def read_rendered_fields(file: Path, *, rename: Rename) -> list[Annotated]:
+    """Fields of ``wsi-chat synth fields`` by their ``truth.json``. Raises SlideError."""
+    from wsi_chat.datasets.render.field import LABELS
+
+    found = []
+    known = frozenset(rename(label) for label in LABELS)
+    content = read_json(file)
+    try:
+        for record in content:
+            boxes = tuple(LabelledBox(rename(cell["label"]), Box(*cell["box"])) for cell in record["cells"])
+            path = file.parent / record["image"]
+            found.append(_picture(path, boxes, source=file.name, abnormal=record["abnormal"], mpp=record["mpp"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SlideError(f"{file}: not the truth of rendered fields ({error}).", hint="Render them again.") from error
+    return _with_known(found, True, known)
+
+
+def read_captions(file: Path) -> list[Annotated]:
+    """Pictures with text from a CSV: ``image`` and ``caption``, or ``image``, ``question`` and ``answer``.
+
+    Optional columns ``patient`` (or ``slide``) and ``split``. Rows of one picture are put together.
+
+    Raises:
+        SlideError: a column or a picture is missing, or a row has neither caption nor question and answer.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SlideError(f"{file}: cannot be read as CSV ({error}).", hint="Give a UTF-8 CSV file.") from error
+    merged: dict[str, Annotated] = {}
+    for number, row in enumerate(rows, start=2):
+        cell = {key.strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+        cell = {key: value for key, value in cell.items() if isinstance(value, str)}
+        name = cell.get("image") or cell.get("image_path", "")
+        caption, question, answer = (cell.get(key, "") for key in ("caption", "question", "answer"))
+        if not name or not (caption or (question and answer)):
+            raise SlideError(
+                f"{file}, line {number}: needs an image, and a caption or a question with its answer.",
+                hint="Name the columns image,caption or image,question,answer.",
+            )
+        before = merged.get(name) or _picture(
+            file.parent / name,
+            (),
+            group=cell.get("patient") or cell.get("slide", ""),
+            split=cell.get("split", ""),
+            source=file.name,
+        )
+        asked = (*before.questions, (question, answer)) if question and answer else before.questions
+        merged[name] = replace(before, caption=caption or before.caption, questions=asked)
+    return list(merged.values())
+
+
+def _picture(
+    path: Path,
+    boxes: Sequence[LabelledBox],
+    *,
+    group: str = "",
+    split: str = "",
+    source: str,
+    abnormal: bool | None = None,
+    mpp: float | None = None,
+) -> Annotated:
+    size = image_size(path)
+    bounds = Box(0, 0, *size)
+    seen = tuple(LabelledBox(b.label, inside) for b in boxes if (inside := b.box.clipped(bounds)) is not None)
+    return Annotated(
+        path.stem,
+        size,
+        partial(load_image, path),
+        group or f"{path.parent.name}/{path.name}",
+        seen,
+        abnormal=abnormal,
+        mpp=mpp,
+        split=split,
+        source=source,
+    )
+
+
+def _with_known(found: Iterable[Annotated], exhaustive: bool, known: frozenset[str] = frozenset()) -> list[Annotated]:
+    """All classes of the source are known in each of its pictures, if they were annotated exhaustively."""
+    pictures = list(found)
+    if not exhaustive:
+        return pictures
+    every = known | {b.label for picture in pictures for b in picture.boxes}
+    return [replace(picture, known=every) for picture in pictures]
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. Raises SlideNotFound, or SlideError where it is broken."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SlideNotFound(f"{file} does not exist.", hint="Check the path.") from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise SlideError(f"{file}: cannot be read as JSON ({error}).", hint="Give the right file.") from error
