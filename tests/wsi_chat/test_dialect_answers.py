@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_a_failed_answer_has_no_boxes() -> None:
             1,
             True,
         ),
-        ("json", 'Sure: {"bbox_2d": "none"} and {"bbox_2d": [[1,2],[3,4]]}', [], 2, False),
+        ("json", 'Sure: {"bbox_2d": "none"} and {"bbox_2d": [[1,2],[3,4]]}', [("", (1, 2, 3, 4))], 1, False),
         ("json", '[{"bbox_2d":', [], 1, True),
         ("json", "[]", [], 0, False),
         (
@@ -151,15 +152,17 @@ PIECES = [
     "<region>", "</region>", "<|box_start|>", "<|box_end|>", '{"bbox_2d": [', "]", "}",
     '"label": "x"', " is located at ",
     "hsil 1", "1 2 3 4", "10.5", "-3", "1e400", "nan", "inf", ",", " ", ".", "(5,6),(7,8)", "0 0 600 600", "٣ ٤", "\n",
-    "<image>", "No hsil is found.",
+    "<image>", "No hsil is found.", "<loc0100>", "<loc1023><loc0000>", "<loc", "<box>", "</box>", "<ref>hsil</ref>",
+    "[1, 2, 3, 4]", "[[", "'box_2d': ", "<|object_ref_start|>", "<end_of_turn>", "```json", ' ; ', "{",
 ]  # fmt: skip
 MESS = st.one_of(st.text(max_size=300), st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5))).map("".join))
 SIDES = st.integers(1, 3000)
 
 
 @cache
-def _dialect(grammar: str, coordinates: str) -> Dialect:
-    spec = get_dialect("cytochat").spec.model_dump() | {"boxes": grammar, "coordinates": coordinates}
+def _dialect(grammar: str, coordinates: str, order: str = "xyxy") -> Dialect:
+    changes = {"boxes": grammar, "coordinates": coordinates, "order": order}
+    spec = get_dialect("cytochat").spec.model_dump() | changes
     return Dialect(DialectSpec.model_validate(spec))
 
 
@@ -167,14 +170,15 @@ def _dialect(grammar: str, coordinates: str) -> Dialect:
 @given(
     text=MESS,
     grammar=st.sampled_from(sorted(GRAMMARS)),
-    coordinates=st.sampled_from(["sent", "norm1000", "norm1"]),
+    coordinates=st.sampled_from(["sent", "norm1000", "norm1", "norm1024"]),
+    order=st.sampled_from(["xyxy", "yxyx"]),
     size=st.tuples(SIDES, SIDES).filter(lambda s: max(s) <= 200 * min(s)),
     status=st.sampled_from(["ok", "truncated"]),
 )
 def test_any_text_gives_boxes_inside_the_image(
-    text: str, grammar: str, coordinates: str, size: tuple[int, int], status: Any
+    text: str, grammar: str, coordinates: str, order: str, size: tuple[int, int], status: Any
 ) -> None:
-    dialect = _dialect(grammar, coordinates)
+    dialect = _dialect(grammar, coordinates, order)
     reading = dialect.read_boxes(Answer("k", "ground", text, status=status), dialect.frame(size), "hsil")
     for found in reading.boxes:
         assert 0 <= found.box.x0 < found.box.x1 <= size[0]
@@ -185,6 +189,14 @@ def test_any_text_gives_boxes_inside_the_image(
     if grammar == "region":
         # every opening tag is a box or is counted
         assert len(reading.boxes) + reading.dropped >= text.lower().count("<region>")
+    if grammar == "tokens":
+        assert len(reading.boxes) + reading.dropped >= text.count("<|box_start|>")
+    if grammar == "json":
+        assert len(reading.boxes) + reading.dropped >= text.count('"bbox_2d":')
+    if grammar == "ref_box":
+        assert len(reading.boxes) + reading.dropped >= text.lower().count("<box>")
+    if grammar == "loc":
+        assert 4 * (len(reading.boxes) + reading.dropped) >= len(re.findall("<loc[0-9]+>", text))
     dialect.read_label(Answer("k", "refer", text))
     dialect.read_choice(Answer("k", "mcq", text), tasks.mcq("?", ("normal", "abnormal")))
 

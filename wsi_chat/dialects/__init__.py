@@ -8,14 +8,17 @@ reading = dialect.read_boxes(answer, frame, "hsil")      # pixels of the image a
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from wsi_chat.dialects.dialect import BoxReading, Dialect, DialectSpec
+from wsi_chat.dialects.dialect import BoxReading, Dialect
 from wsi_chat.dialects.frame import Frame, ImagePolicy
+from wsi_chat.dialects.spec import DialectSpec
 from wsi_chat.errors import EngineError, SettingError
 
 __all__ = [
@@ -30,8 +33,22 @@ __all__ = [
     "load_dialect",
 ]
 
-FAMILIES = {"qwen2_vl": "qwen2-vl", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
-"""A checkpoint's ``model_type`` -> the dialect of its family."""
+FAMILIES = {
+    "qwen2_vl": "qwen2-vl",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl",
+    "qwen3_vl_moe": "qwen3-vl",
+    "qwen3_5": "qwen3-vl",
+    "qwen3_5_moe": "qwen3-vl",
+    "internvl": "internvl",
+    "internvl_chat": "internvl",
+    "gemma3": "medgemma",
+    "paligemma": "paligemma",
+}
+"""A checkpoint's ``model_type`` -> the dialect of its family. MedGemma is a Gemma 3, and both write the same boxes."""
+
+NAMED = ("cytochat", "endochat")
+"""Fine-tunes that answer in words of their own, known by the name of their folder or of their origin."""
 
 
 @cache
@@ -41,16 +58,33 @@ def dialects() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-@cache
 def get_dialect(name: str) -> Dialect:
-    """A dialect of the package by name. Raises SettingError for an unknown one."""
+    """A dialect of the package by name, or one of the user's by the path of its YAML file.
+
+    A path ends in ``.yaml`` or ``.yml`` or holds a separator. Raises SettingError for an unknown name and for a
+    file that cannot be read or is no dialect.
+    """
+    if name.lower().endswith((".yaml", ".yml")) or "/" in name or os.sep in name:
+        return load_dialect(Path(name).expanduser())
+    return _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> Dialect:
     if name not in dialects():
-        raise SettingError(f"there is no dialect {name!r}", hint=f"Choose one of: {', '.join(dialects())}.")
+        raise SettingError(
+            f"there is no dialect {name!r}",
+            hint=f"Choose one of: {', '.join(dialects())}; or give the path of a YAML file.",
+        )
     return _read((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
 
 
 def load_dialect(path: Path) -> Dialect:
-    """A dialect from a YAML file with the same fields as those in the package. Raises SettingError."""
+    """A dialect from a YAML file with the same fields as those in the package. Raises SettingError.
+
+    ``extends: qwen2-vl`` takes every field that the file leaves out from that dialect of the package (but for
+    ``name`` and ``version``); mappings such as ``prompts`` are merged key by key.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -62,7 +96,10 @@ def _read(text: str, source: str) -> Dialect:
     import yaml
 
     try:
-        return Dialect(DialectSpec.model_validate(yaml.safe_load(text)))
+        content = yaml.safe_load(text)
+        if isinstance(content, dict) and "extends" in content:
+            content = _extended(content)
+        return Dialect(DialectSpec.model_validate(content))
     except yaml.YAMLError as error:
         raise SettingError(f"dialect file {source} is not YAML: {error}", hint="Fix the file.") from error
     except ValidationError as error:
@@ -74,26 +111,48 @@ def _read(text: str, source: str) -> Dialect:
         ) from error
 
 
-def detect_dialect(checkpoint_dir: str | Path) -> str:
-    """The dialect of a checkpoint folder: its ``manifest.json``, then a known name, then its ``model_type``.
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    merged = _packaged(str(content["extends"])).spec.model_dump(exclude={"name", "version"})
+    for key, value in content.items():
+        if key != "extends":
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = merged[key] | value if both else value
+    return merged
 
-    Raises EngineError where the folder has no readable config, SettingError where no dialect fits it.
+
+def detect_dialect(checkpoint_dir: str | Path) -> str:
+    """The dialect of a checkpoint folder, as `get_dialect` takes it.
+
+    The first of: ``dialect`` in its ``manifest.json`` (a name, or a YAML file's path from the folder), a known
+    fine-tune's name, the ``model_type`` and then the ``architectures`` of its ``config.json``. Raises EngineError
+    where the folder has no readable config, SettingError where no dialect fits it.
     """
     folder = Path(checkpoint_dir)
     manifest = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     named = manifest.get("dialect")
     if isinstance(named, str):
-        return get_dialect(named).name
+        own = folder / named
+        return str(own) if own.is_file() and get_dialect(str(own.resolve())) else get_dialect(named).name
     config = _json(folder / "config.json")
-    if "cytochat" in f"{folder.resolve().name} {config.get('_name_or_path', '')}".lower():
-        return "cytochat"
-    family = FAMILIES.get(str(config.get("model_type")))
-    if family not in dialects():
-        raise SettingError(
-            f"no dialect is known for {folder} (model_type {config.get('model_type')!r})",
-            hint=f"Name one with --dialect: {', '.join(dialects())}.",
-        )
-    return family
+    known_as = f"{folder.resolve().name} {config.get('_name_or_path', '')}".lower()
+    for name in NAMED:
+        if name in known_as:
+            return name
+    architectures = config.get("architectures")
+    for written in [config.get("model_type"), *(architectures if isinstance(architectures, list) else [])]:
+        family = _family(str(written))
+        if family:
+            return family
+    raise SettingError(
+        f"no dialect is known for {folder} (model_type {config.get('model_type')!r}, architectures {architectures!r})",
+        hint=f"Name one with --dialect: {', '.join(dialects())}; or give the path of a YAML file.",
+    )
+
+
+def _family(written: str) -> str:
+    """The dialect for a ``model_type`` or an architecture's class name, e.g. Qwen2VLForConditionalGeneration."""
+    plain = written.replace("_", "").lower().removesuffix("forconditionalgeneration").removesuffix("model")
+    return next((dialect for family, dialect in FAMILIES.items() if family.replace("_", "") == plain), "")
 
 
 def _json(path: Path) -> dict[str, object]:

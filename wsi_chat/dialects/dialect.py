@@ -9,25 +9,29 @@ import hashlib
 import json
 import math
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
+from wsi_chat.dialects.spec import DialectSpec
 from wsi_chat.dialects.writers import WRITERS, Written
 from wsi_chat.errors import AnswerError, SettingError
-from wsi_chat.schema import Answer, Box, LabelledBox, Query, Record, TaskName, Turn
+from wsi_chat.schema import Answer, Box, LabelledBox, Query, Turn
 from wsi_chat.tasks import LETTERS, Ask
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_MARK = "<image>"
+CONTROL = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|<eos>|</s>")
+"""Control tokens of the Qwen, InternVL, Gemma and LLaMA tokenizers."""
+
+BINS = 1024
+"""Coordinate bins of ``norm1024``, numbered 0..1023; bin n reads as n / 1024 of the side."""
+
 FREE_TILE_PX = 512
 """Tile side where a model takes any size; a multiple of no patch is needed, the policy rounds."""
 
@@ -39,76 +43,6 @@ class SystemResolution(Protocol):
     def code(self) -> str: ...
     @property
     def mpp(self) -> float: ...
-
-
-PROMPT_FIELDS: dict[str, frozenset[str]] = {
-    "choice": frozenset({"topic", "options"}),
-    "option": frozenset({"letter", "text"}),
-    "ground": frozenset({"label"}),
-    "refer": frozenset({"box"}),
-    "describe": frozenset(),
-    "vqa": frozenset({"question"}),
-    "vqa_region": frozenset({"question", "box"}),
-}
-
-
-class Prompts(Record):
-    """One template per task; the braces that each must hold are in `PROMPT_FIELDS`."""
-
-    choice: str
-    option: str = "{letter}.{text}"
-    ground: str
-    refer: str
-    describe: str
-    vqa: str = "{question}"
-    vqa_region: str
-
-    @model_validator(mode="after")
-    def _complete(self) -> Prompts:
-        for name, wanted in PROMPT_FIELDS.items():
-            found = _braces(getattr(self, name))
-            if set(found) != wanted:
-                raise ValueError(f"prompt {name!r} has {found} in braces, needs {sorted(wanted)}")
-        return self
-
-
-def _braces(template: str) -> list[str]:
-    return sorted(part for _, part, _, _ in string.Formatter().parse(template) if part is not None)
-
-
-class DialectSpec(Record):
-    """The data of a dialect, as its YAML file holds it.
-
-    ``coordinates``: ``sent`` (pixels of the image as sent), ``norm1000`` or ``norm1``. ``decimals``: of a
-    coordinate in a prompt, at most. ``boxes``: the grammar of a box. ``labels``: class names the model knows;
-    ``names``: how a label is written in a prompt, where that differs; ``aliases``: other spellings in answers.
-    ``max_tokens``: task -> the longest answer that this model gives, in tokens, where that is less than asked for.
-    ``mpp``: reporting system's code -> um/px at which this model wants its tiles, where it differs.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    version: int = Field(ge=1)
-    system: str = ""
-    coordinates: Literal["sent", "norm1000", "norm1"]
-    decimals: int = Field(default=0, ge=0, le=6)
-    boxes: Literal["region", "tokens", "json"]
-    box_text: str = "{x0} {y0} {x1} {y1}"
-    image: ImagePolicy
-    mpp: dict[str, Annotated[float, Field(gt=0.05, lt=5.0)]] = Field(default_factory=dict)
-    max_tokens: dict[TaskName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    choice: Literal["letter"] = "letter"
-    labels: tuple[str, ...] = ()
-    names: dict[str, str] = Field(default_factory=dict)
-    aliases: dict[str, str] = Field(default_factory=dict)
-    prompts: Prompts
-
-    @field_validator("box_text")
-    @classmethod
-    def _four_corners(cls, text: str) -> str:
-        found = _braces(text)
-        if found != ["x0", "x1", "y0", "y1"]:
-            raise ValueError(f"box_text needs {{x0}} {{y0}} {{x1}} {{y1}}, has {found}")
-        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +93,7 @@ class Dialect:
     @cached_property
     def prompts_sha256(self) -> str:
         """Hash over everything of the dialect that reaches a model or reads its answers."""
-        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.spec.identity.encode()).hexdigest()
 
     # ------------------------------------------------------------------------------------------ asking
 
@@ -167,13 +101,14 @@ class Dialect:
         """How an image of ``size`` (width, height) is sent, and the map of its coordinates."""
         sent = self.spec.image.sent_size(*size)
         ranges: dict[str, tuple[float, float]] = {"sent": sent, "norm1000": (1000, 1000), "norm1": (1, 1)}
+        ranges["norm1024"] = (BINS, BINS)
         return Frame(size, sent, ranges[self.spec.coordinates])
 
     def prompt(self, ask: Ask, frame: Frame) -> str:
         """The user's turn without the image mark."""
         texts = self.spec.prompts
         if ask.task in ("screen", "mcq"):
-            options = ", ".join(
+            options = texts.separator.join(
                 texts.option.format(letter=letter, text=option)
                 for letter, option in zip(ask.letters, ask.options, strict=True)
             )
@@ -240,8 +175,13 @@ class Dialect:
                 hint="Give x0 y0 x1 y1 in pixels of the image.",
             )
         box = frame.to_model(inside)
-        corners = {name: self._number(getattr(box, name)) for name in ("x0", "y0", "x1", "y1")}
+        largest = self._largest(math.inf)
+        corners = {name: self._number(min(getattr(box, name), largest)) for name in ("x0", "y0", "x1", "y1")}
         return self.spec.box_text.format(**corners)
+
+    def _largest(self, limit: float) -> float:
+        """The largest number that may be written on an axis that ends at ``limit``: the last bin has no far edge."""
+        return BINS - 1 if self.spec.coordinates == "norm1024" else limit
 
     def _number(self, value: float) -> str:
         # as the training data were written: Python's round() and repr, so 248.9 and not 248.90
@@ -254,7 +194,9 @@ class Dialect:
         if answer.status == "failed":
             return BoxReading((), 0, False)
         marks = GRAMMARS[self.spec.boxes](answer.text)
-        settled, dropped, truncated = settle(marks, frame.space, truncated=answer.status == "truncated")
+        settled, dropped, truncated = settle(
+            marks, frame.space, truncated=answer.status == "truncated", order=self.spec.order
+        )
         boxes = []
         for name, box in settled:
             # the division may land a hair outside the image: clip once more in its own pixels
@@ -285,13 +227,16 @@ class Dialect:
             x0, x1 = self._span(box.x0, box.x1, frame.space[0])
             y0, y1 = self._span(box.y0, box.y1, frame.space[1])
             name = self.spec.names.get(found.label, found.label)
-            written.append(Written(name, (self._number(x0), self._number(y0), self._number(x1), self._number(y1))))
-        return WRITERS[self.spec.boxes](list(dict.fromkeys(written)), self.spec.names.get(label, label))
+            corners = (y0, x0, y1, x1) if self.spec.order == "yxyx" else (x0, y0, x1, y1)
+            written.append(Written(name, tuple(self._number(corner) for corner in corners)))
+        asked = self.spec.names.get(label, label)
+        return WRITERS[self.spec.boxes](list(dict.fromkeys(written)), asked, self.spec.box_key)
 
     def _span(self, low: float, high: float, limit: float) -> tuple[float, float]:
         """Both ends rounded as they will be written, kept apart by one unit at least and inside the range."""
         unit = 10.0**-self.spec.decimals
-        low, high = (float(round(end, self.spec.decimals)) for end in (low, high))
+        limit = self._largest(limit)
+        low, high = (min(float(round(end, self.spec.decimals)), limit) for end in (low, high))
         if high > low:
             return low, high
         low = max(0.0, min(low, math.floor(limit / unit) * unit - unit))
@@ -325,7 +270,7 @@ class Dialect:
 
     def read_text(self, answer: Answer) -> str:
         """The answer's text without control tokens and surrounding space."""
-        return re.sub(r"<\|[a-z_]+\|>", "", answer.text).strip()
+        return CONTROL.sub("", answer.text).strip()
 
     def read_label(self, answer: Answer) -> str:
         """The class that a refer answer names: a known label where it is one, else its cleaned text.

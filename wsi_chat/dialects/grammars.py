@@ -6,10 +6,12 @@ model's coordinate range and counts every mark that could not be used.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from wsi_chat.schema import Box
 
@@ -25,7 +27,8 @@ class Mark:
 
 Grammar = Callable[[str], Iterator[Mark]]
 
-NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
+# a digit behind a letter is part of a name: a model that repeats "[x1, y1, x2, y2]" has written no box
+NUMBER = re.compile(r"(?<![A-Za-z_0-9])[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+(?:,[0-9]+)?")
 
 
@@ -82,42 +85,167 @@ _TOKEN_BOX = re.compile(
     r"(?:<\|object_ref_start\|>(?P<label>[^<]{0,80})<\|object_ref_end\|>\s*)?"
     r"(?:<\|box_start\|>(?P<inside>[^<]{0,200})(?:<\|box_end\|>|(?P<cut>\Z))?|(?P<orphan><\|box_end\|>))"
 )
+_POINTS = re.compile(r"\(\s*([^(),]{1,40},[^(),]{1,40})\)\s*,\s*\(\s*([^(),]{1,40},[^(),]{1,40})(?:\)|\Z)")
+
+_POINTS_CUT = re.compile(r"\(\s*[-+]?[0-9.]+\s*,[^()]{0,40}(?:\)\s*,?\s*(?:\([^()]{0,40})?)?\Z")
 
 
 def token_marks(text: str) -> Iterator[Mark]:
-    """``<|object_ref_start|>cell<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``."""
+    """``<|object_ref_start|>cell<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``.
+
+    A server that leaves special tokens out returns ``cell(x1,y1),(x2,y2)``: read where no token is left.
+    """
+    if "<|box_" not in text:
+        covered = 0
+        for pair in _POINTS.finditer(text):
+            covered = pair.end()
+            yield Mark("", four_numbers(", ".join(pair.groups())), cut=not pair.group().endswith(")"))
+        if _POINTS_CUT.search(text, covered):
+            yield Mark(cut=True)
+        return
     label = ""
     for found in _TOKEN_BOX.finditer(text):
         label = (found["label"] or label).strip()
         yield Mark(label, four_numbers(found["inside"] or ""), cut=found["cut"] is not None)
 
 
-# ------------------------------------------------------------------------- JSON (Qwen2.5-VL, Qwen3-VL)
+# ------------------------------------------------------------- bracketed lists (EndoChat, InternVL)
 
-_JSON_BOX = re.compile(
-    r'(?:"(?:bbox_2d|bbox|box_2d|box)"|\b(?:bbox_2d|bbox|box_2d)\b)\s*:\s*'
-    r'(?:\[(?P<inside>[^\[\]{}"]{0,200})(?:\]|(?P<cut>\Z))?)?'
+_LIST = re.compile(r"\[(?P<inside>[^\[\]]{0,200})(?P<closed>\])?")
+_DIGIT = re.compile(r"[0-9]")
+_TWO_PAIRS = re.compile(r"\[\s*\[([^\[\],]{1,40},[^\[\],]{1,40})\]\s*,\s*\[([^\[\],]{1,40},[^\[\],]{1,40})\]\s*\]")
+
+
+def list_marks(text: str) -> Iterator[Mark]:
+    """``[x1, y1, x2, y2]`` anywhere. A list without any digit is prose, not a box, unless the text ends in it."""
+    # [[x1, y1], [x2, y2]] is one box written as two points
+    text = _TWO_PAIRS.sub(r"[\1, \2]", text)
+    for found in _LIST.finditer(text):
+        cut = found["closed"] is None and found.end() == len(text)
+        if cut or _DIGIT.search(found["inside"]):
+            yield Mark("", four_numbers(found["inside"]) if found["closed"] or cut else None, cut=cut)
+
+
+_TAG = re.compile(r"<ref>(?P<ref>[^<]{0,80})</ref>|<\s*(?P<close>/)?\s*box\s*>", re.IGNORECASE)
+
+
+def ref_box_marks(text: str) -> Iterator[Mark]:
+    """``<ref>cell</ref><box>[[x1, y1, x2, y2], [...]]</box>``; tags may be missing, the lists are what counts."""
+    start, label, opened = 0, "", False
+    for tag in [*_TAG.finditer(text), None]:
+        between = text[start : tag.start() if tag else len(text)]
+        marks = list(list_marks(between)) or list(token_marks(between))
+        if not marks and (opened or (tag is not None and tag["close"])):
+            # a box was announced or closed, and no list stands there
+            marks = [Mark(numbers=four_numbers(between), cut=tag is None)]
+        for mark in marks:
+            yield Mark(label, mark.numbers, cut=mark.cut and tag is None)
+        if tag is not None:
+            start = tag.end()
+            label = label if tag["ref"] is None else tag["ref"].strip()
+            opened = tag["ref"] is None and not tag["close"]
+
+
+# ------------------------------------------------------------------------- <loc> tokens (PaliGemma)
+
+_LOCS = re.compile(r"(?:<loc[0-9]+>\s*)+")
+_LOC = re.compile(r"<loc([0-9]+)>")
+_LOC_CUT = re.compile(r"<(?:l(?:o(?:c[0-9]*)?)?)?\Z")
+
+
+def loc_marks(text: str) -> Iterator[Mark]:
+    """``<loc0246><loc0229><loc0872><loc0904> cell ; <loc...`` in the order of the dialect, four tokens a box."""
+    severed = _LOC_CUT.search(text)
+    ended = severed.start() if severed else len(text)
+    covered = 0
+    for run in _LOCS.finditer(text):
+        covered = run.end()
+        numbers = [float(number) for number in _LOC.findall(run.group())]
+        label = re.split(r"[;<\n]", text[run.end() : run.end() + 80], maxsplit=1)[0].strip()
+        for first in range(0, len(numbers), 4):
+            four = tuple(numbers[first : first + 4])
+            last = first + 4 >= len(numbers)
+            whole = len(four) == 4
+            yield Mark(label if last else "", four if whole else None, cut=not whole and last and run.end() >= ended)
+    if severed and covered < severed.start():
+        yield Mark(cut=True)
+
+
+# ------------------------------------------------------------- JSON (Qwen2.5-VL, Qwen3-VL, MedGemma)
+
+_JSON_KEY = re.compile(
+    r"""(?:"(?:bbox_2d|bbox|box_2d|box)"|'(?:bbox_2d|bbox|box_2d|box)'|\b(?:bbox_2d|bbox|box_2d)\b)\s*:\s*"""
 )
-_JSON_LABEL = re.compile(r'"label"\s*:\s*"((?:[^"\\]|\\.){0,80})"')
+_JSON_LABEL = re.compile(
+    r"""["'](?:label|class|category|name)["']\s*:\s*(?:"(?P<double>(?:[^"\\]|\\.){0,80})"|'(?P<single>[^']{0,80})')"""
+)
 
 
 def json_marks(text: str) -> Iterator[Mark]:
-    """``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]``, with prose or fences around it, cut or not."""
-    for found in _JSON_BOX.finditer(text):
-        start = text.rfind("{", 0, found.start()) + 1
-        stop = text.find("}", found.end())
-        named = _JSON_LABEL.search(text[start : stop if stop >= 0 else len(text)])
-        cut = found["cut"] is not None or (found.end() == len(text) and not found["inside"])
-        yield Mark(named.group(1).strip() if named else "", four_numbers(found["inside"] or ""), cut=cut)
+    """``[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]``, with prose or fences around it, cut or not.
+
+    Numbers may be strings; a key may hold several boxes, or two corner points. Where no key is left, bare
+    lists are read.
+    """
+    keys = list(_JSON_KEY.finditer(text))
+    if not keys:
+        yield from list_marks(text)
+    for number, key in enumerate(keys):
+        value = text[key.end() : keys[number + 1].start() if number + 1 < len(keys) else len(text)]
+        start = text.rfind("{", 0, key.start()) + 1
+        stop = text.find("}", key.end())
+        label = _label(text[start : stop if stop >= 0 else len(text)])
+        last = number + 1 == len(keys)
+        value = value.lstrip("\"' ")
+        if not value.startswith("["):
+            yield Mark(label, cut=last and not value)
+            continue
+        for mark in _boxes_of(value):
+            yield Mark(label, mark.numbers, cut=mark.cut and last)
 
 
-GRAMMARS: dict[str, Grammar] = {"region": region_marks, "tokens": token_marks, "json": json_marks}
+def _boxes_of(value: str) -> Iterator[Mark]:
+    """The boxes in a JSON value that begins with ``[``: one list, a list of lists, or two points."""
+    depth, end = 0, len(value)
+    for place, letter in enumerate(value):
+        depth += (letter == "[") - (letter == "]")
+        if depth == 0 or letter in "{}":
+            end = place + (depth == 0)
+            break
+    for mark in list(list_marks(value[:end])) or [Mark(cut=depth > 0)]:
+        yield Mark(numbers=mark.numbers, cut=mark.cut and end == len(value))
+
+
+def _label(text: str) -> str:
+    named = _JSON_LABEL.search(text)
+    if named is None:
+        return ""
+    try:
+        return (
+            str(json.loads(f'"{named["double"]}"')).strip() if named["double"] is not None else named["single"].strip()
+        )
+    except ValueError:
+        return str(named["double"]).strip()
+
+
+GRAMMARS: dict[str, Grammar] = {
+    "region": region_marks,
+    "tokens": token_marks,
+    "json": json_marks,
+    "loc": loc_marks,
+    "ref_box": ref_box_marks,
+    "list": list_marks,
+}
 
 # -------------------------------------------------------------------------------------------- settling
 
 
 def settle(
-    marks: Iterator[Mark], space: tuple[float, float], *, truncated: bool = False
+    marks: Iterator[Mark],
+    space: tuple[float, float],
+    *,
+    truncated: bool = False,
+    order: Literal["xyxy", "yxyx"] = "xyxy",
 ) -> tuple[list[tuple[str, Box]], int, bool]:
     """(label, box in model coordinates) of every usable mark; how many were dropped; was the answer cut.
 
@@ -130,7 +258,7 @@ def settle(
     dropped = 0
     for mark in marks:
         truncated = truncated or (mark.cut and mark.numbers is None)
-        box = None if mark.cut and truncated else _ordered(mark.numbers)
+        box = None if mark.cut and truncated else _ordered(mark.numbers, order)
         box = box.clipped(bounds) if box else None
         if box is None or (mark.label, box) in seen:
             dropped += 1
@@ -139,8 +267,8 @@ def settle(
     return list(seen), dropped, truncated
 
 
-def _ordered(numbers: tuple[float, ...] | None) -> Box | None:
+def _ordered(numbers: tuple[float, ...] | None, order: str) -> Box | None:
     if numbers is None or not all(math.isfinite(number) for number in numbers):
         return None
-    x0, y0, x1, y1 = numbers
+    x0, y0, x1, y1 = (numbers[i] for i in ((1, 0, 3, 2) if order == "yxyx" else (0, 1, 2, 3)))
     return Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
