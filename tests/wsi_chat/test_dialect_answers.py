@@ -166,7 +166,7 @@ def _dialect(grammar: str, coordinates: str, order: str = "xyxy") -> Dialect:
     return Dialect(DialectSpec.model_validate(spec))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     text=MESS,
     grammar=st.sampled_from(sorted(GRAMMARS)),

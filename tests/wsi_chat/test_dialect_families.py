@@ -117,6 +117,7 @@ def test_the_processor_has_nothing_left_to_resize(name: str, multiple: int, leas
     resize = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
     policy = get_dialect(name).image_px
 
+    @settings(deadline=None)
     @given(SIZES)
     def check(size: tuple[int, int]) -> None:
         width, height = policy.sent_size(*size)
@@ -174,7 +175,7 @@ def _tolerance(name: str, size: tuple[int, int]) -> tuple[float, float]:
 def test_what_is_written_reads_back(name: str) -> None:
     dialect = get_dialect(name)
 
-    @settings(max_examples=60)
+    @settings(max_examples=60, deadline=None)
     # no side so short that a box would be thinner than one unit and have to be widened
     @given(size=st.tuples(st.integers(400, 4000), st.integers(400, 4000)), corners=CORNERS)
     def check(size: tuple[int, int], corners: list[tuple[float, ...]]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_chat.dialects import get_dialect
@@ -164,6 +165,7 @@ def test_nothing_is_dropped_uncounted(name: str) -> None:
     def number(value: float) -> str:
         return str(int(value)) if float(value).is_integer() or name == "paligemma" else f"{value:.2f}"
 
+    @settings(deadline=None)
     @given(
         st.lists(
             st.one_of(inside.map(lambda four: tuple(round(n * scale, 3) for n in four)), outside, flat), max_size=8
@@ -193,3 +195,21 @@ def test_corners_in_any_order_and_numbers_out_of_the_frame_are_put_right(name: s
     text = SHAPES[name].format(far, far, quarter, quarter)
     (found,) = dialect.read_boxes(Answer("k", "ground", text), frame, "hsil").boxes
     assert found.box == Box(448, 448, 896, 896)
+
+
+@pytest.mark.parametrize("grammar", sorted(GRAMMARS))
+@pytest.mark.parametrize(
+    "piece",
+    ["[", "[[1,2],", "(1,", '{"bbox_2d": [', '"bbox_2d": \'', "<loc1>", "<ref>", "<box>", "<region>", "< ", "1", " "],
+)
+def test_a_runaway_answer_is_read_in_no_time(grammar: str, piece: str) -> None:
+    """Repetition up to the token cap is how small models fail; a pattern that backtracks would hang the run."""
+    text = piece * (20_000 // len(piece)) + " " * 2000
+    started = time.process_time()
+    settle(GRAMMARS[grammar](text), (1000, 1000))
+    assert time.process_time() - started < 2
+
+
+def test_the_label_of_the_next_object_is_not_taken() -> None:
+    text = '[{"bbox_2d": [1, 2, 3, 4], {"label": "b", "bbox_2d": [5, 6, 7, 8]}]'
+    assert _settled("json", text) == ([("", ONE), ("b", TWO)], 0, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_chat.dialects import Dialect, DialectSpec, get_dialect
@@ -72,6 +72,7 @@ def test_a_box_outside_is_refused_one_across_the_edge_is_cut_and_a_tiny_one_keep
 CORNERS = st.tuples(st.integers(0, 48).map(lambda n: n / 50), *[st.floats(0.02, 0.97) for _ in range(3)])
 
 
+@settings(deadline=None)
 @given(
     grammar=st.sampled_from(["region", "tokens", "json"]),
     coordinates=st.sampled_from(["sent", "norm1000"]),

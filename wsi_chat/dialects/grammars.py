@@ -126,7 +126,7 @@ def list_marks(text: str) -> Iterator[Mark]:
             yield Mark("", four_numbers(found["inside"]) if found["closed"] or cut else None, cut=cut)
 
 
-_TAG = re.compile(r"<ref>(?P<ref>[^<]{0,80})</ref>|<\s*(?P<close>/)?\s*box\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<ref>(?P<ref>[^<]{0,80})</ref>|<\s{0,3}(?P<close>/)?\s{0,3}box\s{0,3}>", re.IGNORECASE)
 
 
 def ref_box_marks(text: str) -> Iterator[Mark]:
@@ -176,6 +176,8 @@ def loc_marks(text: str) -> Iterator[Mark]:
 _JSON_KEY = re.compile(
     r"""(?:"(?:bbox_2d|bbox|box_2d|box)"|'(?:bbox_2d|bbox|box_2d|box)'|\b(?:bbox_2d|bbox|box_2d)\b)\s*:\s*"""
 )
+_BRACE = re.compile(r"[{}]")
+OBJECT_CHARS = 2000
 _JSON_LABEL = re.compile(
     r"""["'](?:label|class|category|name)["']\s*:\s*(?:"(?P<double>(?:[^"\\]|\\.){0,80})"|'(?P<single>[^']{0,80})')"""
 )
@@ -192,9 +194,12 @@ def json_marks(text: str) -> Iterator[Mark]:
         yield from list_marks(text)
     for number, key in enumerate(keys):
         value = text[key.end() : keys[number + 1].start() if number + 1 < len(keys) else len(text)]
-        start = text.rfind("{", 0, key.start()) + 1
-        stop = text.find("}", key.end())
-        label = _label(text[start : stop if stop >= 0 else len(text)])
+        # the object around the key: up to the nearest braces, and no further than one object is long
+        start = text.rfind("{", max(0, key.start() - OBJECT_CHARS), key.start()) + 1
+        brace = _BRACE.search(text, key.end(), key.end() + OBJECT_CHARS)
+        label = _label(
+            text[start or max(0, key.start() - OBJECT_CHARS) : brace.start() if brace else key.end() + OBJECT_CHARS]
+        )
         last = number + 1 == len(keys)
         value = value.lstrip("\"' ")
         if not value.startswith("["):
