@@ -27,6 +27,8 @@ MAX_LINE = 16 * 1024**2
 _OPTIONS = re.compile(r"following options \[(.*)\](?!.*\])", re.DOTALL)
 _OPTION = re.compile(r"(?:^|,\s*)([A-Z])\.(.*?)(?=,\s*[A-Z]\.|$)", re.DOTALL)
 _TAIL = 1e-6
+TAGS = {"region": "region>", "tokens": "<|box_", "json": "bbox_2d"}
+"""What shows that a text holds boxes of a grammar, whatever the dialect; of the others only the dialect tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,8 @@ class _Look:
         return self._sizes[image]
 
     def _boxes(self, text: str, sizes: list[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-        for grammar, parse in GRAMMARS.items():
-            if grammar == "region" and "region>" not in text.lower():
-                continue  # "is located at" alone is prose
+        for grammar in self._grammars(text):
+            parse = GRAMMARS[grammar]
             space = self._space(grammar, sizes)
             for mark in parse(text):
                 if mark.numbers is None:
@@ -186,6 +187,13 @@ class _Look:
                 if min(mark.numbers) < 0 or far:
                     frame = f"the frame of {space[0]:g} x {space[1]:g}" if space else "any frame"
                     yield "box_outside", f"box {shown} lies outside {frame}"
+
+    def _grammars(self, text: str) -> list[str]:
+        """The dialect's own grammar and those whose tags the text holds; "is located at" alone is prose."""
+        low = text.lower()
+        found = [grammar for grammar, tag in TAGS.items() if tag in low]
+        own = self.dialect.spec.boxes if self.dialect else ""
+        return [*found, own] if own and own not in TAGS else found
 
     def _space(self, grammar: str, sizes: list[tuple[int, int]]) -> tuple[float, float] | None:
         """The range of coordinates, None where it is not known; several pictures: the largest of them."""

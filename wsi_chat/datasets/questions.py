@@ -26,6 +26,7 @@ OWN_WORDING = 0.6
 CLASH = 0.5
 """Two boxes of different classes that overlap by this IoU make a question about the region ambiguous."""
 
+BENIGN_KINDS = ("background", "benign", "blood")
 KINDS = ("ground", "refer", "describe", "vqa", "multi-turn", "screen", "mcq", "phrase", "region", "narrative")
 
 
@@ -164,7 +165,7 @@ class Interviewer:
 
     def describe(self) -> Exchange | None:
         text = clean(self.picture.caption) or (
-            wordings.sentence(self.names, self.picture.boxes, normal=self.normal)
+            wordings.sentence(self.names, self.picture.boxes, normal=self.normal, bare=self._benign_known())
             if self.picture.known and not self.picture.unsure
             else ""
         )
@@ -172,6 +173,9 @@ class Interviewer:
         if not text or (self.normal is None and self.picture.abnormal is not None and not self.picture.caption):
             return None
         return Exchange("describe", self._words(Ask("describe"), wordings.DESCRIBE), text)
+
+    def _benign_known(self) -> bool:
+        return any(self.names.kind(label) in BENIGN_KINDS for label in self.picture.known)
 
     def narrative(self) -> Exchange | None:
         if not self.picture.known or self.picture.unsure:
@@ -197,16 +201,15 @@ class Interviewer:
 
     def background(self) -> Exchange | None:
         """The normal cells of a field whose normal cells are annotated."""
-        kinds = ("background", "benign", "blood")
-        if not any(self.names.kind(label) in kinds for label in (*self.present, *self.absent)):
+        if not any(self.names.kind(label) in BENIGN_KINDS for label in (*self.present, *self.absent)):
             return None
         if any(
-            self.names.kind(label) in (*kinds, "unknown")
+            self.names.kind(label) in (*BENIGN_KINDS, "unknown")
             for label in (*self.picture.unsure, *self.counts)
             if label not in self.present or self.names.kind(label) == "unknown"
         ):
             return None
-        seen = [self.names.plural(label) for label in self.present if self.names.kind(label) in kinds]
+        seen = [self.names.plural(label) for label in self.present if self.names.kind(label) in BENIGN_KINDS]
         text = f"In the background are {wordings.listed(seen)}." if seen else "No other cells are seen."
         return Exchange("vqa", self._free(self._one(wordings.BACKGROUND)), text)
 
@@ -234,10 +237,10 @@ class Interviewer:
         shown = self._draw(few, per_kind)
         missing = self._draw(self.absent, max(1, per_kind // 2))
         clear = [found for found in self.picture.boxes if self._clear(found) and found.label not in self.picture.unsure]
-        cells = [clear[i] for i in self.rng.permutation(len(clear))[: 2 * per_kind]]
+        cells = [clear[i] for i in self.rng.permutation(len(clear))]
         made: list[Exchange | None] = [self.ground(label) for label in (*shown, *missing)]
         made += [self.refer(found) for found in cells[:per_kind]]
-        made += [self.region(found) for found in cells[per_kind:]]
+        made += [self.region(found) for found in cells[::-1][:per_kind]]
         made += [self.phrase(label) for label in self._draw([*self.present, *self.absent], per_kind)]
         made += [self.how_many(label) for label in self._draw([*self.present, *self.absent], 1)]
         once: tuple[Callable[[], Exchange | None], ...] = (

@@ -136,8 +136,11 @@ class Names:
         return category.name, category.long_name
 
 
-def sentence(names: Names, boxes: Sequence[LabelledBox], *, normal: bool | None) -> str:
-    """One report sentence; ``normal`` is None where it is not known whether the field is. Empty: nothing to say."""
+def sentence(names: Names, boxes: Sequence[LabelledBox], *, normal: bool | None, bare: bool = False) -> str:
+    """One report sentence; ``normal`` is None where it is not known whether the field is. Empty: nothing to say.
+
+    ``bare``: normal cells were annotated too, so that a field without a box has no cells.
+    """
     counts = Counter(found.label for found in boxes)
     abnormal = [code for code in counts if names.abnormal(code)]
     if abnormal:
@@ -145,14 +148,16 @@ def sentence(names: Names, boxes: Sequence[LabelledBox], *, normal: bool | None)
         what = names.worst(abnormal)
         title = names.long(what) if what else listed([names.long(code) for code in sorted(abnormal)])
         return f"{title}: {'1 abnormal cell is' if number == 1 else f'{number} abnormal cells are'} seen."
-    rest = [names.counted(code, counts[code]) for code in sorted(counts)]
-    seen = f"{listed(rest)} {'is' if sum(counts.values()) == 1 else 'are'} seen"
+    if bare and not counts and normal:
+        return "No cells are seen."
     if names.system.kind == "categories" and normal and names.negative:
         organisms = [names.long(code) for code in sorted(counts) if names.kind(code) == "organism"]
         tail = f"; {listed(organisms)}" if organisms else ""
         return f"{names.negative[1]}{tail}."
     if not counts:
         return "No cells are seen." if normal else ""
+    rest = [names.counted(code, counts[code]) for code in sorted(counts)]
+    seen = f"{listed(rest)} {'is' if sum(counts.values()) == 1 else 'are'} seen"
     return f"{seen[0].upper()}{seen[1:]}."
 
 
