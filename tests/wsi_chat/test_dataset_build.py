@@ -318,6 +318,9 @@ def test_captions_and_patients(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("image,patient\na.png,77\n")
     (one,) = collect(Sources(captions=(tmp_path / "c.csv",), patients=tmp_path / "p.csv"), dialect=CYTO)
     assert one.group == "patient 77"
+    (tmp_path / "p.csv").write_text("sample_id,image_path,patient\ns0,slides/a.png,78\n")  # a cohort's manifest
+    (one,) = collect(Sources(captions=(tmp_path / "c.csv",), patients=tmp_path / "p.csv"), dialect=CYTO)
+    assert one.group == "patient 78"
     (tmp_path / "c.csv").write_text("image,caption\na.png,\n")
     with pytest.raises(SlideError, match="line 2"):
         collect(Sources(captions=(tmp_path / "c.csv",)), dialect=CYTO)

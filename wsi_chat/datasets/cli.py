@@ -110,7 +110,9 @@ def dataset_build(
     specimen: Annotated[str | None, typer.Option(help="Reporting system, e.g. cervix or blood-smear.")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW class name, e.g. Platelets=platelet.")] = None,
     benign: Annotated[list[str] | None, typer.Option(help="A class that is harmless and in no category.")] = None,
-    patients: Annotated[Path | None, typer.Option(help="CSV image,patient: who stays in one split.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV image,patient or a cohort manifest: who stays in one split.")
+    ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Not every object is annotated: no counts.")] = False,
     keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the VOC data set's own lists.")] = False,
     split: Annotated[str, typer.Option(help="Shares of the splits.")] = "train=0.8,val=0.1,test=0.1",

@@ -83,11 +83,11 @@ def _renames(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _with_patients(found: list[Annotated], file: Path) -> list[Annotated]:
-    """Groups from a CSV with image,patient (image: file name with or without suffix, or a slide's name)."""
+    """Groups from a CSV with image,patient, or a cohort's manifest with image_path,patient; slides go by file name."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = [{(k or "").strip().lower(): v for k, v in row.items()} for row in csv.DictReader(stream)]
-        patients = {Path(row["image"]).stem: row["patient"].strip() for row in rows}
+        patients = {Path(row.get("image") or row["image_path"]).stem: row["patient"].strip() for row in rows}
     except (OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise SlideError(f"{file}: not a CSV with image,patient ({error}).", hint="Name those two columns.") from error
     grouped = []
