@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# quiet about what works; all that pip said is shown where it fails
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+QUIETLY = > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 DEMO   := runs/demo
 
 .PHONY: demo test lint format install clean
@@ -14,7 +16,7 @@ help:
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
 
-# The stamps are made anew when what they depend on changes; -q keeps pip quiet about what works.
+# The stamps are made anew when what they depend on changes.
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "wsi-chat needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -24,12 +26,12 @@ $(VENV)/.python:
 # torch first and alone, so that the build that the constraint names is the one that the rest is resolved against
 $(VENV)/.base: pyproject.toml constraints.txt $(VENV)/.python
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PIP) install -q -c constraints.txt torch
-	@$(PIP) install -q -c constraints.txt -e .
+	@$(INSTALL) torch $(QUIETLY)
+	@$(INSTALL) -e . $(QUIETLY)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	@$(PIP) install -q -c constraints.txt -e '.[test]'
+	@$(INSTALL) -e '.[test]' $(QUIETLY)
 	@touch $@
 
 install: $(VENV)/.base

@@ -15,11 +15,6 @@ pytest.importorskip("transformers")
 
 FOLDER = Path(str(importlib.resources.files("wsi_chat") / "embedded"))
 
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model.safetensors").is_file(),
-    reason=f"the embedded weights are not in {FOLDER}",
-)
-
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[Any, Any]:
