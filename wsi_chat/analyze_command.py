@@ -147,8 +147,8 @@ def _progress(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callabl
         def update(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
-            speed = next(task.speed for task in bars.tasks if task.id == tasks[stage])
-            rate = f"{speed:.1f} tiles/s" if speed and stage != "documents" else ""
+            elapsed = next(task.elapsed for task in bars.tasks if task.id == tasks[stage])
+            rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
             bars.update(tasks[stage], completed=done, total=total, rate=rate)
 
         yield update

@@ -103,6 +103,7 @@ def screen(
     import numpy as np
     from PIL import Image
 
+    progress("screen", 0, total)  # the clock starts before the first batch, not with its answers
     question = tasks.screen(system)
     verdicts: dict[int, TileVerdict] = {}
     focus: dict[int, float | None] = {}
@@ -183,6 +184,7 @@ def detail(
     import numpy as np
     from PIL import Image
 
+    progress("detail", 0, total)
     wanted = [tasks.ground(label.code) for label in system.labels if label.ask] + [tasks.describe()]
     states: dict[int, _Detail] = {}
     finished: dict[int, TileVerdict] = {}

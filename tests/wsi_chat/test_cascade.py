@@ -166,3 +166,11 @@ def test_an_engine_that_swallows_a_question_does_not_make_the_tile_vanish(journa
 
     verdicts = screen(patches(3), asker(Forgetful(says), journal), CERVIX, total=3)
     assert [verdicts[i].status for i in range(3)] == ["screened", "screen_failed", "screened"]
+
+
+def test_progress_starts_at_nothing_and_ends_with_every_tile(journal: Journal) -> None:
+    told: list[tuple[str, int, int]] = []
+    ask = asker(ScriptedEngine(says, batch=2), journal)
+    screened = screen(patches(3, unreadable=[1]), ask, CERVIX, total=3, progress=lambda *step: told.append(step))
+    detail(patches(1), ask, CERVIX, screened, total=1, bounds=BOUNDS, progress=lambda *step: told.append(step))
+    assert told == [*(("screen", n, 3) for n in range(4)), ("detail", 0, 1), ("detail", 1, 1)]
