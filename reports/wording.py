@@ -23,7 +23,7 @@ CERTAINTY = re.compile(
 _REASSURING = re.compile(
     r"\b(normal|benign|nilm|negative|healthy|unremarkable|no (evidence|signs?|abnormal\w*))\b", re.IGNORECASE
 )
-# Results that no image shows; the reference reports that a released checkpoint was trained on mention them all the same.
+# Results that no image shows; a released checkpoint learned from reports that mention them all the same.
 _ANCILLARY = re.compile(
     r"\b(hpv\w*|p16\w*|ki-?67|pd-?l1|immuno\w+|ihc|molecular\w*|methylat\w+|genotyp\w+|gene|genes|genetic\w*|"
     r"mutation\w*|pcr|brca\w*|her2|egfr|braf)\b",
