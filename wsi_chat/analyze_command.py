@@ -107,7 +107,8 @@ def _tell(result: SlideResult) -> None:
     report = result.report
     verdict, funnel = report.verdict, report.funnel
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{report.slide.file_name}[/bold]  {verdict.status.upper()}", end="")
+    console.print(report.slide.file_name, style="bold", markup=False, end="")
+    console.print(f"  {verdict.status.upper()}", end="")
     if verdict.score is not None:
         console.print(f"  score {verdict.score:.3f} ({verdict.score_kind})", end="", markup=False)
     console.print()
@@ -118,7 +119,8 @@ def _tell(result: SlideResult) -> None:
     console.print(f"  findings  {seen or 'none'}", markup=False)
     console.print(
         f"  tiles     {funnel.grid} in the grid, {funnel.foreground} foreground, {funnel.screened} screened, "
-        f"{funnel.detailed} detailed, {funnel.unreadable + funnel.screen_failed} failed",
+        f"{funnel.detailed} detailed, {funnel.unreadable + funnel.screen_failed} failed"
+        + (f", {funnel.detail_failed} detailed only in part" if funnel.detail_failed else ""),
         markup=False,
     )
     for name in ("report.pdf", "report.json", "findings.geojson", "overview.png", "heatmap.png"):

@@ -1,6 +1,5 @@
 """The cascade: a cheap question of every tile, dear ones only where they pay, and a funnel of what became of each.
 
-
 Every answer passes through the journal before it is counted, so a run killed at any instant resumes without asking
 a tile twice. A tile that cannot be read, or whose answer failed, is recorded as such and never stands for 'normal'.
 """
@@ -236,6 +235,10 @@ def _take(answer: Answer, ask: Ask, frame: Frame, tile: Tile, dialect: Dialect, 
         state.description = dialect.read_text(answer)
         return
     reading = dialect.read_boxes(answer, frame, ask.target)
+    if not reading.understood:
+        state.truncated |= reading.truncated
+        state.errors.append(f"ground {ask.target}: {answer.text[:80]!r} has neither a box nor words for none")
+        return
     state.asked.append(ask.target)
     state.dropped += reading.dropped
     state.truncated |= reading.truncated

@@ -157,11 +157,13 @@ def analyze_slide(
     path: Path, out: Path, settings: Settings, model: Model, *, progress: Progress = no_progress
 ) -> SlideResult:
     """One slide of a run whose folder, settings and model are already there. See :func:`analyze`."""
+    from aggregators.pool import find_pool
     from tilers import TileStream, find_foreground, open_slide, plan_tiles
     from wsi_chat.journal import Journal
     from wsi_chat.terminology import load_system
 
     clock = Clock()
+    find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
         slide.require_mpp()

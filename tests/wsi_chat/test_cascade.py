@@ -174,3 +174,14 @@ def test_progress_starts_at_nothing_and_ends_with_every_tile(journal: Journal) -
     screened = screen(patches(3, unreadable=[1]), ask, CERVIX, total=3, progress=lambda *step: told.append(step))
     detail(patches(1), ask, CERVIX, screened, total=1, bounds=BOUNDS, progress=lambda *step: told.append(step))
     assert told == [*(("screen", n, 3) for n in range(4)), ("detail", 0, 1), ("detail", 1, 1)]
+
+
+@pytest.mark.parametrize("said", ["I cannot help with medical images.", "Sorry, not something I do.", "A smear.", " "])
+def test_a_grounding_answer_that_is_no_answer_is_not_taken_for_none_found(said: str, journal: Journal) -> None:
+    ask = asker(ScriptedEngine(says), journal)
+    screened = screen(patches(1), ask, CERVIX, total=1)
+    evasive = asker(ScriptedEngine(lambda q: said if q.target == "hsil" else says(q)), journal)
+    verdict = detail(patches(1), evasive, CERVIX, screened, total=1, bounds=BOUNDS)[0]
+    assert verdict.status == "detail_failed"
+    assert "hsil" not in verdict.asked
+    assert "ground hsil" in verdict.error

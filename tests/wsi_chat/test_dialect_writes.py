@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_chat.dialects import Dialect, DialectSpec, get_dialect
+from wsi_chat.dialects import Dialect, DialectSpec, dialects, get_dialect
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Answer, Box, LabelledBox
 
@@ -99,3 +99,14 @@ def test_what_is_written_reads_back(
         assert back.label == "lsil"
         assert (back.box.x0, back.box.x1) == pytest.approx((box.box.x0, box.box.x1), abs=sx)
         assert (back.box.y0, back.box.y1) == pytest.approx((box.box.y0, box.box.y1), abs=sy)
+
+
+@pytest.mark.parametrize("name", dialects())
+def test_every_familys_words_for_none_are_understood_and_a_refusal_is_not(name: str) -> None:
+    dialect = get_dialect(name)
+    frame = dialect.frame((512, 512))
+    none = dialect.read_boxes(Answer("k", "ground", dialect.write_boxes([], frame, "hsil")), frame, "hsil")
+    assert (none.boxes, none.dropped, none.understood) == ((), 0, True)
+    for evasive in ("I cannot help with that.", "No, sorry, I am unable to look.", "The smear is cellular.", ""):
+        assert not dialect.read_boxes(Answer("k", "ground", evasive), frame, "hsil").understood
+    assert not dialect.read_boxes(Answer("k", "ground", "", status="failed"), frame, "hsil").understood

@@ -179,6 +179,13 @@ def test_unwritable_output_is_refused_before_the_slide_is_read(tmp_path: Path, s
     assert engine.asked == []
 
 
+def test_an_unknown_pool_is_named_before_anything_is_asked(small_slide: Path, tmp_path: Path) -> None:
+    engine = ScriptedEngine(says)
+    with pytest.raises(SettingError, match="mediam"):
+        wsi_chat.analyze(small_slide, out=tmp_path, engine=engine, pool="mediam")
+    assert engine.asked == []
+
+
 def test_an_unknown_setting_and_a_missing_slide_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="topk"):
         wsi_chat.analyze("x.svs", out=tmp_path, topk=3)

@@ -45,17 +45,28 @@ class SystemResolution(Protocol):
     def mpp(self) -> float: ...
 
 
+NONE_WORDS = re.compile(r"\b(?:no|none|not|nothing|without|absent|absence|zero|0)\b|\[\s*\]", re.IGNORECASE)
+REFUSAL = re.compile(r"\b(?:cannot|can[’']?t|unable|sorry|not able|won[’']?t)\b", re.IGNORECASE)
+
+
+def _says_none(text: str) -> bool:
+    """Whether an answer without any box says that there is nothing to find, rather than nothing at all."""
+    return NONE_WORDS.search(text) is not None and REFUSAL.search(text) is None
+
+
 @dataclass(frozen=True, slots=True)
 class BoxReading:
     """The boxes of one answer, in pixels of the image as given.
 
     ``dropped`` counts every box in the answer that could not be used (unreadable, outside, without area,
-    repeated, cut off). ``truncated``: the answer ended before it was complete.
+    repeated, cut off). ``truncated``: the answer ended before it was complete. ``understood`` is False where the
+    answer holds neither a box nor words for 'none' (a refusal, say): it is then no answer, and not 'none found'.
     """
 
     boxes: tuple[LabelledBox, ...]
     dropped: int
     truncated: bool
+    understood: bool = True
 
 
 class Dialect:
@@ -192,7 +203,7 @@ class Dialect:
     def read_boxes(self, answer: Answer, frame: Frame, label: str) -> BoxReading:
         """The boxes of a grounding answer. ``label`` names those that the model left unnamed or misnamed."""
         if answer.status == "failed":
-            return BoxReading((), 0, False)
+            return BoxReading((), 0, False, understood=False)
         marks = GRAMMARS[self.spec.boxes](answer.text)
         settled, dropped, truncated = settle(
             marks, frame.space, truncated=answer.status == "truncated", order=self.spec.order
@@ -205,7 +216,8 @@ class Dialect:
                 dropped += 1
             else:
                 boxes.append(LabelledBox(self.known_label(name) or label, given))
-        return BoxReading(tuple(boxes), dropped, truncated)
+        understood = bool(boxes or dropped) or _says_none(self.read_text(answer))
+        return BoxReading(tuple(boxes), dropped, truncated, understood)
 
     def write_boxes(self, boxes: Sequence[LabelledBox], frame: Frame, label: str) -> str:
         """The answer that this family gives for these boxes (pixels of the image as given), in their order.

@@ -10,12 +10,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_chat.datasets.mosaic import BCCD_NAMES, bccd_fields
+from wsi_chat.datasets.voc import read_voc
 from wsi_chat.training.embedded import wording
 
 U8 = NDArray[np.uint8]
@@ -31,8 +32,6 @@ POOL_MIX: dict[str, float] = {
     "empty": 0.06,
 }
 SHARD = 500
-BCCD_MPP = 0.075
-"""um/px of BCCD, derived from a red cell of 7.5 um being about 100 px wide; the data set states none."""
 BLOOD_MPP = 0.15
 
 
@@ -161,27 +160,18 @@ class Bccd:
     `lists` are names of the data set's own lists (`train`, `val`, `test`).
     """
 
-    CLASSES: dict[str, str] = {"RBC": "rbc", "WBC": "wbc", "Platelets": "platelet"}  # noqa: RUF012
-
     def __init__(self, folder: Path, lists: tuple[str, ...] = ("train",)) -> None:
-        names: list[str] = []
-        for name in lists:
-            names += (folder / "ImageSets" / "Main" / f"{name}.txt").read_text().split()
         self.images: list[U8] = []
         self.labels: list[tuple[str, ...]] = []
         self.boxes: list[NDArray[np.float32]] = []
-        for name in names:
-            bgr = cv2.imread(str(folder / "JPEGImages" / f"{name}.jpg"))
+        for picture, annotation in (pair for name in lists for pair in bccd_fields(folder, name)):
+            bgr = cv2.imread(str(picture))
             if bgr is None:
                 continue
             self.images.append(np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8))
-            labels, boxes = [], []
-            for item in ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot().iter("object"):
-                box = [float(item.findtext(f"bndbox/{key}") or 0) for key in ("xmin", "ymin", "xmax", "ymax")]
-                if box[2] - box[0] >= 4 and box[3] - box[1] >= 4:
-                    labels.append(self.CLASSES[str(item.findtext("name"))])
-                    boxes.append(box)
-            self.labels.append(tuple(labels))
+            kept = [found for found in read_voc(annotation) if min(found.box.width, found.box.height) >= 4]
+            self.labels.append(tuple(BCCD_NAMES[found.label] for found in kept))
+            boxes = [(found.box.x0, found.box.y0, found.box.x1, found.box.y1) for found in kept]
             self.boxes.append(np.array(boxes, dtype=np.float32).reshape(-1, 4))
 
     def view(self, index: int, scale: float, centre: tuple[float, float], fill: int = 235) -> Sample:
