@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from PIL import Image
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 # ---------------------------------------------------------------------------------------------- geometry
 
@@ -192,6 +192,7 @@ class Record(BaseModel):
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TileStatus = Literal["planned", "unreadable", "screened", "screen_failed", "detailed", "detail_failed"]
 VerdictStatus = Literal["normal", "abnormal", "indeterminate", "unsatisfactory", "counted"]
+Language = Literal["en", "zh"]
 
 
 class TileVerdict(Record):
@@ -311,6 +312,18 @@ class Sentence(Record):
     text: str
     evidence: tuple[str, ...] = Field(min_length=1)
     source: Literal["template", "model", "template_after_check"] = "template"
+    replaced: str = Field(default="", description="why the model's sentence gave way to this one of the template")
+
+
+class Narrator(Record):
+    """Who was asked to write the narrative, and what became of it. ``note`` says why the template was used."""
+
+    model: str
+    revision: str
+    prompt_sha256: str = ""
+    kept: int = Field(default=0, ge=0)
+    replaced: int = Field(default=0, ge=0)
+    note: str = ""
 
 
 class SlideRecord(Record):
@@ -384,6 +397,9 @@ class Report(Record):
     specimen: Specimen
     verdict: SlideVerdict
     narrative: tuple[Sentence, ...] = ()
+    language: Language = Field(default="en", description="of the narrative and of the documents")
+    narrator: Narrator | None = Field(default=None, description="None where no model was asked to write it")
+    ancillary: tuple[str, ...] = Field(default=(), description="other tests' results, as the user supplied them")
     funnel: Funnel
     notes: tuple[str, ...] = ()
     provenance: Provenance

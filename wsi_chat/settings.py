@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wsi_chat.errors import SettingError
+from wsi_chat.schema import Language
 
 ENV_PREFIX = "WSI_CHAT_"
 
@@ -58,7 +59,19 @@ class Settings(BaseModel):
     overwrite: Annotated[bool, Field(description="forget earlier answers instead of resuming")] = False
     pdf: Annotated[bool, Field(description="write report.pdf")] = True
     gallery: Annotated[int, Field(ge=0, le=1000, description="cells in the gallery")] = 48
-    font_path: Annotated[str | None, Field(description="folder with more fonts for the PDF")] = None
+    font_path: Annotated[str | None, Field(description="folder with more fonts for the PDF, or a font file")] = None
+    html: Annotated[bool, Field(description="write report.html")] = True
+    dicom: Annotated[bool, Field(description="write DICOM objects where the slide is DICOM")] = True
+    language: Annotated[Language, Field(description="of the report: en or zh")] = "en"
+    narrative: Annotated[Literal["template", "model"], Field(description="who writes the narrative")] = "template"
+    ancillary: Annotated[
+        tuple[str, ...], Field(description="other tests' results, one each, or the path of a YAML file of them")
+    ] = ()
+
+    @field_validator("ancillary", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
