@@ -1,0 +1,46 @@
+"""A reporting system's words in another language, as its own YAML file holds them; codes are never translated."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from wsi_chat.schema import Record
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Verdicts(Record):
+    """How a report says each verdict; full sentences without numbers."""
+
+    normal: Text
+    abnormal: Text
+    indeterminate: Text
+    unsatisfactory: Text
+    counted: Text
+
+
+class LabelNames(Record):
+    """A label's short name, which stays the code where the field uses one (HSIL), and its full name."""
+
+    name: Text
+    long_name: Text
+
+
+class Translation(Record):
+    """Names and sentences of a system in one other language.
+
+    ``labels``, ``categories`` and ``specimens`` are keyed by the system's codes; what is not there is shown in
+    English. A category's text is complete: code and full name, e.g. ``HSIL（高级别鳞状上皮内病变）``.
+    """
+
+    name: Text
+    specimens: dict[str, Text] = {}
+    screen_topic: Text
+    labels: dict[str, LabelNames] = {}
+    categories: dict[str, Text] = {}
+    adequacy: Text
+    wording: Verdicts
+    never_claim: tuple[Text, ...] = ()
+    source: Text
