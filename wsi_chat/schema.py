@@ -284,6 +284,23 @@ class Funnel(Record):
         return self.screened / self.selected if self.selected else 0.0
 
 
+class Fitted(Record):
+    """How a fitted aggregator read the slide. ``score`` of the verdict is then a calibrated probability.
+
+    ``classes`` are its classes with their probabilities, the negative one among them. Scores below
+    ``low`` are normal, at or above the verdict's ``threshold`` abnormal, and those between indeterminate.
+    ``guarantee`` says what the thresholds promise, empty where they promise nothing.
+    """
+
+    head: str
+    aggregator: str = Field(description="SHA-256 of the aggregator")
+    calibration: str
+    classes: dict[str, Probability]
+    low: float
+    guarantee: str = ""
+    forced: tuple[str, ...] = Field(default=(), description="differences to the fit that --force passed over")
+
+
 class SlideVerdict(Record):
     """The slide's verdict. ``score`` is on the scale that ``score_kind`` names, and no probability of disease."""
 
@@ -295,6 +312,7 @@ class SlideVerdict(Record):
     category: str | None = None
     category_name: str | None = None
     category_reason: str = ""
+    fitted: Fitted | None = None
     coverage: Probability
     coverage_floor: Probability
     adequacy: Adequacy
@@ -362,6 +380,7 @@ class Provenance(Record):
     overlap: float
     mask: str
     aggregation: dict[str, Any] = Field(default_factory=dict)
+    generated_tokens: int | None = Field(default=None, description="tokens of all answers that the report stands on")
     seed: int
     versions: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
