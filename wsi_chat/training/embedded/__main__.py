@@ -42,8 +42,18 @@ def flat(report: dict[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
+def mean_f1(checks: dict[str, float]) -> float:
+    """Mean grounding F1 over the domains of a check; 0 for an empty one."""
+    scores = [checks[name] for name in ("cx_f1", "bl_f1") if name in checks]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
 def checks(run: Run, cervix: list[Sample], blood: list[Sample]) -> Callable[[], dict[str, float]]:
-    """A function that scores generated answers on small held-out sets and exports what it scored."""
+    """A function that scores generated answers on small held-out sets and exports what it scored.
+
+    The newest goes to `current`, the best by grounding F1 (mean of the domains) to `best`.
+    """
+    record = run.folder / "best" / "manifest.json"
 
     def check() -> dict[str, float]:
         result: dict[str, float] = {}
@@ -52,6 +62,9 @@ def checks(run: Run, cervix: list[Sample], blood: list[Sample]) -> Callable[[], 
                 result |= {f"{prefix}_d{k}": v for k, v in score_dense(run, samples).items()}
                 result |= flat(examine(run.model, run.tokenizer, samples, quick=True), prefix)
         export(run.model, run.tokenizer, run.folder / "current", {"state": "in training", "checks": result})
+        before = json.loads(record.read_text())["training"]["checks"] if record.exists() else {}
+        if mean_f1(result) > mean_f1(before):
+            export(run.model, run.tokenizer, record.parent, {"state": "in training", "checks": result})
         return result
 
     return check
@@ -85,7 +98,7 @@ def main() -> None:
     )
     if options.only in (None, "warmup"):
         process.start()
-    while len(list(folder.glob("shard_*.npz"))) < min(2, options.shards):
+    while len(list(folder.glob("shard_*.npy"))) < min(2, options.shards):
         time.sleep(2)
     stages = options.stages or [share * options.minutes for share in SHARES]
     run = Run(options.out, seed=options.seed)
@@ -98,7 +111,7 @@ def main() -> None:
         result = {f"cx_{k}": v for k, v in score_dense(run, cervix).items()}
         return result | ({f"bl_{k}": v for k, v in score_dense(run, blood).items()} if blood else {})
 
-    check = checks(run, cervix[:24], blood[:12])
+    check = checks(run, cervix[:32], blood[:12])
     if options.only == "warmup" or (options.only is None and not run.path("language").exists()):
         warm_up(run, source, stages[0], check=dense)
     if options.only == "language" or (options.only is None and not run.path("joint").exists()):

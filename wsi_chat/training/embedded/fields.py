@@ -47,10 +47,13 @@ class Sample:
 
 
 def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
-    """Render shard number `shard` (500 fields) into `folder` unless it is there; returns its path."""
+    """Render shard number `shard` (500 fields) into `folder` unless it is there; returns the path of its images.
+
+    Beside the images (.npy, mapped into memory by every process that trains) lie their cells (.json).
+    """
     from wsi_chat.datasets.render import render_field
 
-    target = folder / f"shard_{shard:04d}.npz"
+    target = folder / f"shard_{shard:04d}.npy"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +67,9 @@ def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
         notes.append(
             {"abnormal": field.abnormal, "cells": [[c.label, *map(float, c.box)] for c in field.cells]},
         )
-    partial = folder / f"partial_{shard:04d}.npz"
-    np.savez(partial, images=images, notes=np.frombuffer(json.dumps(notes).encode(), dtype=np.uint8))
+    target.with_suffix(".json").write_text(json.dumps(notes))
+    partial = folder / f"partial_{shard:04d}.npy"
+    np.save(partial, images)
     partial.rename(target)
     return target
 
@@ -92,28 +96,23 @@ def held_out(count: int, *, first_seed: int = HELD_OUT_SEED) -> list[Sample]:
 
 
 class Pool:
-    """Rendered shards of a folder, held in memory; `refresh` picks up shards that appeared since."""
+    """Rendered shards of a folder, mapped into memory; `refresh` picks up shards that appeared since."""
 
-    def __init__(self, folder: Path, limit: int = 48) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.limit = limit
         self.names: list[str] = []
         self.images: list[U8] = []
         self.notes: list[list[dict[str, object]]] = []
         self.refresh()
 
     def refresh(self) -> int:
-        """Loads new shards, forgets the oldest beyond `limit`; returns the number of fields held."""
-        for path in sorted(self.folder.glob("shard_*.npz")):
+        """Maps new shards; returns the number of fields held."""
+        for path in sorted(self.folder.glob("shard_*.npy")):
             if path.name in self.names:
                 continue
-            with np.load(path) as data:
-                self.images.append(data["images"])
-                self.notes.append(json.loads(data["notes"].tobytes()))
+            self.images.append(np.load(path, mmap_mode="r"))
+            self.notes.append(json.loads(path.with_suffix(".json").read_text()))
             self.names.append(path.name)
-        while len(self.images) > self.limit:
-            self.images.pop(0)
-            self.notes.pop(0)
         return len(self)
 
     def __len__(self) -> int:
@@ -127,7 +126,7 @@ class Pool:
         cells: list[list[object]] = note["cells"]  # type: ignore[assignment]
         labels = tuple(str(cell[0]) for cell in cells)
         boxes = np.array([cell[1:] for cell in cells], dtype=np.float32).reshape(-1, 4)
-        image, boxes = turn(self.images[block][index], boxes, int(rng.integers(8)))
+        image, boxes = turn(np.asarray(self.images[block][index]), boxes, int(rng.integers(8)))
         return Sample(recolour(image, rng, 0.5), labels, boxes, bool(note["abnormal"]), "cervix")
 
 

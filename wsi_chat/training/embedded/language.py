@@ -179,11 +179,16 @@ def learn_jointly(
     source: Source,
     minutes: float,
     *,
-    batch: int = 6,
+    batch: int = 11,
+    asked: int = 5,
     check: Callable[[], dict[str, float]] | None = None,
     chained: float = 0.1,
 ) -> None:
-    """Stage 3: tower and language model together on fresh fields, dense loss kept on; ends with a falling rate."""
+    """Stage 3: tower and language model together on fresh fields, dense loss kept on; ends with a falling rate.
+
+    Only the first `asked` fields of a batch are put to the language model, which costs most of the time, while the
+    tower, whose readings bound what can be answered, learns from all.
+    """
     state = run.load("joint") or run.load("language")
     if state is not None and not run.path("joint").exists():
         run.refresh_tower()
@@ -207,13 +212,20 @@ def learn_jointly(
         targets = dense_targets(samples)
         dense, dense_parts = dense_loss(run.heads, tokens, targets, 2.0)
         pack = packer.pack(
-            [ask(sample, rng) for sample in samples],
-            chained=[bool(rng.random() < chained) for _ in samples],
+            [ask(sample, rng) for sample in samples[:asked]],
+            chained=[bool(rng.random() < chained) for _ in samples[:asked]],
         )
-        start = packer.visual_start
-        result = language_loss(run.model, run.heads, pack, tokens, deepstack, start, order=targets.order)
-        (result.total + 0.5 * dense).backward()  # type: ignore[no-untyped-call]
-        optimisers.step(agreed(clock.factor(step, decay=0.55, floor=0.02)))
+        result = language_loss(
+            run.model,
+            run.heads,
+            pack,
+            tokens[:asked],
+            [features[:asked] for features in deepstack],
+            packer.visual_start,
+            order=targets.order[:asked],
+        )
+        (result.total + dense).backward()  # type: ignore[no-untyped-call]
+        optimisers.step(agreed(clock.factor(step, decay=0.5, floor=0.02)))
         step += 1
         if rank > 0:
             continue

@@ -16,6 +16,7 @@ from wsi_chat.training.embedded.architecture import build_model, start_patch_fil
 from wsi_chat.training.embedded.batched import BatchedTower
 from wsi_chat.training.embedded.fields import Bccd, Pool, Sample
 from wsi_chat.training.embedded.optim import Clock, Optimisers
+from wsi_chat.training.embedded.outside import outside
 from wsi_chat.training.embedded.scores import f1, matches
 from wsi_chat.training.embedded.tokenizer import build_tokenizer
 from wsi_chat.training.embedded.warmup import (
@@ -28,15 +29,25 @@ from wsi_chat.training.embedded.warmup import (
 
 
 class Source:
-    """Random training fields: rendered cervix and BCCD blood, drawn by a background thread."""
+    """Random training fields, drawn by a background thread: rendered cervix, BCCD blood, and what is neither."""
 
-    def __init__(self, pool: Pool, bccd: Bccd | None, *, seed: int, blood: float = 0.3) -> None:
-        self.pool, self.bccd, self.blood = pool, bccd, blood
+    def __init__(
+        self,
+        pool: Pool,
+        bccd: Bccd | None,
+        *,
+        seed: int,
+        blood: float = 0.25,
+        strange: float = 0.07,
+    ) -> None:
+        self.pool, self.bccd, self.blood, self.strange = pool, bccd, blood, strange
         self.rng = np.random.default_rng(seed)
         self.refreshed = time.monotonic()
 
     def draw(self) -> Sample:
         """One field."""
+        if self.rng.random() < self.strange:
+            return outside(self.rng)
         if self.bccd is not None and (not len(self.pool) or self.rng.random() < self.blood):
             return self.bccd.draw(self.rng)
         return self.pool.draw(self.rng)
