@@ -5,27 +5,30 @@ taken from; ``house`` marks a choice of this project that no publication backs. 
 specimen code or from a user's own file, `specimens` lists those that ship with the package.
 """
 
-from wsi_chat.terminology.loading import load_system, specimens
-from wsi_chat.terminology.system import (
-    AdequacyRule,
-    Category,
-    Label,
-    Minimum,
-    Risk,
-    ScreenQuestion,
-    System,
-    Wording,
-)
+from wsi_chat.terminology.adequacy import AdequacyRule, Component, Minimum, Obscuring
+from wsi_chat.terminology.loading import check_file, load_system, specimens
+from wsi_chat.terminology.problems import Problem
+from wsi_chat.terminology.prohibition import Prohibition
+from wsi_chat.terminology.records import Category, FreeQuestion, Hedge, Label, Note, Risk, ScreenQuestion, Wording
+from wsi_chat.terminology.system import System
 
 __all__ = [
     "AdequacyRule",
     "Category",
+    "Component",
+    "FreeQuestion",
+    "Hedge",
     "Label",
     "Minimum",
+    "Note",
+    "Obscuring",
+    "Problem",
+    "Prohibition",
     "Risk",
     "ScreenQuestion",
     "System",
     "Wording",
+    "check_file",
     "load_system",
     "specimens",
 ]

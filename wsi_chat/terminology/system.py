@@ -1,4 +1,4 @@
-"""The records of a reporting system, and what must hold between them.
+"""A reporting system, and what must hold between its parts.
 
 A system that validates has unique codes, categories that point only at its own labels, a screen question
 whose positive option is among its options, and a citation behind every ``source``.
@@ -6,170 +6,45 @@ whose positive option is among its options, and a citation behind every ``source
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from wsi_chat.errors import TerminologyError
 from wsi_chat.schema import Record
+from wsi_chat.terminology.adequacy import AdequacyRule
+from wsi_chat.terminology.fields import Code, Misfit, Text, repeated
+from wsi_chat.terminology.prohibition import Prohibition
+from wsi_chat.terminology.records import Category, FreeQuestion, Label, Note, ScreenQuestion, Wording
+from wsi_chat.terminology.translation import Translation
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-Channel = Annotated[int, Field(ge=0, le=255)]
-Axis = Literal["squamous", "glandular", "organism", "benign", "blood", "generic"]
-CategoryAxis = Literal["negative", "squamous", "glandular", "general"]
-Percent = Annotated[float, Field(ge=0.0, le=100.0)]
-
-
-class Label(Record):
-    """Something a model can point at. ``code`` is the token that the model is asked for and answers with.
-
-    ``color`` is red, green, blue, 0..255. ``ask`` says whether detailed tiles are grounded for it by default.
-    """
-
-    code: Code
-    name: Text
-    long_name: Text
-    plural: Text
-    axis: Axis
-    abnormal: bool
-    color: tuple[Channel, Channel, Channel]
-    ask: bool
-    source: Text
-
-
-class Risk(Record):
-    """Risk of malignancy of a category in percent, as published: a mean, and both ends of ``span`` where given.
-
-    It describes patients in published series; it is no probability for the slide at hand.
-    """
-
-    mean: Percent
-    low: Percent | None = None
-    high: Percent | None = None
-    span: Literal["range", "95% CI"] | None = None
-    source: Text
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not (self.low is None) == (self.high is None) == (self.span is None):
-            raise ValueError("a risk has low, high and span, or none of them")
-        if self.low is not None and self.high is not None and not self.low <= self.mean <= self.high:
-            raise ValueError(f"risk {self.mean} lies outside its range {self.low} to {self.high}")
-        return self
-
-
-class Category(Record):
-    """A diagnostic category. ``order`` grows with severity and compares within one ``axis``.
-
-    ``from_labels`` are the labels whose findings support it; empty where no label of a model does, so that
-    the category is listed but never given. ``min_findings`` merged findings of those labels are needed. An
-    ``abnormal`` category is only ever given to a slide whose verdict is abnormal; a benign neoplasm is one.
-    """
-
-    code: Code
-    name: Text
-    long_name: Text
-    axis: CategoryAxis
-    order: int = Field(ge=0)
-    abnormal: bool
-    from_labels: tuple[Code, ...] = ()
-    min_findings: int = Field(default=1, ge=1)
-    risk: Risk | None = None
-    source: Text
-
-
-class ScreenQuestion(Record):
-    """The multiple-choice question asked of every tile. ``positive`` is the option that raises the score.
-
-    ``about_abnormality`` is False where the question looks for something else (a white cell): its answer then
-    never makes a slide normal or abnormal.
-    """
-
-    topic: Text
-    options: tuple[Text, ...] = Field(min_length=2)
-    positive: Text
-    about_abnormality: bool
-    source: Text
-
-    @model_validator(mode="after")
-    def _options_are_distinct(self) -> Self:
-        repeated = _repeated(option.casefold() for option in self.options)
-        if repeated:
-            raise ValueError(f"options listed twice: {', '.join(repeated)}")
-        if self.positive not in self.options:
-            raise ValueError(f"positive {self.positive!r} is not among the options {list(self.options)}")
-        return self
-
-
-class Minimum(Record):
-    """The fewest cells (or groups of cells) of an adequate specimen of one preparation.
-
-    ``upper`` closes the range where the source gives one (8,000 to 12,000).
-    """
-
-    preparation: Text
-    count: int = Field(ge=1)
-    upper: int | None = Field(default=None, ge=1)
-    unit: Literal["cells", "groups"] = "cells"
-    cells_per_group: int | None = Field(default=None, ge=1)
-
-
-class AdequacyRule(Record):
-    """When a specimen can be assessed, as the system words it, and the parts of it that can be computed.
-
-    ``kind`` is ``cells`` or ``groups`` where a minimum is counted, ``text`` where the rule is words only, and
-    ``none`` where the system has no rule. ``max_obscured`` is the fraction of cells (0..1) beyond which the
-    specimen is unsatisfactory.
-    """
-
-    kind: Literal["cells", "groups", "text", "none"]
-    text: Text
-    minima: tuple[Minimum, ...] = ()
-    abnormal_is_adequate: bool = False
-    max_obscured: float | None = Field(default=None, gt=0.0, le=1.0)
-    source: Text
-
-    @model_validator(mode="after")
-    def _minima_fit_kind(self) -> Self:
-        if self.kind in ("cells", "groups"):
-            if not self.minima:
-                raise ValueError(f"kind {self.kind!r} needs at least one entry under minima")
-            if any(minimum.unit != self.kind for minimum in self.minima):
-                raise ValueError(f"kind {self.kind!r} needs minima counted in {self.kind}")
-        return self
-
-
-class Wording(Record):
-    """How a report says each verdict; full sentences without numbers, which the report adds."""
-
-    normal: Text
-    abnormal: Text
-    indeterminate: Text
-    unsatisfactory: Text
-    counted: Text
-    source: Text
+#: The source of choices that no publication backs; it needs no entry under citations.
+HOUSE = "house"
 
 
 class System(Record):
     """One reporting system: what to ask, what the answers are called, and what may be concluded.
 
-    ``specimens`` are the codes that ``--specimen`` accepts. ``mpp`` is the default resolution of tiles in
-    um/px. ``negative_category`` is the category of a slide whose verdict is normal, ``inadequate_category``
-    that of an unsatisfactory one; None where the system has none that a model may give. ``never_claim``
-    lists what no image shows and no report may state of its own. ``citations`` maps the keys used in every
-    ``source`` to the work meant.
+    ``specimens`` are the codes that ``--specimen`` accepts; ``preparations`` says which of them imply a
+    preparation. ``mpp`` is the default resolution of tiles in um/px. ``label_map`` turns other names that a model
+    gives into this system's labels, or into nothing (null: left out without a word). ``negative_category`` is the
+    category of a slide whose verdict is normal, ``inadequate_category`` that of an unsatisfactory one; None where
+    the system has none that a model may give. ``prohibitions`` are what no image shows and no report may state
+    of its own. ``citations`` maps the keys used in every ``source`` to the work meant.
     """
 
     code: Code
     name: Text
     version: Text
     specimens: tuple[Code, ...] = Field(min_length=1)
+    preparations: dict[Code, Text] = Field(default_factory=dict)
     kind: Literal["categories", "counts", "generic"]
     screen: ScreenQuestion
+    questions: tuple[FreeQuestion, ...] = ()
     labels: tuple[Label, ...] = Field(min_length=1)
+    label_map: dict[Text, Code | None] = Field(default_factory=dict)
+    label_map_source: Text = "house"
     categories: tuple[Category, ...] = ()
     negative_category: Code | None = None
     inadequate_category: Code | None = None
@@ -177,15 +52,32 @@ class System(Record):
     mpp: float = Field(gt=0.05, lt=5.0)
     mpp_source: Text
     wording: Wording
-    never_claim: tuple[Text, ...]
-    never_claim_source: Text
-    notes: tuple[Text, ...] = ()
+    prohibitions: tuple[Prohibition, ...] = Field(min_length=1)
+    notes: tuple[Note, ...] = ()
+    zh: Translation | None = None
     citations: dict[str, Text]
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The works cited, in the order of the file, without the project's own choices."""
-        return tuple(text for key, text in self.citations.items() if key != "house")
+        return tuple(text for key, text in self.citations.items() if key != HOUSE)
+
+    @property
+    def never_claim(self) -> tuple[str, ...]:
+        """What no report may state of its own, in words."""
+        return tuple(item.text for item in self.prohibitions)
+
+    def violations(self, sentence: str, *, supplied: Collection[str] = ()) -> tuple[Prohibition, ...]:
+        """The prohibitions that a sentence breaks.
+
+        Args:
+            supplied: codes of ancillary results that the user supplied, and which may therefore be stated.
+        """
+        return tuple(
+            item
+            for item in self.prohibitions
+            if not (item.ancillary and item.code in supplied) and item.matches(sentence)
+        )
 
     def label(self, code: str) -> Label:
         """The label with this code.
@@ -215,6 +107,23 @@ class System(Record):
             hint=f"It has: {', '.join(category.code for category in self.categories) or 'none'}.",
         )
 
+    def read_label(self, name: str) -> str | None:
+        """The label's code for what a model called a cell, by the codes themselves and then by ``label_map``.
+
+        Returns:
+            The code; an empty text for a name that the map drops; None for a name that the system does not know.
+        """
+        if any(label.code == name for label in self.labels):
+            return name
+        folded = name.strip().casefold()
+        for label in self.labels:
+            if label.code == folded:
+                return label.code
+        for other, code in self.label_map.items():
+            if other.casefold() == folded:
+                return code or ""
+        return None
+
     def severity(self, code: str) -> int:
         """How grave a label is, for choosing between labels given to one cell.
 
@@ -229,52 +138,173 @@ class System(Record):
         """The labels that detailed tiles are grounded for by default, in the order of the file."""
         return tuple(label for label in self.labels if label.ask)
 
+    def labels_to_ask(self, known: Sequence[str] = (), *, age: int | None = None) -> tuple[Label, ...]:
+        """The labels that detailed tiles are grounded for, in the order of the file.
+
+        Args:
+            known: classes that the model's dialect lists; empty where it takes any name. A label with
+                ``ask_if_known`` is asked for where it is among them.
+            age: of the patient in years. Labels of a category with ``min_age`` are asked for from that age on,
+                unless the dialect lists classes and not this one.
+        """
+        aged = {
+            code
+            for category in self.categories
+            if category.min_age is not None and age is not None and age >= category.min_age
+            for code in category.from_labels
+        }
+        return tuple(
+            label
+            for label in self.labels
+            if label.ask
+            or (label.ask_if_known and label.code in known)
+            or (label.code in aged and (not known or label.code in known))
+        )
+
+    def preparation_of(self, specimen: str | None) -> str | None:
+        """The preparation that a specimen code implies (``cervical-lbc``: liquid-based), or None."""
+        if specimen is None:
+            return None
+        return self.preparations.get(specimen.strip().lower().replace("_", "-").replace(" ", "-"))
+
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        for what, codes in (
-            ("label", [label.code for label in self.labels]),
-            ("category", [category.code for category in self.categories]),
-            ("specimen", list(self.specimens)),
-        ):
-            repeated = _repeated(codes)
-            if repeated:
-                raise ValueError(f"{what} codes listed twice: {', '.join(repeated)}")
-        known = {label.code for label in self.labels}
-        for category in self.categories:
-            strange = [code for code in category.from_labels if code not in known]
-            if strange:
-                raise ValueError(f"category {category.code} names unknown labels: {', '.join(strange)}")
-            harmless = [code for code in category.from_labels if not self.label(code).abnormal]
-            if category.abnormal and harmless:
-                raise ValueError(f"category {category.code} is abnormal yet drawn from {', '.join(harmless)}")
-        ranks = Counter((category.axis, category.order) for category in self.categories)
-        tied = [f"{axis} {order}" for (axis, order), n in ranks.items() if n > 1]
-        if tied:
-            raise ValueError(f"two categories share one order on an axis: {', '.join(tied)}")
-        for field in ("negative_category", "inadequate_category"):
-            code = getattr(self, field)
-            if code is not None and code not in {c.code for c in self.categories if not c.abnormal}:
-                raise ValueError(f"{field} {code!r} is not a category that is free of abnormality")
-        if self.kind == "categories" and not self.categories:
-            raise ValueError("kind 'categories' needs categories")
-        if self.kind == "counts" and self.screen.about_abnormality:
-            raise ValueError("kind 'counts' needs a screen question that is not about abnormality")
-        if self.kind != "counts" and not self.screen.about_abnormality:
-            raise ValueError(f"kind {self.kind!r} needs a screen question about abnormality")
-        missing = sorted({key for key in self._cited() if key not in self.citations})
-        if missing:
-            raise ValueError(f"sources without an entry under citations: {', '.join(missing)}")
+        self._codes_are_distinct()
+        self._labels_are_known()
+        self._categories_are_in_order()
+        self._kind_fits()
+        for path, key in self._cited():
+            if key not in self.citations and key != HOUSE:
+                hint = f"Add {key!r} under citations, or name one of: {', '.join(self.citations)}."
+                raise Misfit(f"source without an entry under citations: {key}", path=path, value=key, hint=hint)
         return self
 
-    def _cited(self) -> Iterable[str]:
-        yield from (self.screen.source, self.adequacy.source, self.wording.source)
-        yield from (self.mpp_source, self.never_claim_source)
-        yield from (label.source for label in self.labels)
-        for category in self.categories:
-            yield category.source
+    def _codes_are_distinct(self) -> None:
+        lists: dict[str, Sequence[str]] = {
+            "labels": [label.code for label in self.labels],
+            "categories": [category.code for category in self.categories],
+            "prohibitions": [item.code for item in self.prohibitions],
+            "specimens": self.specimens,
+        }
+        for name, codes in lists.items():
+            for n, code in enumerate(codes):
+                if code in codes[:n]:
+                    raise Misfit(
+                        f"code listed twice: {code}",
+                        path=f"{name}[{n}]" if name == "specimens" else f"{name}[{n}].code",
+                        value=code,
+                        hint=f"It is also {name}[{codes.index(code)}]; give each its own code.",
+                    )
+
+    def _labels_are_known(self) -> None:
+        known = [label.code for label in self.labels]
+        named = [
+            (f"categories[{n}].from_labels[{m}]", code)
+            for n, category in enumerate(self.categories)
+            for m, code in enumerate(category.from_labels)
+        ]
+        translated = self.zh.labels if self.zh is not None else {}
+        named += [(f"zh.labels.{code}", code) for code in translated]
+        named += [(f"label_map.{name}", code) for name, code in self.label_map.items() if code is not None]
+        for part, entries in (("minima", self.adequacy.minima), ("components", self.adequacy.components)):
+            for n, entry in enumerate(entries):
+                named += [(f"adequacy.{part}[{n}].labels[{m}]", code) for m, code in enumerate(entry.labels)]
+        for path, code in named:
+            if code not in known:
+                hint = f"Use one of: {', '.join(known)}; or add it under labels."
+                raise Misfit(f"names an unknown label: {code}", path=path, value=code, hint=hint)
+        for n, category in enumerate(self.categories):
+            for m, code in enumerate(category.from_labels):
+                if category.abnormal and not self.label(code).abnormal:
+                    raise Misfit(
+                        f"category {category.code} is abnormal yet drawn from {code}, which is not",
+                        path=f"categories[{n}].from_labels[{m}]",
+                        value=code,
+                        hint=f"Make the label abnormal, or take it out of {category.code}.",
+                    )
+        for name in self.label_map:
+            if name.strip().casefold() in known:
+                hint = "Take it out: a label's own code needs no map."
+                raise Misfit("maps a label's own code", path=f"label_map.{name}", value=name, hint=hint)
+        for name in repeated(name.strip().casefold() for name in self.label_map):
+            hint = "Keep one; the case of letters makes no difference."
+            raise Misfit(f"name mapped twice: {name}", path="label_map", value=name, hint=hint)
+
+    def _categories_are_in_order(self) -> None:
+        places: dict[tuple[str, int], int] = {}
+        by_code = {category.code: category for category in self.categories}
+        for n, category in enumerate(self.categories):
+            first = places.setdefault((category.axis, category.order), n)
+            if first != n:
+                raise Misfit(
+                    f"two categories share one order on an axis: {category.axis} {category.order}",
+                    path=f"categories[{n}].order",
+                    value=category.order,
+                    hint=f"{self.categories[first].code} has it too; number them by severity.",
+                )
+            for m, code in enumerate(category.cannot_exclude.categories if category.cannot_exclude else ()):
+                graver = by_code.get(code)
+                if graver is None or graver.axis != category.axis or graver.order <= category.order:
+                    raise Misfit(
+                        f"{code} is no graver category on the axis of {category.code}",
+                        path=f"categories[{n}].cannot_exclude.categories[{m}]",
+                        value=code,
+                        hint="Only a graver category of the same axis can be left open.",
+                    )
+        for field in ("negative_category", "inadequate_category"):
+            code = getattr(self, field)
+            harmless = [category.code for category in self.categories if not category.abnormal]
+            if code is not None and code not in harmless:
+                hint = f"Choose one of: {', '.join(harmless) or 'none there is'}."
+                raise Misfit(
+                    f"{field} {code!r} is not a category that is free of abnormality", path=field, value=code, hint=hint
+                )
+
+    def _kind_fits(self) -> None:
+        if self.kind == "categories" and not self.categories:
+            hint = "List them, or write kind: generic."
+            raise Misfit("kind 'categories' needs categories", path="categories", value=[], hint=hint)
+        if (self.kind == "counts") == self.screen.about_abnormality:
+            what = "is not about" if self.kind == "counts" else "is about"
+            raise Misfit(
+                f"kind {self.kind!r} needs a screen question that {what} abnormality",
+                path="screen.about_abnormality",
+                value=self.screen.about_abnormality,
+                hint="Change kind or the question.",
+            )
+        known = [minimum.preparation for minimum in self.adequacy.minima]
+        for code, preparation in self.preparations.items():
+            if code not in self.specimens:
+                hint = f"Use one of: {', '.join(self.specimens)}."
+                raise Misfit("is none of the specimens", path=f"preparations.{code}", value=code, hint=hint)
+            if preparation not in known:
+                hint = f"adequacy.minima has: {', '.join(known) or 'none'}."
+                raise Misfit("has no minimum", path=f"preparations.{code}", value=preparation, hint=hint)
+
+    def _cited(self) -> Iterable[tuple[str, str]]:
+        """Every source with its place in the file."""
+        yield from (("screen.source", self.screen.source), ("adequacy.source", self.adequacy.source))
+        yield from (("wording.source", self.wording.source), ("mpp_source", self.mpp_source))
+        yield "label_map_source", self.label_map_source
+        if self.zh is not None:
+            yield "zh.source", self.zh.source
+        rule = self.adequacy
+        if rule.obscuring is not None:
+            yield "adequacy.obscuring.source", rule.obscuring.source
+        lists: Mapping[str, Sequence[Label | Category | Prohibition | FreeQuestion | Note]] = {
+            "labels": self.labels,
+            "categories": self.categories,
+            "prohibitions": self.prohibitions,
+            "questions": self.questions,
+            "notes": self.notes,
+        }
+        for name, entries in lists.items():
+            yield from ((f"{name}[{n}].source", entry.source) for n, entry in enumerate(entries))
+        yield from ((f"adequacy.minima[{n}].source", entry.source) for n, entry in enumerate(rule.minima))
+        yield from ((f"adequacy.components[{n}].source", entry.source) for n, entry in enumerate(rule.components))
+        for n, category in enumerate(self.categories):
+            yield f"categories[{n}].min_findings_source", category.min_findings_source
+            if category.cannot_exclude is not None:
+                yield f"categories[{n}].cannot_exclude.source", category.cannot_exclude.source
             if category.risk is not None:
-                yield category.risk.source
-
-
-def _repeated(values: Iterable[str]) -> list[str]:
-    return [value for value, n in Counter(values).items() if n > 1]
+                yield f"categories[{n}].risk.source", category.risk.source
