@@ -41,7 +41,7 @@ def check_evidence(report: Report, tile_verdicts: Sequence[TileVerdict]) -> None
 
 
 def has_field(report: Report, name: str) -> bool:
-    """Whether ``name`` is a dotted path of fields from the report that ends at a value other than None or ''."""
+    """Whether ``name`` is a dotted path of fields from the report that ends at a value other than None, '' or an empty list."""
     value: Any = report
     for step in name.split("."):
         if not isinstance(value, BaseModel):
@@ -52,7 +52,7 @@ def has_field(report: Report, name: str) -> bool:
             value = getattr(value, step)  # a derived value, such as funnel.coverage
         else:
             return False
-    return value is not None and value != ""
+    return value is not None and value not in ("", ())
 
 
 def _missing(where: str, name: str) -> None:
