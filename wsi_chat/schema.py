@@ -241,8 +241,30 @@ class Interval(Record):
     level: Probability = 0.95
 
 
+class CellSample(Record):
+    """A tile of the random sample in which normal cells are counted to judge adequacy.
+
+    ``boxes`` are level-0 pixels. ``p_obscured`` is the probability that most of its cells are obscured, where
+    that was asked. ``failed`` tiles count as missing, never as empty; a ``truncated`` one gives a lower bound.
+    """
+
+    tile: Tile
+    status: Literal["counted", "unreadable", "failed"]
+    boxes: tuple[LabelledBox, ...] = ()
+    asked: tuple[str, ...] = ()
+    truncated: bool = False
+    p_obscured: Probability | None = None
+    error: str = ""
+
+
 class Adequacy(Record):
-    """Whether the specimen could be assessed. Estimated counts are extrapolated from the sampled area."""
+    """Whether the specimen could be assessed. Estimated counts are extrapolated from the sampled area.
+
+    ``cells_estimate`` counts what the model marks, in ``unit``; its interval covers the error of sampling, not the
+    model's own. ``sampled_area_fraction`` is the share of the foreground in which cells were counted (where
+    nothing was counted: the share that was screened). ``minimum`` is what the estimate was compared with,
+    ``tiles_counted`` of ``tiles_drawn`` sampled tiles gave a count, and ``counted`` is what was seen in them by class.
+    """
 
     status: Literal["satisfactory", "unsatisfactory", "not_assessed"]
     reason: str
@@ -250,6 +272,16 @@ class Adequacy(Record):
     cells_estimate: float | None = None
     cells_interval: Interval | None = None
     sampled_area_fraction: Probability | None = None
+    unit: Literal["cells", "groups"] = "cells"
+    minimum: int | None = None
+    preparation: str = ""
+    tiles_drawn: int = Field(default=0, ge=0)
+    tiles_counted: int = Field(default=0, ge=0)
+    counted: dict[str, int] = Field(default_factory=dict)
+    obscured_fraction: float | None = None
+    obscured_interval: Interval | None = None
+    method: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Count(Record):
@@ -277,6 +309,8 @@ class Funnel(Record):
     detail_failed: int = Field(ge=0)
     truncated_answers: int = Field(ge=0)
     dropped_boxes: int = Field(ge=0, description="boxes in answers that could not be used")
+    adequacy_drawn: int = Field(default=0, ge=0, description="tiles drawn at random to count normal cells")
+    adequacy_counted: int = Field(default=0, ge=0, description="of those, tiles that gave a count")
 
     @property
     def coverage(self) -> float:
@@ -299,6 +333,24 @@ class Fitted(Record):
     low: float
     guarantee: str = ""
     forced: tuple[str, ...] = Field(default=(), description="differences to the fit that --force passed over")
+
+
+class CategorySupport(Record):
+    """What speaks for one category: findings of its labels or of graver ones on its axis.
+
+    ``confidence`` is the probability that at least ``needed`` of them are right (see `aggregators.category`);
+    ``chosen`` marks the categories that were given, ``open`` those that could not be excluded beside them.
+    """
+
+    code: str
+    name: str
+    axis: str
+    findings: int = Field(ge=0)
+    needed: int = Field(ge=1)
+    confidence: Probability
+    chosen: bool = False
+    open: bool = False
+    finding_ids: tuple[str, ...] = ()
 
 
 class SlideVerdict(Record):
@@ -395,6 +447,8 @@ class Specimen(Record):
     system: str
     system_version: str
     sources: tuple[str, ...] = ()
+    preparation: str = ""
+    age: int | None = None
 
 
 class Timings(Record):
