@@ -5,23 +5,35 @@ Nothing already computed is lost: answers are journalled as they come, and a rer
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
 from wsi_chat.documents import write_documents
-from wsi_chat.errors import SettingError
+from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 from wsi_chat.result import SlideResult
-from wsi_chat.runfolder import open_folder, row_of, slide_id, write_run, write_summary
+from wsi_chat.runfolder import (
+    JOURNAL,
+    EarlierDocuments,
+    open_folder,
+    row_of,
+    row_of_failure,
+    row_of_waiting,
+    slide_id,
+    write_run,
+    write_summary,
+)
 from wsi_chat.schema import (
     Box,
     Funnel,
@@ -35,7 +47,7 @@ from wsi_chat.schema import (
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
-    from tilers import Foreground, Slide, TilePlan
+    from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
     from wsi_chat.terminology import System
@@ -53,11 +65,13 @@ VERSIONED = (
 class Model:
     """An engine that is loaded when the first question needs it, and the dialect it is asked in.
 
-    Opening the slide and planning come first, so that a bad file fails before any weights are read.
+    Opening the slide and planning come first, so that a bad file fails before any weights are read. ``given`` is
+    an engine that is already loaded and stays the caller's; ``start`` loads one in place of the settings.
     """
 
     settings: Settings
     given: Engine | None = None
+    start: Callable[[], Engine] | None = None
     _engine: Engine | None = None
     _dialect: Dialect | None = None
 
@@ -77,6 +91,8 @@ class Model:
     def engine(self) -> Engine:
         if self.given is not None:
             return self.given
+        if self._engine is None and self.start is not None:
+            self._engine = self.start()
         if self._engine is None:
             from wsi_chat.engines import load_engine
 
@@ -125,8 +141,12 @@ def analyze(
     effective, origin = resolve(settings, config=Path(config) if config else None)
     model = Model(effective, given=engine)
     folder = open_folder(Path(out))
+    write_summary(folder, [row_of_waiting(Path(slide))])
     try:
         result = analyze_slide(Path(slide), folder, effective, model, progress=progress)
+    except WsiChatError as error:
+        write_summary(folder, [row_of_failure(Path(slide), error)])
+        raise
     finally:
         model.close()
     write_summary(folder, [row_of(result.report)])
@@ -153,53 +173,131 @@ class Clock:
         self._last = now
 
 
-def analyze_slide(
-    path: Path, out: Path, settings: Settings, model: Model, *, progress: Progress = no_progress
-) -> SlideResult:
-    """One slide of a run whose folder, settings and model are already there. See :func:`analyze`."""
-    from aggregators.pool import find_pool
+@dataclass(slots=True)
+class PreparedSlide:
+    """A slide that is open and planned; with ``patches``, its first tiles are being read. Close it when done.
+
+    It holds one open file, a plan, and at most what one `TileStream` reads ahead (its ``max_bytes``).
+    """
+
+    path: Path
+    slide: Slide
+    system: System
+    foreground: Foreground
+    plan: TilePlan
+    seconds: float
+    stream: TileStream | None = None
+    patches: Iterator[Patch] | None = None
+
+    def close(self) -> None:
+        """Stop reading and close the file; calling it twice is harmless."""
+        if self.stream is not None:
+            self.stream.close()
+        self.slide.close()
+
+
+def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahead: bool = False) -> PreparedSlide:
+    """Open a slide and plan its tiles: everything that comes before the first question. Needs no engine.
+
+    Args:
+        read_ahead: also begin to read tiles, on threads of their own, so that the first questions need not wait.
+
+    Raises:
+        WsiChatError: the slide or a setting cannot be used.
+    """
     from tilers import TileStream, find_foreground, open_slide, plan_tiles
-    from wsi_chat.journal import Journal
     from wsi_chat.terminology import load_system
 
-    clock = Clock()
-    find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
+    begun = time.perf_counter()
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
         slide.require_mpp()
         system = load_system(settings.specimen)
-        dialect = model.dialect
         tile_px = settings.tile_px or dialect.tile_px
         tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
-        folder = open_folder(out / slide_id(path))
         foreground = find_foreground(slide, mask=settings.mask)
         plan = plan_tiles(
             slide, foreground, tile_px=tile_px, mpp=tile_mpp, overlap=settings.overlap, limit=settings.limit
         )
+        ready = PreparedSlide(path, slide, system, foreground, plan, 0.0)
+        if read_ahead and plan.tiles:
+            ready.stream = stack.enter_context(TileStream(slide, plan, workers=settings.workers))
+            ready.patches = _begun(iter(ready.stream))
+        ready.seconds = time.perf_counter() - begun
+        stack.pop_all()
+    return ready
+
+
+def _begun(patches: Iterator[Patch]) -> Iterator[Patch]:
+    """The same patches, the first one taken already: that is what sets a stream's threads to work."""
+    first = [patch for patch, _ in zip(patches, range(1), strict=False)]
+    return chain(first, patches)
+
+
+def analyze_slide(
+    path: Path,
+    out: Path,
+    settings: Settings,
+    model: Model,
+    *,
+    progress: Progress = no_progress,
+    prepared: Callable[[], PreparedSlide] | None = None,
+) -> SlideResult:
+    """One slide of a run whose folder, settings and model are already there. See :func:`analyze`.
+
+    Args:
+        prepared: gives the slide as `prepare_slide` left it (or raises what that raised); None prepares it now.
+    """
+    from aggregators.pool import find_pool
+    from tilers import TileStream
+    from wsi_chat.journal import Journal
+
+    clock = Clock()
+    find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
+    dialect = model.dialect
+    earlier = EarlierDocuments(out / slide_id(path))
+    earlier.expect("provenance", {"config": config_of(settings)})
+    with ExitStack() as stack:
+        try:
+            ready = prepared() if prepared else prepare_slide(path, settings, dialect)
+        except SlideNotFound:
+            raise  # a disk that is not connected says nothing against what was found on it
+        except Exception:
+            earlier.set_aside()
+            raise
+        stack.callback(ready.close)
+        slide, system, foreground, plan = ready.slide, ready.system, ready.foreground, ready.plan
+        folder = open_folder(out / slide_id(path))
+        earlier.expect("slide", {"fingerprint": slide.fingerprint, "mpp": slide.mpp})
         clock.lap("plan")
+        clock.seconds["plan"] = round(ready.seconds, 3)  # also where it was spent beside the slide before
         log.info("%s: %d of %d tiles to screen", path.name, len(plan.tiles), plan.grid)
 
-        journal = stack.enter_context(Journal(folder / "journal.sqlite", overwrite=settings.overwrite))
+        journal = stack.enter_context(Journal(folder / JOURNAL, overwrite=settings.overwrite))
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
+        provenance = _provenance(plan, settings, model, foreground, system)
+        earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions"}))
         if plan.tiles:
             decoding = {"greedy": True, "seed": settings.seed}
             asker = Asker(model.engine, dialect, journal, decoding)
             clock.lap("load model")
-            with TileStream(slide, plan, workers=settings.workers) as patches:
-                verdicts = screen(patches, asker, system, total=len(plan.tiles), progress=progress)
+            stream = ready.stream or stack.enter_context(TileStream(slide, plan, workers=settings.workers))
+            patches = ready.patches if ready.patches is not None else stream
+            verdicts = screen(patches, asker, system, total=len(plan.tiles), progress=progress)
+            stream.close()
             clock.lap("screen")
             chosen = choose(verdicts, top_k=settings.top_k, exhaustive=settings.exhaustive)
             if chosen:
                 bounds = Box(0, 0, *slide.size)
-                with TileStream(slide, plan, workers=settings.workers, tiles=chosen) as patches:
+                with TileStream(slide, plan, workers=settings.workers, tiles=chosen) as chosen_patches:
                     verdicts |= detail(
-                        patches, asker, system, verdicts, total=len(chosen), bounds=bounds, progress=progress
+                        chosen_patches, asker, system, verdicts, total=len(chosen), bounds=bounds, progress=progress
                     )
             clock.lap("detail")
 
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
-        report = _judge(slide, path, plan, foreground, tile_verdicts, system, settings, model, asker, clock)
+        report = _judge(slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock)
         write_documents(
             report,
             tile_verdicts,
@@ -211,6 +309,7 @@ def analyze_slide(
             settings=settings,
             progress=progress,
         )
+        earlier.forget()
         clock.lap("documents")
     return SlideResult(report=report, folder=folder, slide_path=path)
 
@@ -223,7 +322,7 @@ def _judge(
     tile_verdicts: list[TileVerdict],
     system: System,
     settings: Settings,
-    model: Model,
+    provenance: Provenance,
     asker: Asker | None,
     clock: Clock,
 ) -> Report:
@@ -257,7 +356,7 @@ def _judge(
         verdict=verdict,
         funnel=funnel,
         notes=tuple(_notes(slide, foreground, plan, settings)),
-        provenance=_provenance(plan, settings, model, foreground),
+        provenance=provenance,
         timings=Timings(
             started=clock.started,
             seconds=dict(clock.seconds),
@@ -310,7 +409,18 @@ def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Setti
     return notes
 
 
-def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Foreground) -> Provenance:
+def config_of(settings: Settings) -> dict[str, Any]:
+    """The settings that may show in a report: all but how fast, and from what, it came about."""
+    return settings.model_dump(mode="json", exclude={"overwrite", "workers", "batch_size"})
+
+
+def system_stamp(system: System) -> str:
+    """A reporting system's version and a hash of all it says, since a user's own file may change under its name."""
+    content = hashlib.sha256(system.model_dump_json().encode()).hexdigest()
+    return f"{system.code} {system.version} ({content[:12]})"
+
+
+def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Foreground, system: System) -> Provenance:
     if plan.tiles:
         name, revision, engine = model.engine.model_name, model.engine.model_id, model.engine.name
     else:
@@ -333,10 +443,11 @@ def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Fo
             "k": settings.pool_k,
             "threshold": settings.threshold,
             "coverage_floor": settings.coverage_floor,
+            "reporting_system": system_stamp(system),
         },
         seed=settings.seed,
         versions=versions(),
-        config=settings.model_dump(exclude={"overwrite", "workers", "batch_size"}),
+        config=config_of(settings),
     )
 
 
