@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
@@ -50,6 +50,29 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the model's memory. An engine that was closed answers no more."""
         ...
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """What an engine may offer beside `Engine`: the text of one answer as it is written."""
+
+    def stream(self, query: Query) -> Generator[str, None, Answer]:
+        """Pieces of the text, which joined are the text of the Answer that the generator returns.
+
+        That Answer is the one that `answer` would give. What goes wrong comes back in it, as there.
+        """
+        ...
+
+
+def stream(engine: Engine, query: Query) -> Generator[str, None, Answer]:
+    """The answer to one query piece by piece; in one piece where the engine does not stream."""
+    if isinstance(engine, StreamingEngine):
+        return (yield from engine.stream(query))
+    for answer in engine.answer([query]):
+        if answer.text:
+            yield answer.text
+        return answer
+    return failed(query, "no answer came back")
 
 
 class EngineCrashed(EngineError):
@@ -127,6 +150,26 @@ class SupervisedEngine:
             except EngineCrashed as crash:
                 self._restart(crash)
                 again = [query for key, query in pending.items() for _ in range(count[key])]
+
+    def stream(self, query: Query) -> Generator[str, None, Answer]:
+        """The answer piece by piece; after a restart what was said already is not said again."""
+        said = ""
+        while True:
+            pieces = stream(self._running, query)
+            again = ""
+            try:
+                while True:
+                    try:
+                        piece = next(pieces)
+                    except StopIteration as end:
+                        answer: Answer = end.value
+                        return answer
+                    again += piece
+                    if len(again) > len(said):
+                        yield again[len(said) :]
+                        said = again
+            except EngineCrashed as crash:
+                self._restart(crash)
 
     def _restart(self, crash: EngineCrashed) -> None:
         if self._restarted:

@@ -1,4 +1,4 @@
-"""Runs a checkpoint in this process through transformers: greedy, batched, bf16 on a GPU and fp32 on a CPU.
+"""Runs a checkpoint in this process through transformers: greedy, batched, SDPA, bf16 on a GPU and fp32 on a CPU.
 
 Pure choices cost one forward pass, always in the same tensor shape, so that a probability does not depend on
 which queries shared the batch: a resumed run repeats an uninterrupted one to the last bit. The vision tower
@@ -11,16 +11,18 @@ import inspect
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.engines.adapter import apply_adapter, read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.engines.loading import greedy_settings, load_model, pick_device, pick_dtype, said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.qwen import MODEL_TYPES, Patches, Prompt, QwenPrompts
+from wsi_chat.engines.streaming import Tap, pieces_of
 from wsi_chat.errors import AnswerError, EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
@@ -46,6 +48,7 @@ class TransformersEngine:
         path: str | Path,
         *,
         name: str = "",
+        adapter: str | Path | None = None,
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int = 16,
@@ -63,8 +66,11 @@ class TransformersEngine:
                 f"checkpoint {checkpoint.path} is of type {checkpoint.model_type!r}",
                 hint=f"The transformers engine runs {', '.join(MODEL_TYPES)}.",
             )
+        lora = None if adapter is None else read_adapter(adapter, checkpoint)
         torch.manual_seed(seed)
         self._model = load_model(checkpoint.path, self._dtype, self._device)
+        if lora is not None:
+            self._model = apply_adapter(self._model, lora)
         self._prompts = QwenPrompts(checkpoint, self._model.config)
         self._generation = greedy_settings(self._model, self._prompts.tokenizer)
         self._shares_vision = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
@@ -73,7 +79,11 @@ class TransformersEngine:
         self._rows = min(batch_size, CPU_ROWS) if self._device.type == "cpu" else batch_size
         self.lookahead = 2 * batch_size
         self.model_name = name or checkpoint.name
-        self.model_id = f"{self.model_name}@{checkpoint.revision}:{str(self._dtype).removeprefix('torch.')}"
+        revision = checkpoint.revision
+        if lora is not None:
+            self.model_name += f"+{lora.name}"
+            revision += f"+{lora.revision}"
+        self.model_id = f"{self.model_name}@{revision}:{str(self._dtype).removeprefix('torch.')}"
 
     def close(self) -> None:
         """Drop the model and its cached image features."""
@@ -118,16 +128,16 @@ class TransformersEngine:
             groups.setdefault((choice, shape), []).append(prompt)
         return max(groups.values(), key=len)[: self._batch]
 
-    def _run(self, batch: list[Prompt]) -> list[Answer]:
+    def _run(self, batch: list[Prompt], tap: Tap | None = None) -> list[Answer]:
         """Answers of a batch. What fails together is asked again in halves, down to the one that is to blame."""
         started = time.perf_counter()
         try:
-            answers = self._choose(batch) if batch[0].choice_ids else self._generate(batch)
+            answers = self._choose(batch) if batch[0].choice_ids else self._generate(batch, tap)
         except Exception as error:
             message = said(error)
             if any(sign in message for sign in FATAL):
                 raise EngineCrashed(message) from error
-            if len(batch) == 1 and not self._relieved(error, 1):
+            if len(batch) == 1 and (tap is not None or not self._relieved(error, 1)):
                 return [failed(batch[0].query, message, seconds=time.perf_counter() - started)]
             log.warning("a batch of %d failed (%s); asking it in halves", len(batch), message)
             self._relieved(error, len(batch))
@@ -195,7 +205,32 @@ class TransformersEngine:
 
     # ------------------------------------------------------------------------------------------ text
 
-    def _generate(self, batch: Sequence[Prompt]) -> list[Answer]:
+    def stream(self, query: Query) -> Generator[str, None, Answer]:
+        """The answer piece by piece, as `StreamingEngine` says; abandoning the generator stops the model."""
+        try:
+            prompt = self._checked(self._prompts.prompt(query))
+        except Exception as error:
+            return failed(query, said(error))
+        if prompt.choice_ids:
+            answer = self._run([prompt])[0]
+            if answer.text:
+                yield answer.text
+            return answer
+        ends = set(self._generation(query.max_tokens).eos_token_id)
+        tokenizer = self._prompts.tokenizer
+        spoken = ""
+        for piece in pieces_of(lambda tap: self._run([prompt], tap), ends, tokenizer):
+            if isinstance(piece, Answer):
+                # what is left: a last character whose bytes were incomplete
+                rest = piece.text[len(spoken) :] if piece.text.startswith(spoken) else ""
+                if rest:
+                    yield rest
+                return piece
+            spoken += piece
+            yield piece
+        return failed(query, "the model stopped without an answer")
+
+    def _generate(self, batch: Sequence[Prompt], tap: Tap | None = None) -> list[Answer]:
         import torch
 
         steps: list[torch.Tensor] = []
@@ -208,7 +243,8 @@ class TransformersEngine:
         settings = self._generation(batch[0].query.max_tokens)
         with torch.inference_mode():
             inputs = self._inputs(batch, length=length)
-            output = self._model.generate(**inputs, generation_config=settings, logits_processor=[record])
+            listening = {} if tap is None else {"streamer": tap, "stopping_criteria": [tap.wants_stop]}
+            output = self._model.generate(**inputs, generation_config=settings, logits_processor=[record], **listening)
         logs = torch.stack(steps, dim=1).cpu()
         ends = set(settings.eos_token_id)
         answers = []
