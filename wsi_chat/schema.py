@@ -364,6 +364,9 @@ class SlideVerdict(Record):
     category: str | None = None
     category_name: str | None = None
     category_reason: str = ""
+    category_confidence: Probability | None = None
+    category_confidence_kind: str = ""
+    category_support: tuple[CategorySupport, ...] = ()
     fitted: Fitted | None = None
     coverage: Probability
     coverage_floor: Probability
