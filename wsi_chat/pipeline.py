@@ -98,7 +98,13 @@ class Model:
 
             s = self.settings
             self._engine = load_engine(
-                s.model, engine=s.engine, dtype=s.dtype, device=s.device, batch_size=s.batch_size, seed=s.seed
+                s.model,
+                engine=s.engine,
+                adapter=s.adapter,
+                dtype=s.dtype,
+                device=s.device,
+                batch_size=s.batch_size,
+                seed=s.seed,
             )
         return self._engine
 

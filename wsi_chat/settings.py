@@ -29,6 +29,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     model: Annotated[str | None, Field(description="checkpoint folder; none: the embedded checkpoint")] = None
+    adapter: Annotated[str | None, Field(description="LoRA adapter folder, trained on the model")] = None
     engine: Annotated[Literal["auto", "transformers"], Field(description="who answers")] = "auto"
     dialect: Annotated[str, Field(description="how the model is asked; auto reads the checkpoint")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps")] = "auto"
@@ -48,6 +49,14 @@ class Settings(BaseModel):
     top_k: Annotated[int, Field(ge=0, description="tiles to ground and describe")] = TOP_K
     exhaustive: Annotated[bool, Field(description="ground and describe every tile")] = False
     limit: Annotated[int | None, Field(ge=1, description="screen at most so many tiles, spread evenly")] = None
+
+    views: Annotated[
+        Literal["none", "quadrants", "context"], Field(description="also show the quarters or the surroundings")
+    ] = "none"
+    contrast: Annotated[
+        Literal["none", "blank", "blur"], Field(description="score against an empty or a blurred tile")
+    ] = "none"
+    zoom: Annotated[float, Field(ge=1, le=8, description="second look at hot spots, so many times closer")] = 1.0
 
     pool: Annotated[str, Field(description="slide score from tile probabilities")] = "topk_logit"
     pool_k: Annotated[int, Field(ge=1, description="k of the top-k mean")] = 10

@@ -64,6 +64,7 @@ def load_engine(
     model: str | Path | None = None,
     *,
     engine: str = "auto",
+    adapter: str | Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
     batch_size: int = 16,
@@ -74,6 +75,7 @@ def load_engine(
     Args:
         model: a checkpoint folder, the name of a downloaded repository, or None for the embedded checkpoint.
         engine: ``auto`` or ``transformers``.
+        adapter: folder of a LoRA adapter that was trained on the model.
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         batch_size: queries per forward pass.
@@ -92,6 +94,8 @@ def load_engine(
     def start() -> Engine:
         from wsi_chat.engines.transformers import TransformersEngine
 
-        return TransformersEngine(path, name=name, dtype=dtype, device=device, batch_size=batch_size, seed=seed)
+        return TransformersEngine(
+            path, name=name, adapter=adapter, dtype=dtype, device=device, batch_size=batch_size, seed=seed
+        )
 
     return SupervisedEngine(start)

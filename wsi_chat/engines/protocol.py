@@ -64,6 +64,15 @@ class StreamingEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class MeasuringEngine(Protocol):
+    """What an engine may offer beside `Engine`: how much of its context a question takes."""
+
+    def room(self, query: Query) -> int | None:
+        """Tokens left for the answer (below 1: the question alone is too long); None where unknown."""
+        ...
+
+
 def stream(engine: Engine, query: Query) -> Generator[str, None, Answer]:
     """The answer to one query piece by piece; in one piece where the engine does not stream."""
     if isinstance(engine, StreamingEngine):
@@ -170,6 +179,10 @@ class SupervisedEngine:
                         said = again
             except EngineCrashed as crash:
                 self._restart(crash)
+
+    def room(self, query: Query) -> int | None:
+        """As the engine says; None where it does not."""
+        return self._running.room(query) if isinstance(self._running, MeasuringEngine) else None
 
     def _restart(self, crash: EngineCrashed) -> None:
         if self._restarted:

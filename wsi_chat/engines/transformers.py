@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 CPU_ROWS = 4
 """Rows of a choice batch on a CPU: as fast there as larger ones, and a lone question wastes little."""
 LENGTH_STEP = 32
+UNBOUNDED = 2**31
 FATAL = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "HIP error", "cuDNN error")
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -94,6 +96,11 @@ class TransformersEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def room(self, query: Query) -> int:
+        """Tokens left for the answer after the question; below 1 where the question alone is too long."""
+        room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return (int(room) if room else UNBOUNDED) - len(self._prompts.prompt(query).ids)
+
     # ------------------------------------------------------------------------------------------ batching
 
     def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
@@ -131,8 +138,9 @@ class TransformersEngine:
     def _run(self, batch: list[Prompt], tap: Tap | None = None) -> list[Answer]:
         """Answers of a batch. What fails together is asked again in halves, down to the one that is to blame."""
         started = time.perf_counter()
+        generate = self._generate if tap is None else partial(self._generate, tap=tap)
         try:
-            answers = self._choose(batch) if batch[0].choice_ids else self._generate(batch, tap)
+            answers = self._choose(batch) if batch[0].choice_ids else generate(batch)
         except Exception as error:
             message = said(error)
             if any(sign in message for sign in FATAL):
