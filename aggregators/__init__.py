@@ -4,19 +4,24 @@ Nothing here reads a pixel or asks a model; everything is a pure function of til
 drawn again from a run folder. What is missing (an unreadable tile, a failed answer) is never normal.
 """
 
-from aggregators.adequacy import estimate
+from aggregators.adequacy import Sample, Supplied, estimate
 from aggregators.category import CategoryCall, call_category
 from aggregators.counts import count_findings
 from aggregators.merge import merge_boxes
 from aggregators.pool import POOLS, fraction_above, maximum, mean, noisy_or_corrected, topk_mean_logit
+from aggregators.sampling import Frame, draw
 from aggregators.verdict import aggregate
 
 __all__ = [
     "POOLS",
     "CategoryCall",
+    "Frame",
+    "Sample",
+    "Supplied",
     "aggregate",
     "call_category",
     "count_findings",
+    "draw",
     "estimate",
     "fraction_above",
     "maximum",

@@ -1,105 +1,219 @@
 """The category of a slide: the gravest one with enough merged findings on each axis, only on an abnormal slide.
 
 Boxes are hints, so they never make a slide abnormal by themselves and a category needs ``min_findings`` of
-them. Where no category has that support none is given, and the reason says what was seen instead.
+them, at its own grade or graver (see `aggregators.support`). Where no category has that support none is given, and the
+reason says what was seen instead. A graver category with findings too few for it is left open beside the one
+given ("LSIL; HSIL cannot be excluded") where the system's wording allows that.
+
+Adding a finding never lowers a category on its axis, findings of the category given never lower the confidence in
+it, and the order of findings changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsi_chat.schema import Finding
+from aggregators.support import PRECISION, Evidence, gather
+from wsi_chat.schema import CategorySupport, Finding, TileVerdict
 
 if TYPE_CHECKING:
     from wsi_chat.terminology import Category, System
 
 
 class CategoryCall(NamedTuple):
-    """A category and why. ``code`` joins both axes with ``+`` (``hsil+agc``), the squamous first.
+    """A category and why. ``code`` joins the axes with ``+`` (``hsil+agc``), the squamous first.
 
-    ``supporting`` holds the ids of the findings behind it.
+    ``supporting`` holds the ids of the findings behind it, ``confidence`` the lowest of its axes' (None where it
+    rests on the absence of findings), ``support`` every category that has any finding.
     """
 
     code: str | None
     name: str | None
     reason: str
     supporting: tuple[str, ...] = ()
+    confidence: float | None = None
+    confidence_kind: str = ""
+    support: tuple[CategorySupport, ...] = ()
 
 
-def call_category(findings: Sequence[Finding], system: System, *, status: str, sampled: bool = False) -> CategoryCall:
+def call_category(
+    findings: Sequence[Finding],
+    system: System,
+    *,
+    status: str,
+    sampled: bool = False,
+    tile_verdicts: Sequence[TileVerdict] = (),
+    adequacy: str = "not_assessed",
+    age: int | None = None,
+    precision: Mapping[str, float] | float = PRECISION,
+) -> CategoryCall:
     """The category that the slide's verdict and its merged findings support.
 
     Abnormal slide: on each axis the category of highest order with at least ``min_findings`` findings of its
-    labels. Normal slide: the system's negative category with its organisms, unless only a sample of the slide
-    was screened, since that category speaks for the whole specimen. Unsatisfactory slide: the system's
-    inadequate category where it has one.
+    labels or graver ones. Normal slide: the system's negative category with its organisms, unless only a sample of
+    the slide was screened or the specimen was found inadequate, since that category speaks for the whole specimen.
+    Either: categories of neither (endometrial cells), where the age was supplied and reaches ``min_age``.
+    Unsatisfactory slide: the system's inadequate category where it has one.
 
     Args:
         status: of the slide's verdict.
         sampled: whether fewer tiles were selected than the foreground holds (``--limit``).
+        tile_verdicts: show how often tiles agree on a finding, for the confidence.
+        adequacy: status of the specimen's adequacy.
+        age: of the patient in years, where the user supplied it.
+        precision: of a box, by label or for all.
     """
     if system.kind == "counts":
         return CategoryCall(None, None, "Cells were counted; categories do not apply.")
     if system.kind == "generic":
         return CategoryCall(None, None, "The specimen type was not given, so no category is named.")
-    if status == "abnormal":
-        return _abnormal(findings, system)
-    if status == "normal":
-        return _negative(findings, system, sampled=sampled)
+    if status in ("abnormal", "normal"):
+        beside = [category for category in system.categories if _may_stand_beside(category, age)]
+        extra = [
+            next((entry for entry in graded if entry.enough), None)
+            for graded in gather(findings, beside, system, tile_verdicts, precision=precision).values()
+        ]
+        others = [entry for entry in extra if entry is not None]
+        if status == "normal":
+            return _negative(findings, system, others, sampled=sampled, adequacy=adequacy)
+        axes = gather(
+            findings, [c for c in system.categories if c.abnormal], system, tile_verdicts, precision=precision
+        )
+        return _abnormal(findings, system, axes, others, precision)
     if status == "unsatisfactory" and system.inadequate_category is not None:
         category = system.category(system.inadequate_category)
         return CategoryCall(category.code, category.name, "No cells were found on the slide.")
     return CategoryCall(None, None, f"The slide is {status}, so no category is given.")
 
 
-def _abnormal(findings: Sequence[Finding], system: System) -> CategoryCall:
-    candidates = [category for category in system.categories if category.abnormal and category.from_labels]
-    if not candidates:
+def _may_stand_beside(category: Category, age: int | None) -> bool:
+    """Whether a category that is neither negative nor abnormal may be named, from what is known of the patient."""
+    if category.abnormal or not category.from_labels:
+        return False
+    return category.min_age is None or (age is not None and age >= category.min_age)
+
+
+def _abnormal(
+    findings: Sequence[Finding],
+    system: System,
+    axes: Mapping[str, Sequence[Evidence]],
+    others: Sequence[Evidence],
+    precision: Mapping[str, float] | float,
+) -> CategoryCall:
+    if not axes:
         return CategoryCall(None, None, f"No class that the model names maps to a category of {system.name}.")
-    chosen: list[tuple[Category, list[Finding]]] = []
-    for axis in dict.fromkeys(category.axis for category in candidates):
-        graded = sorted((c for c in candidates if c.axis == axis), key=lambda c: -c.order)
-        for category in graded:
-            support = [finding for finding in findings if finding.label in category.from_labels]
-            if len(support) >= category.min_findings:
-                chosen.append((category, support))
-                break
+    given = [next((entry for entry in graded if entry.enough), None) for graded in axes.values()]
+    chosen = [entry for entry in given if entry is not None]
+    left_open = {entry.category.code: _left_open(entry, axes[entry.category.axis]) for entry in chosen}
+    rows = _rows([entry for graded in axes.values() for entry in graded], chosen, left_open)
     if not chosen:
-        return CategoryCall(None, None, _unsupported(findings, candidates, system))
+        return CategoryCall(None, None, _unsupported(findings, system), support=rows)
+    chosen += others
     parts = [
-        f"{category.name}: {len(support)} finding{'s' if len(support) > 1 else ''} (at least {category.min_findings}"
-        " needed)"
-        for category, support in chosen
+        f"{entry.category.name}: {_findings(len(entry.findings))} (at least {entry.category.min_findings} needed)"
+        for entry in chosen
     ]
-    ids = sorted({finding.id for _, support in chosen for finding in support})
+    open_ = [f"{_open_name(entry.category, left_open.get(entry.category.code, ()))}" for entry in chosen]
+    reason = f"Gravest category with enough findings on its axis. {'; '.join(parts)}."
+    for entry in chosen:
+        for graver in left_open.get(entry.category.code, ()):
+            reason += f" {graver.name} is left open: {_hint(entry, axes[entry.category.axis])}."
+    lowest = min(chosen, key=lambda entry: entry.confidence)
     return CategoryCall(
-        "+".join(category.code for category, _ in chosen),
-        "; ".join(category.name for category, _ in chosen),
-        f"Gravest category with enough findings on its axis. {'; '.join(parts)}.",
-        tuple(ids),
+        "+".join(entry.category.code for entry in chosen),
+        "; ".join(open_),
+        reason,
+        tuple(sorted({finding.id for entry in chosen for finding in entry.findings})),
+        lowest.confidence,
+        _kind(lowest, precision),
+        (*rows, *(entry.record(chosen=True) for entry in others)),
     )
 
 
-def _unsupported(findings: Sequence[Finding], candidates: Sequence[Category], system: System) -> str:
+def _left_open(entry: Evidence, graded: Sequence[Evidence]) -> tuple[Category, ...]:
+    """Graver categories that the wording allows to leave open, where any finding is or may be graver."""
+    hedge = entry.category.cannot_exclude
+    if hedge is None or not _graver(entry, graded):
+        return ()
+    return tuple(other.category for other in graded if other.category.code in hedge.categories)
+
+
+def _graver(entry: Evidence, graded: Sequence[Evidence]) -> list[tuple[Finding, str]]:
+    """Supporting findings that were called, or by some tile were called, something graver than the category."""
+    order = {label: other.category.order for other in reversed(graded) for label in other.category.from_labels}
+    found = []
+    for finding in entry.findings:
+        called = [label for label in (finding.label, *finding.other_labels) if label in order]
+        worst = max(called, key=lambda label: order[label])
+        if order[worst] > entry.category.order:
+            found.append((finding, worst))
+    return found
+
+
+def _hint(entry: Evidence, graded: Sequence[Evidence]) -> str:
+    names = {label: other.category.name for other in reversed(graded) for label in other.category.from_labels}
+    seen: dict[str, int] = {}
+    for _, label in _graver(entry, graded):
+        seen[names[label]] = seen.get(names[label], 0) + 1
+    return ", ".join(f"{_findings(n)} called {name}" for name, n in sorted(seen.items()))
+
+
+def _open_name(category: Category, graver: Sequence[Category]) -> str:
+    if not graver:
+        return category.name
+    return f"{category.name}; {' and '.join(other.name for other in graver)} cannot be excluded"
+
+
+def _kind(entry: Evidence, precision: Mapping[str, float] | float) -> str:
+    measured = "given" if isinstance(precision, Mapping) or precision != PRECISION else "published"
+    tag = "uncalibrated: " if measured == "published" else ""
+    return (
+        f"{tag}probability that at least {entry.category.min_findings} of {_findings(len(entry.findings))} are right,"
+        f" from the agreement of tiles and a {measured} precision of boxes"
+    )
+
+
+def _rows(
+    entries: Sequence[Evidence], chosen: Sequence[Evidence], left_open: Mapping[str, Sequence[Category]]
+) -> tuple[CategorySupport, ...]:
+    given = {entry.category.code for entry in chosen}
+    open_ = {category.code for graver in left_open.values() for category in graver}
+    return tuple(
+        entry.record(chosen=entry.category.code in given, left_open=entry.category.code in open_)
+        for entry in entries
+        if entry.findings
+    )
+
+
+def _findings(n: int) -> str:
+    return f"{n} finding{'' if n == 1 else 's'}"
+
+
+def _unsupported(findings: Sequence[Finding], system: System) -> str:
     abnormal = [finding for finding in findings if finding.abnormal]
     if not abnormal:
         return "No abnormal cell was located in the detailed tiles, so no category has support."
     seen = []
     for label in system.labels:
         n = sum(finding.label == label.code for finding in abnormal)
-        needed = [c.min_findings for c in candidates if label.code in c.from_labels]
+        needed = [c.min_findings for c in system.categories if c.abnormal and label.code in c.from_labels]
         if n:
             seen.append(f"{label.name} {n}" + (f" of {min(needed)} needed" if needed else " (in no category)"))
     return f"No category has enough findings: {', '.join(seen)}."
 
 
-def _negative(findings: Sequence[Finding], system: System, *, sampled: bool) -> CategoryCall:
+def _negative(
+    findings: Sequence[Finding], system: System, others: Sequence[Evidence], *, sampled: bool, adequacy: str
+) -> CategoryCall:
     if system.negative_category is None:
         return CategoryCall(None, None, f"A screen alone gives no category of {system.name}.")
     category = system.category(system.negative_category)
     if sampled:
         reason = f"Only a sample of the slide was screened, and {category.name} speaks for the whole specimen."
+        return CategoryCall(None, None, reason)
+    if adequacy == "unsatisfactory":
+        reason = f"The specimen has too few cells, and {category.name} needs a satisfactory one."
         return CategoryCall(None, None, reason)
     organisms = []
     supporting: list[str] = []
@@ -108,7 +222,17 @@ def _negative(findings: Sequence[Finding], system: System, *, sampled: bool) -> 
         if label.axis == "organism" and ids:
             organisms.append(f"{label.name} ({len(ids)})")
             supporting += ids
-    reason = "The slide score is below the threshold, and adequacy was not assessed."
+    assessed = "satisfactory as estimated" if adequacy == "satisfactory" else "not assessed"
+    reason = f"The slide score is below the threshold, and adequacy was {assessed}."
     if organisms:
         reason += f" Candidate organisms: {', '.join(organisms)}."
-    return CategoryCall(category.code, category.name, reason, tuple(sorted(supporting)))
+    for entry in others:
+        reason += f" {entry.category.name}: {_findings(len(entry.findings))}."
+        supporting += [finding.id for finding in entry.findings]
+    return CategoryCall(
+        "+".join([category.code, *(entry.category.code for entry in others)]),
+        "; ".join([category.name, *(entry.category.name for entry in others)]),
+        reason,
+        tuple(sorted(supporting)),
+        support=tuple(entry.record(chosen=True) for entry in others),
+    )

@@ -93,8 +93,8 @@ def merge_boxes(
 
 def unknown_labels(tile_verdicts: Iterable[TileVerdict], system: System) -> dict[str, int]:
     """Labels of boxes that the system does not have, with how many boxes carry each, by name."""
-    known = {label.code for label in system.labels}
-    found = Counter(item.label for verdict in tile_verdicts for item in verdict.boxes if item.label not in known)
+    names = Counter(item.label for verdict in tile_verdicts for item in verdict.boxes)
+    found = {name: n for name, n in names.items() if system.read_label(name) is None}
     return dict(sorted(found.items()))
 
 
@@ -160,15 +160,18 @@ def _collect(tile_verdicts: Iterable[TileVerdict], system: System, bounds: Box) 
         tile = verdict.tile
         margin = BORDER_PX * max(tile.width, tile.height) / tile.out_px
         for found in verdict.boxes:
-            if found.label not in axes:
+            label = system.read_label(found.label)
+            if label == "":  # the system's map drops this name
+                continue
+            if label is None:
                 log.warning("tile %s: class %r is not in %s; box left out", tile.id, found.label, system.code)
                 continue
             box = found.box.clipped(bounds)
             if box is None:
                 continue
-            group = found.label if axes[found.label] == "organism" else ""
+            group = label if axes[label] == "organism" else ""
             cut = _is_cut(box, tile.box, bounds, margin)
-            seen.append(Seen(box, found.label, tile, verdict.p_screen, cut, margin, group))
+            seen.append(Seen(box, label, tile, verdict.p_screen, cut, margin, group))
     return sorted(seen, key=_order)
 
 

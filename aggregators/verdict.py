@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aggregators.adequacy import estimate
+from aggregators.adequacy import Sample, Supplied, estimate
 from aggregators.category import call_category
 from aggregators.counts import count_findings
 from aggregators.merge import merge_boxes, unknown_labels
@@ -34,6 +34,8 @@ def aggregate(
     coverage_floor: float = 0.9,
     false_alarm: float = 0.01,
     cutoff: float = 0.5,
+    sample: Sample | None = None,
+    supplied: Supplied | None = None,
 ) -> SlideVerdict:
     """The slide's verdict.
 
@@ -52,6 +54,8 @@ def aggregate(
         pool, k, false_alarm, cutoff: a name in `aggregators.POOLS` and its settings.
         threshold: score from which the slide is abnormal, 0..1.
         coverage_floor: fraction of the selected tiles, 0..1.
+        sample: tiles in which normal cells were counted, to judge adequacy.
+        supplied: what the user said of the specimen: preparation, age.
 
     Returns:
         The verdict; ``carrying`` holds the abnormal findings behind the category (else all abnormal ones, on an
@@ -76,7 +80,25 @@ def aggregate(
     seen = _Evidence(verdicts, ranked, findings, funnel, system, score, score_kind, threshold, coverage, coverage_floor)
     status, reason = _judge(seen)
     sampled = funnel.selected < funnel.foreground
-    category = call_category(findings, system, status=status, sampled=sampled)
+    supplied = supplied or Supplied()
+    adequacy = estimate(
+        system=system,
+        funnel=funnel,
+        status=status,
+        screened=len(answered),
+        sample=sample,
+        supplied=supplied,
+        floor=coverage_floor,
+    )
+    category = call_category(
+        findings,
+        system,
+        status=status,
+        sampled=sampled,
+        tile_verdicts=verdicts,
+        adequacy=adequacy.status,
+        age=supplied.age,
+    )
     strange = unknown_labels(verdicts, system)
     if strange:
         named = ", ".join(f"{label} ({n})" for label, n in strange.items())
@@ -95,9 +117,12 @@ def aggregate(
         category=category.code,
         category_name=category.name,
         category_reason=" ".join([category.reason, *seen.detail_gaps()]),
+        category_confidence=category.confidence,
+        category_confidence_kind=category.confidence_kind,
+        category_support=category.support,
         coverage=coverage,
         coverage_floor=coverage_floor,
-        adequacy=estimate(system=system, funnel=funnel, status=status, screened=len(answered)),
+        adequacy=adequacy,
         counts=count_findings(findings, verdicts, system),
         findings=findings,
         carrying=tuple(carrying),

@@ -146,12 +146,13 @@ def _hits(**counts):
     ("found", "category", "name"),
     [
         ({"hsil": 2, "lsil": 5}, "hsil", "HSIL"),  # the gravest with support, not the most frequent
-        ({"hsil": 1, "lsil": 2}, "lsil", "LSIL"),  # one box makes no category
-        ({"scc": 2, "asch": 2}, "asc-h", "ASC-H"),  # carcinoma needs three
+        ({"hsil": 1, "lsil": 2}, "lsil", "LSIL; HSIL cannot be excluded"),  # one box makes no category
+        ({"scc": 2, "asch": 2}, "hsil", "HSIL"),  # carcinoma needs three; two are at least as grave as HSIL
         ({"scc": 3, "asch": 2}, "scc", "SCC"),
         ({"agc": 2}, "agc", "AGC"),
         ({"agc": 2, "ascus": 2}, "asc-us+agc", "ASC-US; AGC"),  # both axes
-        ({"hsil": 1, "lsil": 1}, None, None),
+        ({"hsil": 1, "lsil": 1}, "lsil", "LSIL; HSIL cannot be excluded"),  # both are at least LSIL
+        ({"hsil": 1}, None, None),
         ({"candida": 9}, None, None),
         ({}, None, None),
     ],
@@ -167,9 +168,9 @@ def test_a_category_lists_its_evidence_and_its_absence_says_why(slide, judge):
     assert verdict.carrying[:2] == ("f0002", "f0003")
     assert verdict.carrying[2] == "t000000"
     assert "HSIL: 2 findings (at least 2 needed)" in verdict.category_reason
-    short = judge(slide([0.9] * 12, boxes=_hits(hsil=1, scc=2)))
-    assert short.category_reason == "No category has enough findings: HSIL 1 of 2 needed, SCC 2 of 3 needed."
-    assert short.carrying[:3] == ("f0001", "f0002", "f0003")
+    short = judge(slide([0.9] * 12, boxes=_hits(hsil=1, agc=1)))
+    assert short.category_reason == "No category has enough findings: HSIL 1 of 2 needed, AGC 1 of 2 needed."
+    assert short.carrying[:2] == ("f0001", "f0002")
     none = judge(slide([0.9] * 12))
     assert "No abnormal cell was located" in none.category_reason
 
