@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraint
 QUIETLY = > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 DEMO   := runs/demo
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format install embedded clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test    install into $(VENV) and run every check and test"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
+	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=folder for blood smears)"
 
 # The stamps are made anew when what they depend on changes.
 $(VENV)/.python:
@@ -54,6 +55,17 @@ format: $(VENV)/.test
 
 test: lint
 	@$(BIN)/python -m pytest
+
+# goes on where it was stopped; a GPU is used where there is one
+MINUTES ?= 150
+BCCD    ?= ../shared/data/bccd
+embedded: $(VENV)/.base
+	@test -d $(BCCD) || echo "$(BCCD) is absent: only the cervical domain is learned (BCCD=folder names the data set)" >&2
+	@$(BIN)/python -m wsi_chat.training.embedded --out runs/embedded --minutes $(MINUTES) \
+	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --export runs/embedded/final
+	@$(BIN)/python -m wsi_chat.training.embedded.measure --model runs/embedded/final --out runs/embedded/measured \
+	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --fields 100
+	@echo "runs/embedded/final"
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -87,7 +87,9 @@ def main() -> None:
         help="run one stage; warm-up and language may run side by side",
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    torch.set_default_device(options.device)
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     folder = options.pool or options.out / "pool"

@@ -14,6 +14,11 @@ from torch.nn import functional
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb, repeat_kv
 
 
+def here(tensor: Tensor) -> Tensor:
+    """A tensor made of a NumPy array, on the device of the run (`torch.set_default_device`)."""
+    return tensor.to(torch.get_default_device())
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import MERGE, PATCH_PX
-from wsi_chat.training.embedded.batched import block_order
+from wsi_chat.training.embedded.batched import block_order, here
 from wsi_chat.training.embedded.fields import SIZE, Bccd, Sample, held_out
 from wsi_chat.training.embedded.packing import Packer
 from wsi_chat.training.embedded.questions import Question, category, members, refer, screen
@@ -44,7 +44,7 @@ class Speaker:
     def pixels(self, images: list[np.ndarray]) -> Tensor:
         """`pixel_values` as Qwen's processor lays them out, both temporal slices the same frame."""
         grid, patch = SIZE // PATCH_PX, PATCH_PX
-        x = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
+        x = here(torch.from_numpy(np.stack(images))).float().div(127.5).sub(1)
         x = x.view(len(images), grid, patch, grid, patch, 3).permute(0, 1, 3, 5, 2, 4)
         x = x[:, self.order[0], self.order[1]]
         x = x.unsqueeze(3).expand(-1, -1, -1, 2, -1, -1)
@@ -87,7 +87,7 @@ class Speaker:
         for start in range(0, len(prompts), batch):
             part = self.inputs(images[start : start + batch], prompts[start : start + batch])
             logits = self.model(**part, logits_to_keep=1).logits[:, -1, ids]
-            rows.append(logits.float().softmax(-1).numpy())
+            rows.append(logits.float().softmax(-1).cpu().numpy())
         return np.concatenate(rows)
 
 

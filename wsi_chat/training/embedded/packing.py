@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import GRID, VISUAL_TOKENS
+from wsi_chat.training.embedded.batched import here
 from wsi_chat.training.embedded.questions import Question
 from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, ORDINALS, token_id
 
@@ -128,9 +129,9 @@ class Packer:
         allowed = causal & ((key == 0) | (key == query)) & ((key >= 0) | np.eye(length, dtype=bool))
         spots = list(zip(*loss, strict=True))
         return Pack(
-            torch.from_numpy(all_ids),
-            torch.from_numpy(all_positions),
-            torch.from_numpy(allowed),
+            here(torch.from_numpy(all_ids)),
+            here(torch.from_numpy(all_positions)),
+            here(torch.from_numpy(allowed)),
             torch.tensor(spots[0]),
             torch.tensor(spots[1]),
             torch.tensor(spots[2]),

@@ -103,7 +103,7 @@ class Run:
         """Restore model and heads of a stage; None if it has not begun."""
         if not self.path(stage).exists():
             return None
-        state: dict[str, Any] = torch.load(self.path(stage), weights_only=True)
+        state: dict[str, Any] = torch.load(self.path(stage), weights_only=True, map_location=torch.get_default_device())
         self.model.load_state_dict(state["model"])
         self.model.tie_weights()
         self.heads.load_state_dict(state["heads"], strict=False)
@@ -118,7 +118,7 @@ class Run:
         path = self.path("warmup")
         if not path.exists():
             return False
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=torch.get_default_device())
         tower = {name: value for name, value in state["model"].items() if ".visual." in name}
         self.model.load_state_dict(tower, strict=False)
         self.heads.load_state_dict(state["heads"], strict=False)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import GRID, MERGE, PATCH_PX, VISUAL_TOKENS
-from wsi_chat.training.embedded.batched import BatchedTower, patchify
+from wsi_chat.training.embedded.batched import BatchedTower, here, patchify
 from wsi_chat.training.embedded.fields import SIZE, Sample
 from wsi_chat.training.embedded.tokenizer import MAX_COORDINATE, ORDINALS, token_id
 
@@ -78,7 +78,7 @@ def dense_targets(samples: list[Sample]) -> Targets:
             boxes[i, token] = b[j]
             order[i, token] = ordinals[j]
     flags = np.array([s.abnormal for s in samples], dtype=np.float32)
-    return Targets(*(torch.from_numpy(a) for a in (centre, cover, boxes, flags, order)))
+    return Targets(*(here(torch.from_numpy(a)) for a in (centre, cover, boxes, flags, order)))
 
 
 def _ordinals(sample: Sample) -> list[tuple[int, int]]:
@@ -189,7 +189,7 @@ def order_loss(heads: DenseHeads, hidden: Tensor, order: Tensor) -> Tensor:
 
 def to_tensor(samples: list[Sample]) -> Tensor:
     """uint8 images (B, 256, 256, 3) of a batch."""
-    return torch.from_numpy(np.stack([s.image for s in samples]))
+    return here(torch.from_numpy(np.stack([s.image for s in samples])))
 
 
 def see(tower: BatchedTower, samples: list[Sample]) -> tuple[Tensor, list[Tensor]]:
