@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reports.files import replacing
+from reports.language import Words
 from wsi_chat.schema import Report, TileVerdict
 
 if TYPE_CHECKING:
@@ -44,28 +45,33 @@ def draw_overview(
     path: Path | str,
     *,
     outline: Sequence[Sequence[tuple[float, float]]] = (),
+    words: Words | None = None,
+    font: Path | None = None,
 ) -> Path:
     """Draw the scan with a mark for each finding: triangles for abnormal classes, rings for the others.
 
     Args:
         overview_rgb: [h, w, 3] uint8 picture of the whole level-0 image, any size.
         outline: rings of the deposit in level-0 pixels, drawn as thin lines.
+        words: the legend's language, English by default.
+        font: a font file for the legend, where its language needs one.
 
     Raises:
         OutputError: if the file cannot be written.
     """
+    words = words or Words()
     figure, axes, legend = _canvas(overview_rgb, report, outline=outline)
     findings = report.verdict.findings
     size = 9.0 if len(findings) > CROWDED else 22.0
     groups = [
-        ([f for f in findings if not f.abnormal], "o", OTHER, "finding, class not abnormal"),
-        ([f for f in findings if f.abnormal], "^", ABNORMAL, "finding, abnormal class"),
+        ([f for f in findings if not f.abnormal], "o", OTHER, words("figures.finding_other")),
+        ([f for f in findings if f.abnormal], "^", ABNORMAL, words("figures.finding_abnormal")),
     ]
-    names = sorted({f.name for f in findings})
+    names = sorted({(f.name, f.label) for f in findings})
     if report.verdict.status == "counted" and len(names) <= len(COUNTED):
         groups = [
-            ([f for f in findings if f.name == name], marker, color, name)
-            for name, (marker, color) in zip(names, COUNTED, strict=False)
+            ([f for f in findings if (f.name, f.label) == (name, code)], marker, color, words.label(code, name))
+            for (name, code), (marker, color) in zip(names, COUNTED, strict=False)
         ]
     handles = []
     for group, marker, color, text in groups:
@@ -84,11 +90,11 @@ def draw_overview(
         handles.append(legend.scatter([], [], **{**style, "s": 20.0}, label=f"{text} ({len(group)})"))
     if handles:
         legend.legend(
-            handles=handles, loc="center left", ncols=2, frameon=False, fontsize=5.5, labelcolor=INK,
+            handles=handles, loc="center left", ncols=2, frameon=False, prop=_text(font), labelcolor=INK,
             handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
         )  # fmt: skip
     else:
-        legend.text(0.0, 0.62, "no findings", fontsize=5.5, color=INK, va="center")
+        legend.text(0.0, 0.62, words("figures.no_findings"), fontproperties=_text(font), color=INK, va="center")
     return _save(figure, path)
 
 
@@ -100,6 +106,8 @@ def draw_heatmap(
     *,
     outline: Sequence[Sequence[tuple[float, float]]] = (),
     question: str = "",
+    words: Words | None = None,
+    font: Path | None = None,
 ) -> Path:
     """Draw the scan, faded, under the tiles' screening probabilities (``p_screen``); see `draw_overview`.
 
@@ -112,6 +120,7 @@ def draw_heatmap(
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
+    words = words or Words()
     heat, missing = rasterize(report, tile_verdicts)
     colors = mpl.colormaps[HEAT_MAP]
     figure, _, legend = _canvas(_painted(overview_rgb, heat, missing, colors), report, outline=outline)
@@ -122,8 +131,9 @@ def draw_heatmap(
     scale.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
     scale.outline.set_linewidth(0.4)
     bar.tick_params(labelsize=5.5, length=1.5, width=0.4, pad=1, colors=INK)
-    title = f"p(positive): {question}" if question else "screening probability, uncalibrated"
-    bar.set_title(title, fontsize=5.5, color=INK, loc="left", pad=2)
+    asked = words("figures.positive", question=words.question(question))
+    title = asked if question else words("figures.probability")
+    bar.set_title(title, fontproperties=_text(font), color=INK, loc="left", pad=2)
     legend.add_patch(
         Rectangle(
             (0.7, 0.36),
@@ -135,7 +145,7 @@ def draw_heatmap(
             lw=0.3,
         )
     )
-    legend.text(0.76, 0.49, "no answer", fontsize=5.5, color=INK, va="center")
+    legend.text(0.76, 0.49, words("figures.no_answer"), fontproperties=_text(font), color=INK, va="center")
     return _save(figure, path)
 
 
@@ -238,6 +248,13 @@ def _scale_bar(axes: Any, report: Report) -> None:
         f"{length_mm:g} mm", (x1 - length / 2, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
         fontsize=5.5, color=INK, zorder=8, path_effects=halo, annotation_clip=False,
     )  # fmt: skip
+
+
+def _text(font: Path | None) -> Any:
+    """Small legend text, in the default font or in one from a file."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=str(font), size=5.5) if font is not None else FontProperties(size=5.5)
 
 
 def _save(figure: Any, path: Path | str) -> Path:

@@ -36,8 +36,8 @@ class GalleryItem:
     """One picture of the gallery. ``id`` is a finding's id, or a tile's where tiles alone carry the verdict.
 
     ``field`` is the level-0 rectangle shown, ``field_um`` its side in um, ``position_mm`` the centre of the cell
-    from the scan's top left corner. ``also_called`` are the classes that other tiles gave it. ``drawn`` is False
-    where the pixels could not be read (then no file exists).
+    from the scan's top left corner. ``label`` is its class's code, empty for a tile, ``also_called`` the classes that other tiles gave it.
+    ``drawn`` is False where the pixels could not be read (then no file exists).
     """
 
     id: str
@@ -52,6 +52,7 @@ class GalleryItem:
     position_mm: tuple[float, float]
     also_called: tuple[str, ...] = ()
     drawn: bool = False
+    label: str = ""
 
 
 def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[TileVerdict] = ()) -> list[GalleryItem]:
@@ -148,7 +149,7 @@ def _of_finding(report: Report, finding: Finding, base: float) -> GalleryItem:
     field_um = next((base * n for n in FIELD_STEPS if base * n >= side_um), base * FIELD_STEPS[-1])
     tile_id = finding.tile_ids[0] if finding.tile_ids else ""
     item = _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
-    return replace(item, also_called=finding.other_labels)
+    return replace(item, also_called=finding.other_labels, label=finding.label)
 
 
 def _of_tile(report: Report, row: TileVerdict) -> GalleryItem:

@@ -73,6 +73,20 @@ class Words:
             return "".join(words)
         return f"{joints['between'].join(words[:-1])}{joints[last]}{words[-1]}"
 
+    @property
+    def between(self) -> str:
+        """What stands between two parts of a line: a comma, or its Chinese counterpart."""
+        return "，" if self.language == "zh" else ", "
+
+    @property
+    def stop(self) -> str:
+        return str(self._catalogue["stop"])
+
+    @property
+    def gap(self) -> str:
+        """What stands between two sentences."""
+        return "" if self.language == "zh" else " "
+
     def quoted(self, text: str) -> str:
         left, right = self._catalogue["quotes"]
         return f"{left}{text}{right}"
@@ -142,9 +156,19 @@ class Words:
                 return str(said).format(**match.groupdict())
         return text
 
+    def objections(self, text: str) -> str:
+        """Why a sentence was replaced: ``kind: what was found``, several of them after a semicolon."""
+        known = self._catalogue["objections"]
+        told = []
+        for part in filter(None, text.split("; ")):
+            kind, _, found = part.partition(": ")
+            said = known.get(kind, kind)
+            told.append(f"{said} ({found})" if found else said)
+        return self.listed(told)
+
     def spaced(self, sentences: Iterable[str]) -> str:
         """Sentences one after another: with a space between them, or without in Chinese."""
-        return ("" if self.language == "zh" else " ").join(part for part in sentences if part)
+        return self.gap.join(part for part in sentences if part)
 
 
 @cache

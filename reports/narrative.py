@@ -87,9 +87,7 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
     yield from score_sentence(report, words)
     if verdict.status == "indeterminate" and verdict.coverage < verdict.coverage_floor:
         yield _say(
-            words(
-                "narrative.coverage_low", coverage=percent(verdict.coverage), floor=percent(verdict.coverage_floor)
-            ),
+            words("narrative.coverage_low", coverage=percent(verdict.coverage), floor=percent(verdict.coverage_floor)),
             "verdict.coverage",
             "verdict.coverage_floor",
         )
@@ -102,9 +100,7 @@ def score_sentence(report: Report, words: Words) -> Iterator[Sentence]:
         score, threshold = score_pair(verdict.score, verdict.threshold)
         key = "narrative.score_reaches" if verdict.status == "abnormal" else "narrative.score_below"
         kind = words.program(verdict.score_kind)
-        yield _say(
-            words(key, score=score, kind=kind, threshold=threshold), "verdict.score", "verdict.threshold"
-        )
+        yield _say(words(key, score=score, kind=kind, threshold=threshold), "verdict.score", "verdict.threshold")
 
 
 def _category(report: Report, words: Words) -> Iterator[Sentence]:
@@ -113,9 +109,7 @@ def _category(report: Report, words: Words) -> Iterator[Sentence]:
         return
     name = words.category(verdict)
     if verdict.status == "abnormal":
-        yield _say(
-            words("narrative.category_abnormal", category=name), "verdict.category", *verdict.carrying[:CITED]
-        )
+        yield _say(words("narrative.category_abnormal", category=name), "verdict.category", *verdict.carrying[:CITED])
     else:
         yield _say(words("narrative.category_normal", category=name), "verdict.category", "verdict.status")
 
@@ -157,9 +151,7 @@ def _adequacy(report: Report, words: Words) -> Iterator[Sentence]:
     elif adequacy.status == "unsatisfactory" or report.verdict.status == "unsatisfactory":
         status = words(f"adequacy.{adequacy.status}")
         reason = _plain(words.program(adequacy.reason))
-        yield _say(
-            words("narrative.adequacy_unsatisfactory", status=status, reason=reason).strip(), "verdict.adequacy"
-        )
+        yield _say(words("narrative.adequacy_unsatisfactory", status=status, reason=reason).strip(), "verdict.adequacy")
     else:
         yield _say(words("narrative.adequacy_satisfactory"), "verdict.adequacy")
     if adequacy.cells_estimate is None:

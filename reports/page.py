@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from reports.gallery import GalleryItem, gallery_items
+from reports.language import Words
+from reports.narrative import score_sentence
 from reports.wording import (
     id_ranges,
     number,
@@ -24,7 +26,6 @@ from reports.wording import (
     score_text,
     seen_first,
     size_mm,
-    verdict_word,
 )
 from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 
@@ -32,33 +33,48 @@ from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 _REFERENCE = re.compile(r"[ft]\d+$")
 STRIP = 7
 GALLERY_LIMIT = 48
-MPP_SOURCES = {"flag": "given by the user", "objective power (derived)": "derived from the objective power"}
 
 
-def page_data(report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path) -> dict[str, Any]:
-    """The data of the template, JSON-able. Pictures are named only where ``folder`` has a readable one."""
+def page_data(
+    report: Report, tile_verdicts: Sequence[TileVerdict], folder: Path, *, words: Words | None = None
+) -> dict[str, Any]:
+    """The data of the template, JSON-able. Pictures are named only where ``folder`` has a readable one.
+
+    Args:
+        words: the language; by default that of the report, with the names as the report holds them.
+    """
+    words = words or Words(report.language)
     items = gallery_items(report, limit=GALLERY_LIMIT, tile_verdicts=tile_verdicts)
     verdict = report.verdict
     return {
-        "title": f"Slide report {clean(report.slide.id)}",
-        "disclaimer": clean(report.disclaimer, 200),
+        "language": words.language,
+        "words": words.section("page"),
+        "title": words("page.title", id=clean(report.slide.id)),
+        "disclaimer": disclaimer(report, words),
         "slide_id": clean(report.slide.id, 60),
-        "identity": _identity(report),
-        "verdict": _verdict(report),
-        "findings": _findings(verdict),
-        "narrative": _narrative(report),
+        "identity": _identity(report, words),
+        "verdict": _verdict(report, words),
+        "findings": _findings(verdict, words),
+        "narrative": _narrative(report, words),
+        "legend": _legend(report, words),
         "overview": _picture(folder, "overview.png"),
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
-        "strip_title": _strip_title(report, items),
-        "strip": [_cell(item, folder) for item in items[:STRIP]],
-        "gallery": [_cell(item, folder) for item in items],
-        "funnel": _funnel(report),
-        "gaps": _gaps(report),
-        "provenance": _provenance(report),
-        "details": _details(report),
-        "notes": [clean(note) for note in report.notes],
+        "strip_title": _strip_title(report, items, words),
+        "strip": [_cell(item, folder, words) for item in items[:STRIP]],
+        "gallery": [_cell(item, folder, words) for item in items],
+        "funnel": _funnel(report, words),
+        "gaps": _gaps(report, words),
+        "provenance": _provenance(report, words),
+        "details": _details(report, words),
+        "notes": [clean(words.program(note)) for note in report.notes],
     }
+
+
+def disclaimer(report: Report, words: Words) -> str:
+    """The report's own notice in its language; another one, as a user's own report may carry, stays as it is."""
+    original = type(report).model_fields["disclaimer"].default
+    return clean(words("page.disclaimer") if report.disclaimer == original else report.disclaimer, 200)
 
 
 def clean(text: object, limit: int | None = None) -> str:
@@ -88,22 +104,26 @@ def _columns(character: str) -> float:
     return 1.5 if character in "WMm@%" else 1.0
 
 
-def _identity(report: Report) -> list[dict[str, str]]:
+def _identity(report: Report, words: Words) -> list[dict[str, str]]:
     slide, specimen = report.slide, report.specimen
-    objective = f"{slide.objective_power:g}×" if slide.objective_power else "objective not recorded"
-    source = MPP_SOURCES.get(slide.mpp_source, f"from {slide.mpp_source}")
+    objective = f"{slide.objective_power:g}×" if slide.objective_power else words("page.no_objective")
+    sources = {"flag": "page.mpp_flag", "objective power (derived)": "page.mpp_derived"}
+    known = sources.get(slide.mpp_source)
+    source = words(known) if known else words("page.mpp_from", source=slide.mpp_source)
+    comma = words.between
+    dialect = words("page.dialect", dialect=report.provenance.model.dialect)
     pairs = [
-        ("Slide", clean(slide.id, 44)),
-        ("File", clean(slide.file_name, 44)),
-        ("Specimen", clean(specimen.name, 44) if specimen.given else "not given"),
-        ("Scan size", f"{size_mm(report)} ({number(slide.width)} × {number(slide.height)} px)"),
-        ("Resolution", clean(f"{slide.mpp:.4g} µm/px, {source}", 48)),
-        ("Scanner", clean(f"{objective}, {slide.vendor or 'vendor not recorded'}", 44)),
-        ("Reporting system", clean(specimen.system, 64) if specimen.given else "none applied"),
-        ("Analysed", clean(_moment(report.timings.started), 44)),
-        ("Model", clean(f"{report.provenance.model.name}, {report.provenance.model.dialect} dialect", 44)),
+        ("slide", clean(slide.id, 44)),
+        ("file", clean(slide.file_name, 44)),
+        ("specimen", clean(words.specimen(report), 44) if specimen.given else words("page.not_given")),
+        ("scan_size", f"{size_mm(report)} ({number(slide.width)} × {number(slide.height)} px)"),
+        ("resolution", clean(f"{slide.mpp:.4g} µm/px{comma}{source}", 48)),
+        ("scanner", clean(f"{objective}{comma}{slide.vendor or words('page.no_vendor')}", 44)),
+        ("system", clean(words.system_name(report), 64) if specimen.given else words("page.no_system")),
+        ("analysed", clean(_moment(report.timings.started), 44)),
+        ("model", clean(f"{report.provenance.model.name}{comma}{dialect}", 44)),
     ]
-    return [{"label": label, "value": value} for label, value in pairs]
+    return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs]
 
 
 def _moment(started: str) -> str:
@@ -114,27 +134,60 @@ def _moment(started: str) -> str:
         return started
 
 
-def _verdict(report: Report) -> dict[str, Any]:
+def _verdict(report: Report, words: Words) -> dict[str, Any]:
     verdict, adequacy = report.verdict, report.verdict.adequacy
     lines = []
+    label = words("page.category")
     if verdict.category:
-        name = clean(verdict.category_name or verdict.category, 90)
-        hint = "suggestive of " if verdict.status == "abnormal" else ""
-        lines.append({"label": "Category", "value": f"{hint}{name}"})
+        name = clean(words.category(verdict), 90)
+        hint = "page.category_abnormal" if verdict.status == "abnormal" else ""
+        lines.append({"label": label, "value": words(hint, category=name) if hint else name})
     elif report.specimen.given and verdict.status in ("abnormal", "normal"):
-        lines.append({"label": "Category", "value": clean(verdict.category_reason, 160) or "none named"})
-    status = {"not_assessed": "not assessed"}.get(adequacy.status, adequacy.status)
-    lines.append({"label": "Adequacy", "value": clean(f"{status}. {adequacy.reason}", 170)})
+        reason = words.program(verdict.category_reason)
+        lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
+    status = words(f"adequacy.{adequacy.status}")
+    reason = f"{status}{words.stop}{words.gap}{words.program(adequacy.reason)}"
+    lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
     return {
         "status": verdict.status,
-        "word": verdict_word(verdict),
-        "reason": clean(verdict.reason, 420),
+        "word": words(f"verdicts.{verdict.status}"),
+        "reason": clean(reason_text(report, words), 420),
         "lines": lines,
-        "gauge": _gauge(verdict),
+        "gauge": _gauge(verdict, words),
+        "calibration": calibration_text(report, words),
     }
 
 
-def _gauge(verdict: SlideVerdict) -> dict[str, Any] | None:
+def reason_text(report: Report, words: Words) -> str:
+    """Why the verdict is what it is: in the program's own English words, or told from the same numbers.
+
+    The verdict's reason is English; in another language it is made anew from the score and the coverage.
+    """
+    if words.language == "en":
+        return report.verdict.reason
+    told = [sentence.text for sentence in score_sentence(report, words)]
+    verdict, funnel = report.verdict, report.funnel
+    if not told and words.system is not None:
+        told = [words.wording(verdict.status, words.system)]
+    key = "narrative.screened_all" if funnel.selected == funnel.foreground else "narrative.screened_selected"
+    if funnel.foreground:
+        shares = {"coverage": percent(verdict.coverage), "detailed": funnel.detailed}
+        told.append(words(key, screened=funnel.screened, selected=funnel.selected, **shares))
+    else:
+        told.append(words("narrative.no_foreground"))
+    if verdict.coverage < verdict.coverage_floor and funnel.foreground:
+        low = {"coverage": percent(verdict.coverage), "floor": percent(verdict.coverage_floor)}
+        told.append(words("narrative.coverage_low", **low))
+    return words.spaced(told)
+
+
+def calibration_text(report: Report, words: Words) -> str:
+    """How the score was calibrated, by a fitted aggregator alone; otherwise that it is not."""
+    fitted = report.verdict.fitted
+    return clean(fitted.calibration) if fitted is not None else words("page.uncalibrated")
+
+
+def _gauge(verdict: SlideVerdict, words: Words) -> dict[str, Any] | None:
     """Places of score and threshold on the gauge as fractions; None without a score.
 
     Scores between 0 and 1 are drawn on 0..1; others (logits, say) on a symmetrical scale that holds both.
@@ -150,7 +203,7 @@ def _gauge(verdict: SlideVerdict) -> dict[str, Any] | None:
     shown, line = (score_text(score), "") if threshold is None else score_pair(score, threshold)
     return {
         "score": shown,
-        "kind": clean(verdict.score_kind, 110),
+        "kind": clean(words.program(verdict.score_kind), 110),
         "threshold": line,
         "low": f"{low:g}" if low == int(low) else f"{low:.1f}",
         "high": f"{high:g}" if high == int(high) else f"{high:.1f}",
@@ -160,19 +213,28 @@ def _gauge(verdict: SlideVerdict) -> dict[str, Any] | None:
     }
 
 
-def _narrative(report: Report) -> list[dict[str, Any]]:
-    """The sentences; ``opens`` starts a paragraph, which is where the account of the run begins."""
+MARKS = {"model": "◇", "template_after_check": "◆"}
+
+
+def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
+    """The sentences; ``opens`` starts a paragraph, which is where the account of the run begins.
+
+    ``mark`` tells a model's sentences and those that stand in for one, where a model wrote the narrative.
+    """
     told: list[dict[str, Any]] = []
     for sentence in report.narrative:
         cited = [clean(name) for name in sentence.evidence]
         of_run = cited[0].startswith("funnel.")
-        refs = [name for name in cited if _REFERENCE.match(name)] if sentence.source == "template" else []
+        quoted = sentence.source == "model" and report.narrator is None
+        refs = [] if quoted else [name for name in cited if _REFERENCE.match(name)]
         told.append(
             {
                 "text": clean(sentence.text),
                 "evidence": id_ranges(cited),
+                "cited": cited,
                 "refs": _short(id_ranges(refs)),
-                "source": sentence.source,
+                "mark": MARKS.get(sentence.source, "") if report.narrator else "",
+                "replaced": words.objections(sentence.replaced),
                 "opens": bool(told) and of_run and not any(entry["of_run"] for entry in told),
                 "of_run": of_run,
             }
@@ -180,12 +242,22 @@ def _narrative(report: Report) -> list[dict[str, Any]]:
     return told
 
 
-def _findings(verdict: SlideVerdict) -> list[dict[str, Any]]:
+def _legend(report: Report, words: Words) -> list[dict[str, str]]:
+    """What the marks of the narrative mean; only those that it has."""
+    used = {sentence.source for sentence in report.narrative} if report.narrator else set()
+    texts = {"model": "page.legend_model", "template_after_check": "page.legend_replaced"}
+    return [{"mark": MARKS[source], "text": words(text)} for source, text in texts.items() if source in used]
+
+
+def _findings(verdict: SlideVerdict, words: Words) -> list[dict[str, Any]]:
     return [
         {
-            "name": clean(row.name, 34),
+            "code": row.label,
+            "name": clean(words.label(row.label, row.name), 34),
+            "long": clean(words.label_in_full(row.label, row.name), 80),
             "abnormal": row.abnormal,
-            "seen": number(row.seen) if row.asked or row.seen else "not asked",
+            "seen": number(row.seen) if row.asked or row.seen else words("page.not_asked"),
+            "asked": row.asked or row.seen > 0,
             "some": row.seen > 0,
             "evidence": _short(id_ranges(map(clean, row.finding_ids))),
             "all": id_ranges(map(clean, row.finding_ids)),
@@ -214,92 +286,118 @@ def _picture(folder: Path, name: str) -> str | None:
     return f"/{name}"
 
 
-def _strip_title(report: Report, items: Sequence[GalleryItem]) -> str:
+def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> str:
     if items and items[0].id == items[0].tile_id:
-        return "Fields with the highest screening probability"
+        return words("page.strip_fields")
     if report.verdict.status == "abnormal":
-        return "Cells that carry the verdict"
-    return "Marked cells"
+        return words("page.strip_cells")
+    return words("page.strip_marked")
 
 
-def _cell(item: GalleryItem, folder: Path) -> dict[str, Any]:
+def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
     x, y = item.position_mm
     score = "" if item.score is None else f"p {score_text(item.score)}"
+    is_field = item.id == item.tile_id
+    name = words("page.field_item") if is_field else words.label(item.label, item.name)
+    also = words.between.join(words.label(code, code) for code in item.also_called)
     return {
         "image": _picture(folder, item.file),
         "id": clean(item.id, 14),
-        "name": clean(item.name, 26),
+        "name": clean(name, 26),
         "abnormal": item.abnormal,
-        "tile": clean(item.tile_id, 14) if item.tile_id != item.id else "",
+        "tile": "" if is_field else clean(item.tile_id, 14),
         "position": f"x {x:.2f}, y {y:.2f} mm",
         "score": score,
-        "field": f"{item.field_um:.0f} µm",
-        "also": clean(", ".join(item.also_called), 30),
+        "field": words("page.gallery_field", um=f"{item.field_um:.0f} µm"),
+        "um": f"{item.field_um:.0f} µm",
+        "also": words("page.elsewhere", names=clean(also, 30)) if also else "",
     }
 
 
-def _funnel(report: Report) -> list[dict[str, str]]:
+def _funnel(report: Report, words: Words) -> list[dict[str, str]]:
     funnel = report.funnel
     steps = [
-        (funnel.grid, "tiles in the grid"),
-        (funnel.foreground, "with cells"),
+        (funnel.grid, "grid"),
+        (funnel.foreground, "with_cells"),
         (funnel.selected, "selected"),
         (funnel.screened, "screened"),
-        (funnel.detailed, "read closely"),
+        (funnel.detailed, "detailed"),
     ]
-    return [{"count": number(count), "label": label} for count, label in steps]
+    return [{"count": number(count), "label": words(f"page.{label}")} for count, label in steps]
 
 
-def _gaps(report: Report) -> dict[str, str]:
+def _gaps(report: Report, words: Words) -> dict[str, str]:
     funnel, verdict = report.funnel, report.verdict
     missing = funnel.unreadable + funnel.screen_failed
     return {
         "coverage": percent(verdict.coverage),
-        "floor": percent(verdict.coverage_floor),
-        "low": "yes" if verdict.coverage < verdict.coverage_floor else "",
-        "missing": f"{number(missing)} without an answer ({number(funnel.unreadable)} unreadable)",
+        "floor": words("page.floor", floor=percent(verdict.coverage_floor)),
+        "low": words("page.too_low") if verdict.coverage < verdict.coverage_floor else "",
+        "missing": words("page.missing", missing=missing, unreadable=funnel.unreadable),
     }
 
 
-def _provenance(report: Report) -> list[dict[str, str]]:
+def _provenance(report: Report, words: Words) -> list[dict[str, str]]:
     source, model = report.provenance, report.provenance.model
     decoding = ", ".join(f"{name} {_value(value)}" for name, value in sorted(model.decoding.items()))
+    asked = {"dialect": clean(model.dialect, 30), "engine": clean(model.engine, 30), "decoding": clean(decoding, 80)}
+    tiles: dict[str, object] = {
+        "px": str(source.tile_px), "mpp": f"{source.tile_mpp:.3g}", "overlap": percent(source.overlap),
+        "mask": clean(source.mask, 30), "seed": str(source.seed),
+    }  # fmt: skip
+    run = words("page.run_line", started=report.timings.started, reader=report.slide.reader)
     pairs = [
-        ("Model", f"{clean(model.name, 60)}, revision {clean(model.revision, 20)}"),
-        ("Asked", f"dialect {clean(model.dialect, 30)} through {clean(model.engine, 30)}; {clean(decoding, 80)}"),
-        ("Prompts", f"SHA-256 {clean(model.prompts_sha256)[:16]}"),
-        (
-            "Tiles",
-            f"{source.tile_px} px at {source.tile_mpp:.3g} µm/px, overlap {percent(source.overlap)}, "
-            f"mask {clean(source.mask, 30)}, seed {source.seed}",
-        ),
-        ("Run", clean(f"{report.timings.started}; reader {report.slide.reader}", 90)),
+        ("model", words("page.model_line", name=clean(model.name, 60), revision=clean(model.revision, 20))),
+        ("asked", words("page.asked_line", **asked)),
+        ("prompts", f"SHA-256 {clean(model.prompts_sha256)[:16]}"),
+        ("tiles", words("page.tiles_line", **tiles)),
+        ("run", clean(run, 90)),
     ]
-    return [{"label": label, "value": value} for label, value in pairs]
+    return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs]
 
 
-def _details(report: Report) -> list[dict[str, str]]:
-    slide, source, verdict = report.slide, report.provenance, report.verdict
+def _details(report: Report, words: Words) -> list[dict[str, str]]:
+    slide, source, verdict, narrator = report.slide, report.provenance, report.verdict, report.narrator
+    specimen, comma = report.specimen, words.between
+    calibration = calibration_text(report, words) if verdict.score is not None else ""
     pairs: list[tuple[str, str]] = [
-        ("Slide id", clean(slide.id)),
-        ("File name", clean(slide.file_name)),
-        ("Fingerprint", clean(slide.fingerprint)),
-        ("Reader", clean(f"{slide.reader}, {slide.levels} levels")),
-        ("Specimen", clean(f"{report.specimen.name} ({report.specimen.code})")),
-        ("Reporting system", clean(f"{report.specimen.system}, version {report.specimen.system_version}")),
-        ("Reason of the verdict", clean(verdict.reason)),
-        ("Reason of the category", clean(verdict.category_reason)),
-        ("Adequacy rule", clean(verdict.adequacy.rule)),
-        ("Model", clean(f"{source.model.name}, revision {source.model.revision}")),
-        ("Prompts, SHA-256", clean(source.model.prompts_sha256)),
-        ("Decoding", _mapping(source.model.decoding)),
-        ("Aggregation", _mapping(source.aggregation)),
-        ("Versions", _mapping(source.versions)),
-        ("Settings", _mapping(source.config)),
-        ("Sources", clean("; ".join(report.specimen.sources))),
-        ("Report schema", clean(report.schema_version)),
+        ("id", clean(slide.id)),
+        ("file_name", clean(slide.file_name)),
+        ("fingerprint", clean(slide.fingerprint)),
+        ("reader", clean(words("page.reader_line", reader=slide.reader, levels=str(slide.levels)))),
+        ("specimen", clean(f"{words.specimen(report)} ({specimen.code})")),
+        (
+            "system",
+            clean(comma.join(dict.fromkeys((words.system_name(report), specimen.system, specimen.system_version)))),
+        ),
+        ("reason_verdict", clean(verdict.reason)),
+        ("reason_category", clean(verdict.category_reason)),
+        ("adequacy_rule", clean(words.adequacy_rule(verdict.adequacy.rule))),
+        ("calibration", calibration),
+        ("ancillary", words.between.join(words("page.ancillary_line", text=clean(t)) for t in report.ancillary)),
+        ("model", words("page.model_line", name=clean(source.model.name), revision=clean(source.model.revision))),
+        ("narrator", _narrator(report, words) if narrator else ""),
+        ("prompts_sha", clean(source.model.prompts_sha256)),
+        ("decoding", _mapping(source.model.decoding)),
+        ("aggregation", _mapping(source.aggregation)),
+        ("versions", _mapping(source.versions)),
+        ("settings", _mapping(source.config)),
+        ("sources", clean("; ".join(specimen.sources))),
+        ("schema", clean(report.schema_version)),
     ]
-    return [{"label": label, "value": value} for label, value in pairs if value]
+    return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs if value]
+
+
+def _narrator(report: Report, words: Words) -> str:
+    """Who wrote the narrative, and why the template did where it had to."""
+    told = report.narrator
+    if told is None:
+        return ""
+    line = words(
+        "page.narrator_line", model=clean(told.model), revision=clean(told.revision), kept=told.kept,
+        replaced=told.replaced,
+    )  # fmt: skip
+    return clean(words.spaced([f"{line}{words.stop}", words.program(told.note)]) if told.note else line)
 
 
 def _mapping(values: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reports.files import write_bytes
+from reports.fonts import chinese_font
+from reports.language import Words
 from reports.page import page_data
 from wsi_chat._version import __version__
 from wsi_chat.errors import OutputError
@@ -31,6 +33,7 @@ PROBES = 400
 _PROBE = b"""#set document(title: "probe")
 #set text(lang: "en")
 #text(font: ("Libertinus Serif", "DejaVu Sans Mono"), sys.inputs.text)"""
+CHINESE = "zh"
 
 
 def write_pdf(
@@ -41,6 +44,7 @@ def write_pdf(
     path: Path | str,
     font_paths: Sequence[Path | str] = (),
     timestamp: int | None = None,
+    words: Words | None = None,
 ) -> Path:
     """Write report.pdf with the pictures found in ``folder`` (overview.png, heatmap.png, gallery/*.png).
 
@@ -48,28 +52,44 @@ def write_pdf(
     in the notes.
 
     Args:
-        font_paths: further folders with fonts, for scripts that neither Typst's own nor the system's fonts hold.
+        font_paths: further folders with fonts (or font files), for scripts that neither Typst's own nor the
+            system's fonts hold.
         timestamp: seconds since 1970 for the file's metadata; by default the start of the run.
+        words: the language; by default that of the report.
 
     Raises:
+        FontMissing: the report is in Chinese and no font at hand has Chinese characters.
         OutputError: if the file cannot be written, or Typst refuses the page.
     """
-    import typst
-
-    fonts = typst.Fonts(font_paths=[str(entry) for entry in font_paths])
+    words = words or Words(report.language)
+    fonts, families = _fonts([Path(entry) for entry in font_paths], chinese=words.language == CHINESE)
     root = Path(folder)
-    data = page_data(report, tile_verdicts, root)
-    data["version"] = __version__
+    data = page_data(report, tile_verdicts, root, words=words)
+    data["version"], data["fonts"] = __version__, families
     missing = _without_glyph(set(json.dumps(data, ensure_ascii=False)), fonts)
     if missing:
         data = _replaced(data, str.maketrans(dict.fromkeys(missing, PLACEHOLDER)))
         codes = ", ".join(f"U+{ord(c):04X}" for c in sorted(missing)[:24])
-        more = f" and {len(missing) - 24} more" if len(missing) > 24 else ""
-        data["notes"].append(f"{PLACEHOLDER} stands for a character that no installed font shows ({codes}{more}).")
+        more = words("page.and_more", n=len(missing) - 24) if len(missing) > 24 else ""
+        data["notes"].append(words("page.missing_glyphs", mark=PLACEHOLDER, codes=codes, more=more))
     if timestamp is None:
         timestamp = _started(report)
     pdf = _compile(data, root=root if root.is_dir() else Path.cwd(), fonts=fonts, timestamp=timestamp, path=Path(path))
     return write_bytes(path, pdf)
+
+
+def _fonts(paths: Sequence[Path], *, chinese: bool) -> tuple[Any, list[str]]:
+    """Typst's fonts, and the families to set Chinese text in where the report is Chinese."""
+    import typst
+
+    places = [str(path.parent if path.is_file() else path) for path in paths]
+    if not chinese:
+        return typst.Fonts(font_paths=places), []
+    file = chinese_font(paths[0] if paths else None)
+    fonts = typst.Fonts(font_paths=[*places, str(file.parent)])
+    named = {font.family for font in fonts.fonts() if font.path and Path(font.path).resolve() == file.resolve()}
+    # a collection holds one family for each region; the simplified Chinese shapes come first
+    return fonts, sorted(named, key=lambda name: (not name.endswith(" SC"), name))
 
 
 def _compile(data: dict[str, Any], *, root: Path, fonts: Any, timestamp: int, path: Path) -> bytes:
