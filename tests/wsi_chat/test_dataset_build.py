@@ -284,6 +284,25 @@ def test_coco_boxes_groups_and_absent_classes(tmp_path: Path) -> None:
         collect(Sources(coco=(tmp_path / "c.json",)), dialect=CYTO)
 
 
+def test_a_slide_is_opened_once_for_all_its_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tilers
+    from wsi_chat.datasets.slides import cut_tiles
+
+    canvas = np.full((1024, 1024, 3), 235, np.uint8)
+    canvas[100:900, 100:900] = np.random.default_rng(0).integers(60, 200, (800, 800, 3))
+    write_pyramid(tmp_path / "s.tiff", canvas, mpp=0.5)
+    cells = tuple(LabelledBox("hsil", Box(x, y, x + 30, y + 30)) for x in (120, 400, 700) for y in (120, 400, 700))
+    tiles = cut_tiles(tmp_path / "s.tiff", cells, known=frozenset(), tile_px=256, mpp=0.5)
+    assert len(tiles) == 9
+    opened, really = [], tilers.open_slide
+    monkeypatch.setattr(tilers, "open_slide", lambda *a, **k: opened.append(really(*a, **k)) or opened[-1])
+    pictures = [np.asarray(tile.load()) for tile in tiles]
+    assert len(opened) == 1
+    assert all(np.abs(p.astype(int) - 235).max() > 50 for p in pictures)
+    assert np.array_equal(np.asarray(tiles[3].load()), pictures[3])  # closed after the last: opened again
+    assert len(opened) == 2
+
+
 def test_a_slide_is_cut_where_it_is_annotated(tmp_path: Path) -> None:
     canvas = np.full((1024, 1024, 3), 235, np.uint8)
     canvas[100:150, 100:160] = (120, 60, 130)

@@ -22,6 +22,8 @@ from wsi_chat.schema import Box, LabelledBox, Tile
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tilers import Slide
+
 log = logging.getLogger(__name__)
 
 MIN_VISIBLE = 0.35
@@ -139,9 +141,10 @@ def cut_tiles(
         shown += [(empty[i], (), frozenset()) for i in drawn]
         shown.sort(key=lambda entry: entry[0].index)
         name = path.name.split(".")[0]
+        source = _Source(path, slide_mpp, tiles=len(shown))
         return [
             Annotated(
-                f"{name}_{tile.id}", (tile_px, tile_px), partial(_read, path, slide_mpp, tile),
+                f"{name}_{tile.id}", (tile_px, tile_px), partial(source.read, tile),
                 group or f"{path.parent.name}/{path.name}", seen_boxes, known, unsure, mpp=tile.mpp, source=path.name,
             )
             for tile, seen_boxes, unsure in shown
@@ -155,15 +158,36 @@ def _in_tile(found: LabelledBox, tile: Tile) -> LabelledBox:
     return LabelledBox(found.label, inside.shifted(-tile.x, -tile.y).scaled(scale, tile.out_px / tile.height))
 
 
-def _read(path: Path, mpp: float | None, tile: Tile) -> Image.Image:
-    from PIL import Image
+class _Source:
+    """A slide that is opened for the first of its tiles and closed after the last; later readings open it again."""
 
-    from tilers import open_slide
-    from tilers.stream import resample
+    def __init__(self, path: Path, mpp: float | None, *, tiles: int) -> None:
+        self.path, self.mpp, self.left = path, mpp, tiles
+        self.slide: Slide | None = None
 
-    with open_slide(path, mpp=mpp) as slide:
-        pixels = slide.read_region(tile.x, tile.y, tile.level, *tile.read_px)
-    return Image.fromarray(resample(pixels, tile.out_px))
+    def read(self, tile: Tile) -> Image.Image:
+        """The pixels of one tile. Raises SlideError."""
+        from PIL import Image
+
+        from tilers import open_slide
+        from tilers.stream import resample
+
+        if self.slide is None:
+            self.slide = open_slide(self.path, mpp=self.mpp)
+        try:
+            pixels = self.slide.read_region(tile.x, tile.y, tile.level, *tile.read_px)
+        except SlideError:
+            self._close()  # a handle that failed once is dead
+            raise
+        self.left -= 1
+        if self.left <= 0:
+            self._close()
+        return Image.fromarray(resample(pixels, tile.out_px))
+
+    def _close(self) -> None:
+        if self.slide is not None:
+            self.slide.close()
+            self.slide = None
 
 
 def bounds_of(path: Path, *, mpp: float | None = None) -> Box | None:
