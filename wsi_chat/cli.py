@@ -16,6 +16,7 @@ from wsi_chat._version import __version__
 from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, set_up_logging
 from wsi_chat.datasets.cli import dataset, synth
 from wsi_chat.errors import WsiChatError
+from wsi_chat.inference.cli import dashes, infer
 from wsi_chat.training.cli import train
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(synth, name="synth")
 app.add_typer(dataset, name="dataset")
+app.command(context_settings={"token_normalize_func": dashes})(infer)
 app.command("train")(train)
 
 
