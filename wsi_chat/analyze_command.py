@@ -21,10 +21,26 @@ from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, compla
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.pipeline import Model, analyze_slide
 from wsi_chat.result import SlideResult
-from wsi_chat.runfolder import open_folder, row_of, row_of_failure, slide_id, write_run, write_summary
+from wsi_chat.runfolder import (
+    indeterminate_by_error,
+    open_folder,
+    reason_of,
+    row_of,
+    row_of_failure,
+    row_of_waiting,
+    slide_id,
+    write_run,
+    write_summary,
+    write_traceback,
+)
 from wsi_chat.settings import resolve
 
-STAGES = {"screen": "screening", "detail": "looking closer", "documents": "writing the report"}
+STAGES = {
+    "screen": "screening",
+    "detail": "looking closer",
+    "adequacy": "counting cells",
+    "documents": "writing the report",
+}
 
 
 def run_analyze(
@@ -48,10 +64,11 @@ def run_analyze(
     model = Model(settings)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     results: list[SlideResult] = []
-    failures: list[tuple[Path, WsiChatError]] = []
+    failures: list[tuple[Path, Exception]] = []
     code: int | None = None
+    write_summary(out, [row_of_waiting(slide) for slide in slides])
     try:
-        with _terminate_as_interrupt():
+        with terminate_as_interrupt():
             for slide in slides:
                 try:
                     with _progress(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
@@ -64,6 +81,10 @@ def run_analyze(
                 except WsiChatError as error:
                     failures.append((slide, error))
                     complain(error)
+                    continue
+                except Exception as error:
+                    failures.append((slide, error))
+                    complain(_unexpected(slide, out, error))
                     continue
                 results.append(result)
                 if not (quiet or as_json):
@@ -83,13 +104,19 @@ def run_analyze(
     return code if code is not None else _exit_code(results, [error for _, error in failures])
 
 
-def _exit_code(results: Sequence[SlideResult], failures: Sequence[WsiChatError]) -> int:
-    if failures and not results:
-        return failures[0].exit_code if len(failures) == 1 else EXIT_FAILED
-    by_error = any(
-        result.status == "indeterminate" and result.report.funnel.unreadable + result.report.funnel.screen_failed
-        for result in results
+def _unexpected(slide: Path, out: Path, error: Exception) -> WsiChatError:
+    """What nobody foresaw, as an error like the others: one slide's failure, its traceback kept beside it."""
+    trace = write_traceback(out / slide_id(slide), error)
+    return WsiChatError(
+        f"{slide.name} failed: {reason_of(error)}.",
+        hint=f"What was answered is kept. The traceback is in {trace}: please report it.",
     )
+
+
+def _exit_code(results: Sequence[SlideResult], failures: Sequence[Exception]) -> int:
+    if failures and not results:
+        return getattr(failures[0], "exit_code", EXIT_FAILED) if len(failures) == 1 else EXIT_FAILED
+    by_error = any(indeterminate_by_error(result.report) for result in results)
     return EXIT_PARTIAL if failures or by_error else 0
 
 
@@ -157,7 +184,7 @@ def _progress(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callabl
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

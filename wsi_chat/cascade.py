@@ -168,6 +168,7 @@ def detail(
     *,
     total: int,
     bounds: Box,
+    age: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[int, TileVerdict]:
     """Ground every label that the system asks for, and describe, on the given patches.
@@ -175,6 +176,7 @@ def detail(
     Args:
         verdicts: what screening said; the result repeats it for these tiles, with the details added.
         bounds: the slide in level-0 pixels; boxes are clipped to it.
+        age: of the patient in years, where it was supplied: some labels are asked for from an age on.
 
     Returns:
         tile index -> verdict with status ``detailed``, or ``detail_failed`` where any question went unanswered
@@ -184,7 +186,8 @@ def detail(
     from PIL import Image
 
     progress("detail", 0, total)
-    wanted = [tasks.ground(label.code) for label in system.labels if label.ask] + [tasks.describe()]
+    labels = system.labels_to_ask(asker.dialect.labels, age=age)
+    wanted = [tasks.ground(label.code) for label in labels] + [tasks.describe()]
     states: dict[int, _Detail] = {}
     finished: dict[int, TileVerdict] = {}
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
+from wsi_chat.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.documents import write_documents
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 from wsi_chat.result import SlideResult
@@ -47,6 +48,7 @@ from wsi_chat.schema import (
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
+    from aggregators import Sample
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
@@ -219,6 +221,7 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
         slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
         slide.require_mpp()
         system = load_system(settings.specimen)
+        what_was_supplied(settings, system)  # a preparation that the system does not know is said before any question
         tile_px = settings.tile_px or dialect.tile_px
         tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
         foreground = find_foreground(slide, mask=settings.mask)
@@ -282,6 +285,7 @@ def analyze_slide(
         journal = stack.enter_context(Journal(folder / JOURNAL, overwrite=settings.overwrite))
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
+        sample: Sample | None = None
         provenance = _provenance(plan, settings, model, foreground, system)
         earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions"}))
         if plan.tiles:
@@ -298,12 +302,17 @@ def analyze_slide(
                 bounds = Box(0, 0, *slide.size)
                 with TileStream(slide, plan, workers=settings.workers, tiles=chosen) as chosen_patches:
                     verdicts |= detail(
-                        chosen_patches, asker, system, verdicts, total=len(chosen), bounds=bounds, progress=progress
-                    )
+                        chosen_patches, asker, system, verdicts, total=len(chosen), bounds=bounds,
+                        age=settings.age, progress=progress,
+                    )  # fmt: skip
             clock.lap("detail")
+            sample = sample_cells(slide, plan, asker, system, settings, progress=progress)
+            clock.lap("adequacy")
 
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
-        report = _judge(slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock)
+        report = _judge(
+            slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample
+        )
         write_documents(
             report,
             tile_verdicts,
@@ -331,12 +340,14 @@ def _judge(
     provenance: Provenance,
     asker: Asker | None,
     clock: Clock,
+    sample: Sample | None,
 ) -> Report:
     """Aggregate the tile verdicts and say it in words: everything of the report but the documents."""
     from aggregators import aggregate
     from reports import narrate
 
-    funnel = count_funnel(plan, tile_verdicts)
+    funnel = count_funnel(plan, tile_verdicts, sample)
+    supplied = what_was_supplied(settings, system)
     verdict = aggregate(
         tile_verdicts,
         system=system,
@@ -346,6 +357,8 @@ def _judge(
         k=settings.pool_k,
         threshold=settings.threshold,
         coverage_floor=settings.coverage_floor,
+        sample=sample,
+        supplied=supplied,
     )
     clock.lap("aggregate")
     asked_seconds = clock.seconds.get("screen", 0.0)
@@ -358,6 +371,8 @@ def _judge(
             system=system.code,
             system_version=str(system.version),
             sources=tuple(system.sources),
+            preparation=supplied.preparation or "",
+            age=supplied.age,
         ),
         verdict=verdict,
         funnel=funnel,
@@ -381,7 +396,7 @@ def _specimen_name(given: str | None, system: System) -> str:
     return name.replace("-", " ").capitalize()
 
 
-def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict]) -> Funnel:
+def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: Sample | None = None) -> Funnel:
     """How many tiles came through each step."""
     rows = list(tile_verdicts)
     count = {status: sum(row.status == status for row in rows) for status in {row.status for row in rows}}
@@ -399,6 +414,8 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict]) -> Funnel
         detail_failed=detail_failed,
         truncated_answers=sum(row.truncated for row in rows),
         dropped_boxes=sum(row.dropped_boxes for row in rows),
+        adequacy_drawn=len(sample.tiles) if sample else 0,
+        adequacy_counted=sum(tile.status == "counted" for tile in sample.tiles) if sample else 0,
     )
 
 

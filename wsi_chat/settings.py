@@ -38,6 +38,16 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0, description="seed of everything that draws")] = 0
 
     specimen: Annotated[str | None, Field(description="specimen type or a reporting system's YAML")] = None
+    preparation: Annotated[
+        str | None, Field(description="liquid-based or conventional, for the adequacy rule; some specimens imply it")
+    ] = None
+    reduced_minimum: Annotated[
+        bool, Field(description="accept the adequacy rule's lower bound (after therapy, with atrophy)")
+    ] = False
+    age: Annotated[int | None, Field(ge=0, le=120, description="of the patient in years, where known")] = None
+    adequacy_tiles: Annotated[
+        int | None, Field(ge=0, le=10_000, description="random tiles in which normal cells are counted; 0: none")
+    ] = None
     mpp: Annotated[float | None, Field(gt=0, description="um/px of level 0, over what the slide says")] = None
     reader: Annotated[str | None, Field(description="force one reader, e.g. openslide")] = None
     tile_px: Annotated[int | None, Field(ge=32, le=4096, description="tile side that the model sees")] = None
