@@ -1,0 +1,231 @@
+"""Gated-attention multiple-instance learning on the tiles of a slide (Ilse, Tomczak, Welling, ICML 2018, eq. 8-9).
+
+    h_i = relu(W x_i)      a = softmax_i(w . (tanh(V h_i) * sigmoid(U h_i)))      logits = C sum_i a_i h_i
+
+Slides have different numbers of tiles; a batch is one long list of tiles with the slide of each, so nothing is
+padded. Training is seeded and on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.errors import SettingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Bag = NDArray[np.float32]
+
+HIDDEN, GATE = 32, 16
+CHECKPOINTS = (5, 10, 20, 40)
+"""Epochs at which a training is looked at; the inner folds choose one."""
+BATCH = 16
+TRAIN_TILES = 128
+"""Tiles of a slide in one training step at most: the highest half, and as many of the others drawn anew."""
+NAMES = (
+    "embed.weight",
+    "embed.bias",
+    "v.weight",
+    "v.bias",
+    "u.weight",
+    "u.bias",
+    "gate.weight",
+    "out.weight",
+    "out.bias",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionHead:
+    """Weights by name (`NAMES`), float32, and the mean and scale (features,) that tiles are standardised with."""
+
+    weights: dict[str, NDArray[np.float32]]
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    epochs: int
+
+    def log_probabilities(self, bags: Sequence[Bag]) -> Floats:
+        """Slides as (tiles, features) arrays -> (slides, classes) log-probabilities."""
+        import numpy as np
+        import torch
+
+        rows = []
+        parameters = {name: torch.from_numpy(value) for name, value in self.weights.items()}
+        with torch.inference_mode():
+            for start in range(0, len(bags), 4 * BATCH):
+                tiles, slide, count = _pack([self._standard(bag) for bag in bags[start : start + 4 * BATCH]])
+                rows.append(torch.log_softmax(_forward(parameters, tiles, slide, count)[0].double(), dim=1).numpy())
+        return np.concatenate(rows)
+
+    def attention(self, bag: Bag) -> Floats:
+        """(tiles,) attention of one slide's tiles, summing to 1."""
+        import torch
+
+        parameters = {name: torch.from_numpy(value) for name, value in self.weights.items()}
+        with torch.inference_mode():
+            tiles, slide, count = _pack([self._standard(bag)])
+            found: Floats = _forward(parameters, tiles, slide, count)[1].double().numpy()
+        return found
+
+    def _standard(self, bag: Bag) -> Bag:
+        return standardised(bag, self.mean, self.scale)
+
+
+def standardised(bag: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Bag:
+    """Tiles in units of the cohort's spread; far outliers are held at eight of them."""
+    import numpy as np
+
+    rows: Bag = np.clip((bag - mean) / scale, -8, 8).astype(np.float32)
+    return rows
+
+
+def train_attention(
+    bags: Sequence[Bag],
+    y: NDArray[np.intp],
+    *,
+    classes: int,
+    weights: Floats,
+    seed: int,
+    epochs: Sequence[int] = CHECKPOINTS,
+) -> Iterator[AttentionHead]:
+    """Train once and give the head as it stands after each of ``epochs`` (rising).
+
+    Args:
+        bags: (tiles, features) of each slide, unstandardised; column 0 is the logit, by which tiles are ranked.
+        y: (slides,) class indices. weights: (slides,) sample weights, mean 1.
+    """
+    import numpy as np
+    import torch
+
+    rows = np.concatenate([bag[:: max(1, len(bag) // TRAIN_TILES)] for bag in bags])
+    spread = rows.std(axis=0)
+    mean, scale = rows.mean(axis=0), np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
+    ready = [standardised(bag[np.argsort(-bag[:, 0], kind="stable")], mean, scale) for bag in bags]
+    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng([seed, 5])
+    parameters = _start(rows.shape[1], classes, generator)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=2e-3, weight_decay=1e-2)
+    target, weight = torch.from_numpy(np.asarray(y, dtype=np.int64)), torch.from_numpy(weights.astype(np.float32))
+    done = 0
+    for until in epochs:
+        for _ in range(done, until):
+            order = rng.permutation(len(ready))
+            for start in range(0, len(order), BATCH):
+                chosen = order[start : start + BATCH]
+                tiles, slide, count = _pack([_drawn(ready[i], rng) for i in chosen])
+                logits, _ = _forward(parameters, tiles, slide, count, dropout=0.25, generator=generator)
+                loss = torch.nn.functional.cross_entropy(logits, target[chosen], reduction="none")
+                optimizer.zero_grad()
+                torch.autograd.backward((loss * weight[chosen]).mean())
+                optimizer.step()
+        done = until
+        frozen = {name: value.detach().numpy().copy() for name, value in parameters.items()}
+        yield AttentionHead(frozen, mean.astype(np.float32), scale, until)
+
+
+def _drawn(bag: Bag, rng: np.random.Generator) -> Bag:
+    """The tiles of one training step: the highest, and others at random."""
+    if len(bag) <= TRAIN_TILES:
+        return bag
+    top = TRAIN_TILES // 2
+    rest = rng.integers(top, len(bag), size=TRAIN_TILES - top)
+    chosen: Bag = bag[[*range(top), *rest.tolist()]]
+    return chosen
+
+
+def _start(width: int, classes: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    import torch
+
+    shapes = {
+        "embed.weight": (HIDDEN, width), "embed.bias": (HIDDEN,), "v.weight": (GATE, HIDDEN), "v.bias": (GATE,),
+        "u.weight": (GATE, HIDDEN), "u.bias": (GATE,), "gate.weight": (1, GATE), "out.weight": (classes, HIDDEN),
+        "out.bias": (classes,),
+    }  # fmt: skip
+    parameters = {}
+    for name, shape in shapes.items():
+        value = torch.zeros(shape)
+        if name.endswith("weight"):
+            torch.nn.init.xavier_uniform_(value, generator=generator)
+        parameters[name] = value.requires_grad_()
+    return parameters
+
+
+def _pack(bags: Sequence[Bag]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """All tiles (total, features), the slide of each (total,), and the number of slides."""
+    import numpy as np
+    import torch
+
+    slide = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
+    return torch.from_numpy(np.concatenate(bags)), torch.from_numpy(slide), len(bags)
+
+
+def _forward(
+    parameters: dict[str, torch.Tensor],
+    tiles: torch.Tensor,
+    slide: torch.Tensor,
+    count: int,
+    *,
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (slides, classes) and attention (tiles,)."""
+    import torch
+
+    linear = torch.nn.functional.linear
+    hidden = torch.relu(linear(tiles, parameters["embed.weight"], parameters["embed.bias"]))
+    if dropout:
+        kept = torch.rand(hidden.shape, generator=generator) >= dropout
+        hidden = hidden * kept / (1 - dropout)
+    gate = torch.tanh(linear(hidden, parameters["v.weight"], parameters["v.bias"]))
+    gate = gate * torch.sigmoid(linear(hidden, parameters["u.weight"], parameters["u.bias"]))
+    score = linear(gate, parameters["gate.weight"]).squeeze(1)
+    top = torch.full((count,), -torch.inf).scatter_reduce(0, slide, score.detach(), "amax")
+    raised = torch.exp(score - top[slide])
+    attention = raised / torch.zeros(count).index_add(0, slide, raised)[slide]
+    pooled = torch.zeros(count, hidden.shape[1]).index_add(0, slide, attention[:, None] * hidden)
+    return linear(pooled, parameters["out.weight"], parameters["out.bias"]), attention
+
+
+def to_bytes(head: AttentionHead) -> bytes:
+    """The head as safetensors."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, Any] = {**head.weights, "mean": head.mean, "scale": head.scale}
+    data: bytes = save(tensors, metadata={"epochs": str(head.epochs)})
+    return data
+
+
+def from_bytes(data: bytes, *, classes: int, features: int) -> AttentionHead:
+    """A head from safetensors, its shapes checked.
+
+    Raises:
+        SettingError: it is no such file, or has other classes or features than said.
+    """
+    import numpy as np
+    from safetensors.numpy import load
+
+    hint = "Fit the aggregator again."
+    try:
+        tensors = load(data)
+    except Exception as error:
+        raise SettingError(f"the attention head's weights cannot be read: {error}.", hint=hint) from error
+    shapes = {name: value.shape for name, value in tensors.items()}
+    wanted = {
+        "embed.weight": (HIDDEN, features),
+        "out.weight": (classes, HIDDEN),
+        "mean": (features,),
+        "scale": (features,),
+    }
+    if set(shapes) != {*NAMES, "mean", "scale"} or any(shapes[name] != shape for name, shape in wanted.items()):
+        raise SettingError(
+            f"the attention head's weights are not for {features} features, {classes} classes.", hint=hint
+        )
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise SettingError("the attention head's weights are not all numbers.", hint=hint)
+    return AttentionHead({name: tensors[name] for name in NAMES}, tensors["mean"], tensors["scale"], epochs=0)

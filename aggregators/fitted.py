@@ -1,0 +1,336 @@
+"""A fitted aggregator: what aggregator.json says, read back only when it is whole, and applied to a slide.
+
+The folder holds aggregator.json (with the SHA-256 of itself), for the attention head attention.safetensors, and
+cv.csv. Nothing is pickled. An aggregator remembers under which conditions its slides were analyzed and is not
+applied under others unless it is told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from aggregators.attention import AttentionHead, from_bytes
+from aggregators.calibration import Calibration
+from aggregators.conformal import Band, band
+from aggregators.features import (
+    TILE_FEATURES,
+    VERDICT_FEATURES,
+    Evidence,
+    tile_feature_names,
+    tile_features,
+    verdict_feature_names,
+    verdict_features,
+)
+from aggregators.logistic import LogisticHead
+from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.schema import Fitted, Probability, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FILE, WEIGHTS = "aggregator.json", "attention.safetensors"
+HeadName = Literal["logistic", "attention"]
+HEADS: dict[HeadName, str] = {"logistic": "logistic regression", "attention": "attention MIL"}
+_AGAIN = "Fit it again with wsi-chat fit."
+
+
+class Figure(Record):
+    """A figure with its 95 % interval, None where there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+
+
+class CrossValidation(Record):
+    """Nested, grouped by patient: every slide predicted by a head and a calibration that never saw its patient."""
+
+    folds: int
+    inner_folds: int
+    slides: int
+    auc: Figure
+    calibration_error_before: float
+    calibration_error_after: float
+    balanced_accuracy: float
+    confusion: tuple[tuple[int, ...], ...] = Field(description="rows truth, columns highest probability")
+    chosen: tuple[float, ...] = Field(description="what the inner folds chose: penalty C, or epochs")
+
+
+class Conformal(Record):
+    """Scores of patients that neither head nor calibration saw: lowest of abnormal, highest of normal slides."""
+
+    positives: tuple[Probability, ...]
+    negatives: tuple[Probability, ...]
+    miss_rate: float | None = None
+    false_alarm_rate: float | None = None
+    auc: Figure | None = Field(default=None, description="of the held-out slides")
+
+
+class Fittings(Record):
+    """The slides that an aggregator stands on. Patients are kept as hashes, to refuse them in a validation."""
+
+    fingerprint: str = Field(description="SHA-256 over slide fingerprints, labels and patients")
+    slides: int
+    patients: int
+    per_class: dict[str, int]
+    patients_given: bool
+    patient_hashes: tuple[str, ...]
+    slide_fingerprints: tuple[str, ...]
+    held_out: int = Field(default=0, description="slides kept for the thresholds")
+    left_out: tuple[str, ...] = Field(default=(), description="slides that could not be used, and why")
+
+
+class Aggregator(Record):
+    """Everything of aggregator.json. ``classes`` start with the negative one."""
+
+    format: Literal["wsi-chat aggregator"] = "wsi-chat aggregator"
+    version: Literal[1] = 1
+    head: HeadName
+    classes: tuple[str, ...] = Field(min_length=2, max_length=7)
+    features: str
+    feature_names: tuple[str, ...]
+    labels: tuple[str, ...]
+    image_features: int = Field(default=0, ge=0)
+    logistic: LogisticHead | None = None
+    weights_sha256: str | None = None
+    calibration: Calibration
+    conformal: Conformal | None = None
+    conditions: dict[str, Any]
+    cohort: Fittings
+    cv: CrossValidation
+    seed: int
+    class_weight: Literal["balanced", "none"]
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Aggregator:
+        if (self.head == "logistic") != (self.logistic is not None) or (self.head == "attention") != bool(
+            self.weights_sha256
+        ):
+            raise ValueError("the head's weights are missing")
+        if self.logistic and len(self.logistic.weights) != (1 if len(self.classes) == 2 else len(self.classes)):
+            raise ValueError("the head has another number of classes")
+        if self.feature_names != feature_names(self.head, self.labels, self.image_features):
+            raise ValueError("the features are not those of this version of wsi-chat")
+        return self
+
+
+def feature_names(head: HeadName, labels: Sequence[str], image: int = 0) -> tuple[str, ...]:
+    """The names of the features that a head takes."""
+    return verdict_feature_names(labels) if head == "logistic" else tile_feature_names(labels, image)
+
+
+def feature_set(head: HeadName) -> str:
+    """Name and version of the features that a head takes."""
+    return VERDICT_FEATURES if head == "logistic" else TILE_FEATURES
+
+
+@dataclass(frozen=True)
+class FittedAggregator:
+    """An aggregator that can be applied: its record and, for the attention head, its weights."""
+
+    record: Aggregator
+    attention: AttentionHead | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything in aggregator.json; names the aggregator in reports."""
+        return _digest(self.record)
+
+    def probabilities(self, slides: Sequence[Evidence]) -> NDArray[np.float64]:
+        """(slides, classes) calibrated probabilities; rows sum to 1, column 0 is the negative class.
+
+        Raises:
+            SettingError: a slide has no screened tile, or lacks image features.
+        """
+        logs = head_log_probabilities(
+            self.record.logistic if self.attention is None else self.attention,
+            slides,
+            self.record.labels,
+            image=self.record.image_features,
+        )
+        return calibrated(logs, self.record.calibration)
+
+    def differences(self, conditions: Mapping[str, Any]) -> list[str]:
+        """What differs from the conditions of the fit, as phrases that name both values."""
+        mine = self.record.conditions
+        return [
+            f"{key} {conditions.get(key)!r}, fitted with {mine.get(key)!r}"
+            for key in sorted(set(mine) | set(conditions))
+            if conditions.get(key) != mine.get(key)
+        ]
+
+    def thresholds(self, *, miss_rate: float | None, false_alarm_rate: float | None) -> tuple[Band, str] | None:
+        """The thresholds that keep the rates, and what they promise; None where no rate is asked for.
+
+        Rates that are None are those given when it was fitted.
+
+        Raises:
+            SettingError: it was fitted without patients held out, or with too few of them.
+        """
+        held = self.record.conformal
+        if miss_rate is None and held is not None:
+            miss_rate = held.miss_rate
+        if false_alarm_rate is None and held is not None:
+            false_alarm_rate = held.false_alarm_rate
+        if miss_rate is None:
+            if false_alarm_rate is not None:
+                raise SettingError("--false-alarm-rate without --miss-rate.", hint="Give both, or --miss-rate alone.")
+            return None
+        if held is None:
+            raise SettingError(
+                f"--miss-rate {miss_rate:g}: the aggregator was fitted without patients held out for thresholds.",
+                hint="Fit it again with --miss-rate.",
+            )
+        chosen = band(held.positives, held.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
+        promise = f"expected miss rate at most {miss_rate:g} ({len(held.positives)} abnormal patients held out)"
+        if false_alarm_rate is not None:
+            promise += f", false-alarm rate at most {false_alarm_rate:g} ({len(held.negatives)} normal)"
+        return chosen, f"{promise}, for slides like those of the fit"
+
+    def save(self, folder: Path) -> Path:
+        """Write the folder's files; returns aggregator.json. Raises OutputError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.attention is not None:
+                from aggregators.attention import to_bytes
+
+                _put(folder / WEIGHTS, to_bytes(self.attention))
+            payload = {**self.record.model_dump(mode="json"), "sha256": self.sha256}
+            text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
+            return _put(folder / FILE, text.encode())
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
+
+
+def _put(path: Path, data: bytes) -> Path:
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return path
+
+
+def _digest(record: Aggregator) -> str:
+    text = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_fitted(folder: Path | str) -> FittedAggregator:
+    """The aggregator of a folder that `FittedAggregator.save` wrote.
+
+    Raises:
+        SettingError: a file is missing, cut off, edited, or of another version; the message names it.
+    """
+    path = Path(folder) / FILE
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "Name the folder that wsi-chat fit wrote with -o."
+        raise SettingError(f"--aggregator {folder}: no {FILE} ({error.strerror}).", hint=hint) from error
+    except ValueError as error:
+        raise SettingError(f"{path} is cut off or no JSON: {error}.", hint=_AGAIN) from error
+    stated = payload.pop("sha256", None) if isinstance(payload, dict) else None
+    try:
+        record = Aggregator.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the file"
+        raise SettingError(f"{path}: {place}: {first['msg']}.", hint=_AGAIN) from error
+    if stated != _digest(record):
+        raise SettingError(f"{path} was changed after it was written: its SHA-256 does not fit.", hint=_AGAIN)
+    if record.head == "logistic":
+        return FittedAggregator(record)
+    try:
+        data = path.with_name(WEIGHTS).read_bytes()
+    except OSError as error:
+        raise SettingError(f"{path.with_name(WEIGHTS)}: {error.strerror}.", hint=_AGAIN) from error
+    if hashlib.sha256(data).hexdigest() != record.weights_sha256:
+        raise SettingError(f"{path.with_name(WEIGHTS)} is not the file that {FILE} names.", hint=_AGAIN)
+    head = from_bytes(data, classes=len(record.classes), features=len(record.feature_names))
+    return FittedAggregator(record, head)
+
+
+def head_log_probabilities(
+    head: LogisticHead | AttentionHead | None, slides: Sequence[Evidence], labels: Sequence[str], *, image: int = 0
+) -> NDArray[np.float64]:
+    """(slides, classes) log-probabilities as the head gives them, before calibration."""
+    import numpy as np
+
+    if isinstance(head, LogisticHead):
+        return head.log_probabilities(np.stack([verdict_features(slide, labels) for slide in slides]))
+    assert head is not None
+    for slide in slides:
+        if len(slide.p) == 0:
+            raise SettingError("a slide without a screened tile has no features.", hint="Leave the slide out.")
+    return head.log_probabilities([tile_features(slide, labels, image=image) for slide in slides])
+
+
+def margins(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log odds of 'not negative' from (slides, classes) log-probabilities: what is calibrated and thresholded."""
+    import numpy as np
+    from scipy.special import logsumexp
+
+    return np.asarray(logsumexp(logs[:, 1:], axis=1) - logs[:, 0])
+
+
+def calibrated(logs: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
+    """Calibrated class probabilities: 'not negative' is calibrated and shared out among its classes as before."""
+    import numpy as np
+    from scipy.special import softmax
+
+    positive = np.clip(calibration.apply(margins(logs)), 0.0, 1.0)
+    return np.concatenate([1.0 - positive[:, None], positive[:, None] * softmax(logs[:, 1:], axis=1)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One slide as an aggregator reads it: a calibrated score 0..1, its kind in words, and the band to judge it."""
+
+    score: float
+    kind: str
+    band: Band
+    fitted: Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An aggregator with the thresholds that a run asked for. ``forced`` are differences passed over."""
+
+    aggregator: FittedAggregator
+    band: Band
+    guarantee: str = ""
+    forced: tuple[str, ...] = ()
+
+    def read(self, evidence: Evidence) -> Reading | None:
+        """The slide's reading; None for a slide without a screened tile."""
+        if len(evidence.p) == 0:
+            return None
+        record = self.aggregator.record
+        row = self.aggregator.probabilities([evidence])[0]
+        # 1 - p(negative) and not the sum of the others, so that both add up to one
+        score = min(1.0, max(0.0, float(1.0 - row[0])))
+        method = {"platt": "Platt scaling", "isotonic": "isotonic regression"}[record.calibration.method]
+        kind = f"calibrated by {method} on {record.calibration.slides} slides ({HEADS[record.head]})"
+        if self.forced:
+            kind = f"uncalibrated here: {HEADS[record.head]} applied against its conditions"
+        classes = {name: min(1.0, max(0.0, float(p))) for name, p in zip(record.classes, row, strict=True)}
+        fitted = Fitted(
+            head=record.head,
+            aggregator=self.aggregator.sha256,
+            calibration=record.calibration.method,
+            classes=classes,
+            low=self.band.low,
+            guarantee="" if self.forced else self.guarantee,
+            forced=self.forced,
+        )
+        return Reading(score, kind, self.band, fitted)
