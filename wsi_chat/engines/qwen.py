@@ -70,10 +70,8 @@ class QwenPrompts:
     def prompt(self, query: Query) -> Prompt:
         """The query as ids and patches. Raises AnswerError where its text or images cannot be used."""
         images = tuple(self._patches(image) for image in query.images)
-        messages = [{"role": turn.role, "content": _parts(turn.text)} for turn in query.turns]
-        marks = sum(turn.text.count(IMAGE_MARK) for turn in query.turns)
-        if marks != len(images):
-            raise AnswerError(f"the question has {marks} image marks and {len(images)} images")
+        messages = [{"role": turn.role, "content": message_parts(turn.text)} for turn in query.turns]
+        marks = count_marks(query)
         text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         pieces = text.split(self._image_token)
         if len(pieces) != marks + 1:
@@ -92,22 +90,7 @@ class QwenPrompts:
         Raises AnswerError for a choice that is no single token of this tokenizer.
         """
         if choices not in self._choice_ids:
-            spelled = []
-            for choice in choices:
-                ids = set()
-                for text in (choice, f" {choice}"):
-                    found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                    if len(found) == 1:
-                        ids.add(int(found[0]))
-                spelled.append(ids)
-            for number, ids in enumerate(spelled):
-                others = set().union(*(other for n, other in enumerate(spelled) if n != number))
-                if not ids - others:
-                    raise AnswerError(f"choice {choices[number]!r} is not one token of this model's tokenizer")
-            self._choice_ids[choices] = tuple(
-                tuple(sorted(ids - set().union(*(o for n, o in enumerate(spelled) if n != number))))
-                for number, ids in enumerate(spelled)
-            )
+            self._choice_ids[choices] = choice_token_ids(self.tokenizer, choices)
         return self._choice_ids[choices]
 
     def _patches(self, image: Image.Image) -> Patches:
@@ -125,7 +108,37 @@ class QwenPrompts:
         return Patches((rgb.width, rgb.height, digest), inputs["pixel_values"].to(torch.float32), (t, h, w))
 
 
-def _parts(text: str) -> list[dict[str, str]]:
+def choice_token_ids(tokenizer: Any, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The single tokens that spell each choice, with and without a leading space, none shared by two choices.
+
+    Raises AnswerError for a choice that is no single token of this tokenizer.
+    """
+    spelled: list[set[int]] = []
+    for choice in choices:
+        found = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (choice, f" {choice}")]
+        spelled.append({int(ids[0]) for ids in found if len(ids) == 1})
+    own = []
+    for number, ids in enumerate(spelled):
+        alone = ids - set().union(*(other for n, other in enumerate(spelled) if n != number))
+        if not alone:
+            raise AnswerError(f"choice {choices[number]!r} is not one token of this model's tokenizer")
+        own.append(tuple(sorted(alone)))
+    return tuple(own)
+
+
+def count_marks(query: Query) -> int:
+    """The image marks of a query. Raises AnswerError where there are not as many as images."""
+    marks = sum(turn.text.count(IMAGE_MARK) for turn in query.turns)
+    if marks != len(query.images):
+        raise AnswerError(f"the question has {marks} image marks and {len(query.images)} images")
+    return marks
+
+
+def message_parts(text: str) -> list[dict[str, str]]:
+    """A turn's text as the parts of a chat message, images where their marks stand.
+
+    Raises AnswerError for a control token in the text: it would end the turn or open an image of its own.
+    """
     control = CONTROL.search(text)
     if control:
         raise AnswerError(f"the question contains the control token {control.group()}")

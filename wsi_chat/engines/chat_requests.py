@@ -1,0 +1,199 @@
+"""Queries as requests to a chat-completions server, and its replies as answers.
+
+Servers differ in what they take, so each question has several forms, the richest first; a refused form gives way
+to the next. A choice without log-probabilities is read from the words: its probabilities stay unknown (None).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsi_chat.engines.qwen import count_marks, message_parts
+from wsi_chat.errors import AnswerError
+from wsi_chat.schema import Answer, Query
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+WORDS_FOR_A_CHOICE = 16
+"""Tokens in which a server without log-probabilities may name its choice: ``B``, ``B. abnormal``."""
+
+HIDDEN = -9998.0
+"""JSON knows no infinity: vLLM writes the log-probability of a token that may not be said as -9999."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a request asks beside the plain protocol.
+
+    ``extras``: vLLM's own fields. ``constraint``: the field that ties a choice to its options. ``top``: how many
+    of the likeliest first tokens to report (0: the written tokens' own log-probability, None: none).
+    """
+
+    extras: bool
+    constraint: Literal["structured_outputs", "guided_choice", ""]
+    top: int | None
+
+
+CHOICE_FORMS = (
+    Form(True, "structured_outputs", 20),
+    Form(True, "guided_choice", 20),
+    Form(True, "", 20),
+    Form(False, "", 20),
+    Form(False, "", 5),
+    Form(False, "", None),
+)
+TEXT_FORMS = (Form(True, "", 0), Form(False, "", 0), Form(False, "", None))
+
+
+class ImageUrls:
+    """Images as PNG data URLs; those of the last few images are kept, since a tile is asked several questions."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._urls: OrderedDict[int, tuple[Image.Image, str]] = OrderedDict()
+
+    def of(self, image: Image.Image) -> str:
+        """The URL of an image; its pixels exactly, whatever file it came from."""
+        known = self._urls.get(id(image))  # the entry holds the image, so its id is not given to another
+        if known is not None:
+            return known[1]
+        file = io.BytesIO()
+        image.convert("RGB").save(file, format="PNG", compress_level=1)
+        url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        self._urls[id(image)] = (image, url)
+        while len(self._urls) > self._keep:
+            self._urls.popitem(last=False)
+        return url
+
+
+def messages_of(query: Query, urls: ImageUrls) -> list[dict[str, Any]]:
+    """The query's turns as messages. Raises AnswerError where its marks and images do not agree."""
+    count_marks(query)
+    images = iter(query.images)
+    messages: list[dict[str, Any]] = []
+    for turn in query.turns:
+        parts: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": urls.of(next(images))}} if part["type"] == "image" else part
+            for part in message_parts(turn.text)
+        ]
+        # a turn of words alone goes as a string: some templates take nothing else
+        worded = all(part["type"] == "text" for part in parts)
+        messages.append({"role": turn.role, "content": turn.text if worded else parts})
+    return messages
+
+
+def request_body(
+    query: Query,
+    messages: Sequence[Mapping[str, Any]],
+    form: Form,
+    *,
+    model: str,
+    seed: int,
+    pixel_bounds: tuple[int, int] | None,
+    length_field: str = "max_tokens",
+) -> dict[str, Any]:
+    """The JSON of one request: greedy, seeded, in the given form.
+
+    ``pixel_bounds``: fewest and most pixels of an image, so that the model's processor resizes nothing; None for
+    a family whose processor has no such bounds.
+    """
+    room = query.max_tokens
+    if query.choices and form.top is None:
+        room = max(room, WORDS_FOR_A_CHOICE)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        "temperature": 0.0,
+        "seed": seed,
+        length_field: room,
+        "stream": False,
+    }
+    if form.top is not None:
+        body["logprobs"] = True
+        if form.top:
+            body["top_logprobs"] = form.top
+    if form.extras:
+        # a checkpoint's own sampling defaults (a repetition penalty, say) leak in where these are left out
+        body |= {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
+        if pixel_bounds is not None and query.images:
+            body["mm_processor_kwargs"] = {"min_pixels": pixel_bounds[0], "max_pixels": pixel_bounds[1]}
+    if form.constraint == "structured_outputs":
+        body["structured_outputs"] = {"choice": list(query.choices)}
+    elif form.constraint == "guided_choice":
+        body["guided_choice"] = list(query.choices)
+    return body
+
+
+def read_reply(reply: Any, query: Query) -> Answer:
+    """The answer in a server's reply. Raises AnswerError where the reply is no chat completion."""
+    try:
+        first = reply["choices"][0]
+        text = first["message"]["content"]
+        finish = str(first.get("finish_reason") or "stop")
+        usage = reply.get("usage") or {}
+        logs = [entry for entry in ((first.get("logprobs") or {}).get("content") or []) if isinstance(entry, dict)]
+        if text is None:
+            text = str(first["message"].get("refusal") or "")
+        if not isinstance(text, str):
+            raise TypeError(f"its content is a {type(text).__name__}")
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        logprob = math.fsum(float(entry["logprob"]) for entry in logs) if logs else None
+        chances = choice_probabilities(query.choices, logs[0]) if query.choices and logs else None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise AnswerError(f"the server's reply is no chat completion: {type(error).__name__}: {error}") from error
+    if chances is not None:
+        best = max(chances, key=chances.__getitem__)
+        return Answer(
+            query.key, query.task, best, probabilities=chances, logprob=logprob,
+            prompt_tokens=tokens[0], new_tokens=tokens[1],
+        )  # fmt: skip
+    cut = finish == "length" and not query.choices
+    return Answer(
+        key=query.key,
+        task=query.task,
+        text=text,
+        status="truncated" if cut else "ok",
+        finish_reason="length" if finish == "length" else "stop",
+        logprob=logprob,
+        prompt_tokens=tokens[0],
+        new_tokens=tokens[1],
+    )
+
+
+def choice_probabilities(choices: Sequence[str], entry: Mapping[str, Any]) -> dict[str, float] | None:
+    """Probability of each option from the first token's likeliest alternatives, summing to 1.
+
+    Tokens that spell an option with space around it count for it. An option that is not among the alternatives is
+    less likely than the last of them and gets that one's probability, its upper bound; an option that the server
+    ruled out gets 0. None where the server gave no alternatives or they name no option.
+    """
+    alternatives = {str(top["token"]): float(top["logprob"]) for top in entry.get("top_logprobs") or []}
+    if len(alternatives) < 2:
+        return None
+    said = str(entry.get("token", ""))
+    if "logprob" in entry:
+        alternatives.setdefault(said, float(entry["logprob"]))
+    weights = dict.fromkeys(choices, 0.0)
+    named: set[str] = set()
+    for token, log in alternatives.items():
+        choice = token.strip()
+        if choice in weights:
+            named.add(choice)
+            weights[choice] += math.exp(log) if log > HIDDEN else 0.0
+    total = math.fsum(weights.values())
+    if not named or not 0.0 < total < math.inf:
+        return None
+    least = min(alternatives.values())
+    bound = math.exp(least) if least > HIDDEN else 0.0
+    for choice in choices:
+        if choice not in named:
+            weights[choice] = bound
+    total = math.fsum(weights.values())
+    return {choice: weight / total for choice, weight in weights.items()}

@@ -1,0 +1,179 @@
+"""Asks a server that speaks the OpenAI chat-completions protocol: vLLM, SGLang, llama.cpp, a hosted model ...
+
+Many requests are under way at once. What may pass is retried with growing pauses; a request that fails for good
+marks its tile; a server that answers nobody any more is a crashed engine. The key for the server comes from the
+environment and is written down nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from wsi_chat.engines.chat_requests import CHOICE_FORMS, TEXT_FORMS, ImageUrls, messages_of, read_reply, request_body
+from wsi_chat.engines.feeding import LoopThread, feed
+from wsi_chat.engines.loading import said
+from wsi_chat.engines.protocol import EngineCrashed, failed
+from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, open_server
+from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.schema import Answer, Query
+
+log = logging.getLogger(__name__)
+
+KEY_VARIABLES = ("WSI_CHAT_API_KEY", "OPENAI_API_KEY")
+FAILURES_IN_A_ROW = 8
+"""So many questions, or as many as are asked at once, failing one after another: the server is dead, not the tiles."""
+
+
+def api_key(environ: Mapping[str, str]) -> str:
+    """The server's key: WSI_CHAT_API_KEY, else OPENAI_API_KEY, else empty."""
+    return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), "")
+
+
+class OpenAIEngine:
+    """An engine over one server. See `wsi_chat.engines.load_engine`.
+
+    Args:
+        base_url: e.g. ``http://127.0.0.1:8000/v1``.
+        model: the name under which the server has the model; None where it has only one.
+        concurrency: requests under way at once.
+        timeout: seconds that one request may take.
+        retries: further tries of a request after what may pass.
+        patience: seconds to wait for a server that does not answer yet.
+        pixel_bounds: fewest and most pixels of an image as the model's processor is to be told; None: not told.
+        pause: seconds before the first retry; each further one waits twice as long.
+
+    Raises:
+        SettingError: an unusable address, or a model that the server does not have.
+        EngineError: no server answers there, or it refuses the key.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        concurrency: int = 32,
+        timeout: float = 120.0,
+        retries: int = 4,
+        patience: float = 0.0,
+        seed: int = 0,
+        pixel_bounds: tuple[int, int] | None = None,
+        pause: float = 0.5,
+    ) -> None:
+        if concurrency < 1:
+            raise SettingError(f"concurrency is {concurrency}", hint="Give 1 or more.")
+        self._loop = LoopThread("wsi-chat-openai")
+        try:
+            self._server: Server = self._loop.run(
+                open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=retries, pause=pause)
+            )
+            self.served: ServedModel = self._loop.run(find_model(self._server, model, patience=patience))
+        except BaseException:
+            self._loop.close()
+            raise
+        self._seed = seed
+        self._bounds = pixel_bounds
+        self._limit = concurrency
+        self._slots = asyncio.Semaphore(concurrency)
+        self._urls = ImageUrls(keep=2 * concurrency)
+        self._form = {True: 0, False: 0}  # for choices, for text: the first form that the server has not refused
+        self._length_field = "max_tokens"
+        self._lost_in_a_row = 0
+        self.lookahead = 2 * concurrency
+        self.model_name = self.served.name
+        self.model_id = self.served.id
+        self.cached_tokens = 0
+        """Prompt tokens that the server found in its prefix cache, where it says so."""
+
+    def close(self) -> None:
+        """Drop the connections. What is under way is given up."""
+        if self._server is not None:
+            try:
+                self._loop.run(self._server.close())
+            except EngineError:
+                return  # closed before
+        self._loop.close()
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
+        """One answer per query, in the order they come.
+
+        Raises EngineCrashed where the server is gone, EngineError where it refuses the key or the model.
+        """
+        yield from feed(self._loop, self._ask, queries, under_way=self.lookahead)
+
+    async def _ask(self, query: Query) -> Answer:
+        started = time.perf_counter()
+        try:
+            messages = await asyncio.to_thread(messages_of, query, self._urls)
+            async with self._slots:
+                started = time.perf_counter()
+                answer = await self._in_some_form(query, messages)
+        except (ServerTrouble, Refused) as trouble:
+            return self._lost(query, trouble, time.perf_counter() - started)
+        except EngineError:
+            raise
+        except Exception as error:
+            return failed(query, said(error), seconds=time.perf_counter() - started)
+        self._lost_in_a_row = 0
+        return replace(answer, seconds=time.perf_counter() - started)
+
+    def _lost(self, query: Query, trouble: ServerTrouble | Refused, seconds: float) -> Answer:
+        """The failed answer; raises EngineCrashed where it is the server that failed, and not this one question."""
+        if isinstance(trouble, ServerTrouble):
+            self._lost_in_a_row += 1
+            if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
+                raise EngineCrashed(f"{self._server.address}: {trouble}") from trouble
+        return failed(query, said(trouble), seconds=seconds)
+
+    async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
+        """Ask in the richest form that the server takes; what it refuses is not offered again once a lesser one went.
+
+        Raises Refused where it takes none, ServerTrouble where it gave none of its answers in time.
+        """
+        choice = bool(query.choices)
+        forms = CHOICE_FORMS if choice else TEXT_FORMS
+        place = self._form[choice]
+        while True:
+            form = forms[place]
+            body = request_body(
+                query,
+                messages,
+                form,
+                model=self.served.name,
+                seed=self._seed,
+                pixel_bounds=self._bounds,
+                length_field=self._length_field,
+            )
+            try:
+                answer = await self._server.post("chat/completions", body, lambda reply: self._read(reply, query))
+            except Refused as refused:
+                if "max_completion_tokens" in str(refused) and self._length_field == "max_tokens":
+                    self._length_field = "max_completion_tokens"
+                    continue
+                if place + 1 == len(forms):
+                    raise
+                place += 1
+                continue
+            ignored = form.constraint and answer.probabilities is None and answer.text.strip() not in query.choices
+            if ignored and place + 1 < len(forms):
+                place += 1
+                continue
+            if place > self._form[choice]:
+                log.info("%s takes %s questions as %s", self._server.address, "choice" if choice else "text", form)
+                self._form[choice] = place
+            return answer
+
+    def _read(self, reply: Any, query: Query) -> Answer:
+        answer = read_reply(reply, query)
+        details = (reply.get("usage") or {}).get("prompt_tokens_details")
+        if isinstance(details, dict):
+            self.cached_tokens += int(details.get("cached_tokens") or 0)
+        return answer

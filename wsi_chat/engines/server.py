@@ -1,0 +1,261 @@
+"""One server as seen over HTTP: is it there, which model does it have, and a request with its retries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import ipaddress
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from wsi_chat.engines.checkpoint import read_checkpoint
+from wsi_chat.errors import AnswerError, EngineError, SettingError
+
+if TYPE_CHECKING:
+    import httpx2
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+NOT_ALLOWED = frozenset({401, 403})
+LONGEST_PAUSE = 30.0
+LONGEST_WISH = 300.0
+"""A server that asks for a longer pause than this (seconds) gets none: the question counts as failed."""
+CONNECT_SECONDS = 10.0
+TIMEOUTS = 1
+"""Retries after a timeout: each costs as long as the timeout itself."""
+
+
+class ServerTrouble(Exception):
+    """What passed at no retry. ``gone``: nobody answers at the address at all."""
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
+class Refused(Exception):
+    """The server says that this request cannot be answered as it is (a 4xx)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the server lists it. ``id`` is part of every query's key; ``root`` a folder here, or None."""
+
+    name: str
+    id: str
+    root: Path | None
+
+
+def check_address(base_url: str) -> str:
+    """The address in its full form, with ``/v1`` where no path is given. Raises SettingError."""
+    parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
+    hint = "Give it as in http://127.0.0.1:8000/v1."
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise SettingError(f"--base-url {base_url!r}: {error}", hint=hint) from error
+    if parts.username or parts.password:
+        address = f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")
+        raise SettingError(
+            f"--base-url {address} comes with a name or a password in it",
+            hint="Leave it out; the server's key is read from the environment variable WSI_CHAT_API_KEY.",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise SettingError(f"--base-url is {base_url!r}", hint=hint)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+def is_this_machine(base_url: str) -> bool:
+    """Whether the address leads to this very machine (by its name or a loopback address); no name is looked up."""
+    host = (urlsplit(base_url).hostname or "").rstrip(".").lower()
+    if host in ("localhost", socket.gethostname().lower()) or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+async def open_server(base_url: str, *, key: str, timeout: float, retries: int, pause: float) -> Server:
+    """A connection to a server; nothing is sent yet. Says where the images will go, if that is another machine."""
+    import httpx2
+
+    address = check_address(base_url)
+    here = is_this_machine(address)
+    if not here:
+        open_ = " unencrypted" if address.startswith("http:") else ""
+        log.warning("images of this slide are sent%s to %s, which is not this machine", open_, urlsplit(address).netloc)
+    client = httpx2.AsyncClient(
+        base_url=address + "/",
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+        # a proxy of the environment would carry the images off this machine
+        trust_env=not here,
+    )
+    return Server(client, address, retries=retries, pause=pause)
+
+
+class Server:
+    """Sends requests and repeats those that may yet succeed."""
+
+    def __init__(self, client: httpx2.AsyncClient, address: str, *, retries: int, pause: float) -> None:
+        self._client = client
+        self.address = address
+        self._retries = retries
+        self._pause = pause
+        self._chance = random.Random()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """What ``read`` makes of the reply's JSON; an AnswerError of it is retried like a reply cut short.
+
+        Raises:
+            Refused: a 4xx that no retry will change.
+            ServerTrouble: every try failed.
+            EngineError: the key or the model is refused: no question will fare better.
+        """
+        return await self._tried("POST", path, body, read)
+
+    async def get(self, path: str, read: Callable[[Any], T]) -> T:
+        """As `post`, for something to look up."""
+        return await self._tried("GET", path, None, read)
+
+    async def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        import httpx2
+
+        timeouts = 0
+        attempt = 0
+        while True:
+            wish: float | None = None
+            gone = False
+            try:
+                response = await self._client.request(method, path, json=body)
+                if response.is_success:
+                    return read(response.json())
+                trouble = f"HTTP {response.status_code}: {_complaint(response)}"
+                if response.status_code in NOT_ALLOWED:
+                    raise EngineError(
+                        f"{self.address} refuses the key ({trouble})",
+                        hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
+                    )
+                if response.status_code not in RETRIED:
+                    raise Refused(trouble)
+                wish = _wished_pause(response.headers.get("retry-after"))
+            except httpx2.TimeoutException as error:
+                timeouts += 1
+                gone = isinstance(error, httpx2.ConnectTimeout)
+                trouble = f"no answer in time ({type(error).__name__})"
+            except httpx2.TransportError as error:
+                gone = isinstance(error, httpx2.ConnectError)
+                trouble = f"{type(error).__name__}: {error}".rstrip(": ")
+            except (AnswerError, ValueError) as error:  # ValueError: the body is no JSON
+                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is no JSON: {error}"
+            if attempt >= self._retries or timeouts > TIMEOUTS:
+                raise ServerTrouble(trouble, gone=gone)
+            pause = min(LONGEST_PAUSE, self._pause * 2**attempt) * self._chance.uniform(0.5, 1.5)
+            if wish is not None:
+                if wish > LONGEST_WISH:
+                    raise ServerTrouble(f"{trouble} (asks to wait {wish:.0f} s)")
+                # a little later than asked, each at its own time, or all come back at once
+                pause = wish + pause * 0.1
+            log.info("%s: %s; trying again in %.1f s", self.address, trouble, pause)
+            await asyncio.sleep(pause)
+            attempt += 1
+
+
+def _complaint(response: httpx2.Response) -> str:
+    """What the server says went wrong, on one line."""
+    try:
+        content = response.json()
+        inner = content.get("error", content) if isinstance(content, dict) else content
+        told = inner.get("message", inner) if isinstance(inner, dict) else inner
+    except ValueError:
+        told = response.text
+    return " ".join(str(told).split())[:300] or response.reason_phrase
+
+
+def _wished_pause(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number or a date; None where it says nothing readable."""
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+async def find_model(server: Server, wanted: str | None, *, patience: float) -> ServedModel:
+    """The model to ask, from the server's list.
+
+    Args:
+        wanted: its name; None takes the only one.
+        patience: seconds to wait for a server that does not answer yet.
+
+    Raises:
+        EngineError: no server answers at the address.
+        SettingError: the model is not there, or there are several and none was named.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            listed = await server.get("models", _listed)
+            break
+        except Refused as refused:
+            if wanted is None:
+                raise SettingError(
+                    f"{server.address} lists no models ({refused})", hint="Name the model with --model."
+                ) from refused
+            listed = {wanted: ""}  # some servers keep no list
+            break
+        except ServerTrouble as trouble:
+            if time.monotonic() >= deadline:
+                raise EngineError(
+                    f"no server answers at {server.address}: {trouble}",
+                    hint="Start one (wsi-chat serve-command prints how), or correct --base-url.",
+                ) from trouble
+    if wanted is None and len(listed) == 1:
+        wanted = next(iter(listed))
+    if wanted is None or wanted not in listed:
+        asked = "no model was named" if wanted is None else f"there is no model {wanted!r}"
+        raise SettingError(
+            f"{asked}; {server.address} has: {', '.join(listed) or 'none'}", hint="Name one with --model."
+        )
+    root = _folder(listed[wanted])
+    if root is None:
+        return ServedModel(wanted, f"{wanted}@{server.address}", None)
+    return ServedModel(wanted, f"{wanted}@{read_checkpoint(root).revision}:served", root)
+
+
+def _listed(reply: Any) -> dict[str, str]:
+    """Name -> where the server loaded it from, empty where it does not say. Raises AnswerError."""
+    try:
+        return {str(entry["id"]): str(entry.get("root") or "") for entry in reply["data"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AnswerError(f"its reply is no list of models: {error}") from error
+
+
+def _folder(root: str) -> Path | None:
+    """The checkpoint's folder where it lies on this machine too."""
+    with contextlib.suppress(OSError, EngineError):
+        folder = Path(root)
+        if root and folder.is_absolute() and read_checkpoint(folder):
+            return folder
+    return None
