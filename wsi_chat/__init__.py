@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat._version import __version__
 
 if TYPE_CHECKING:
+    from wsi_chat.cohort.result import CohortResult
+    from wsi_chat.cohort.run import analyze_cohort
     from wsi_chat.pipeline import analyze
     from wsi_chat.result import SlideResult, load_result
 
-__all__ = ["SlideResult", "__version__", "analyze", "load_result"]
+__all__ = ["CohortResult", "SlideResult", "__version__", "analyze", "analyze_cohort", "load_result"]
 
-_HOMES = {"analyze": "wsi_chat.pipeline", "SlideResult": "wsi_chat.result", "load_result": "wsi_chat.result"}
+_HOMES = {
+    "CohortResult": "wsi_chat.cohort.result",
+    "SlideResult": "wsi_chat.result",
+    "analyze": "wsi_chat.pipeline",
+    "analyze_cohort": "wsi_chat.cohort.run",
+    "load_result": "wsi_chat.result",
+}
 
 
 def __getattr__(name: str) -> Any:

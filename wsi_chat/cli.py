@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from wsi_chat._version import __version__
-from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, set_up_logging
+from wsi_chat.ask_command import ask
+from wsi_chat.cohort.cli import cohort_like
+from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, set_up_logging
 from wsi_chat.datasets.cli import dataset, synth
 from wsi_chat.errors import WsiChatError
 from wsi_chat.inference.cli import dashes, infer
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(synth, name="synth")
 app.add_typer(dataset, name="dataset")
+app.command("ask", context_settings={"allow_interspersed_args": True})(ask)
 app.command(context_settings={"token_normalize_func": dashes})(infer)
 app.command("train")(train)
 
@@ -64,6 +67,16 @@ def analyze(
     specimen: Annotated[
         str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear, or a YAML of your own.")
     ] = None,
+    preparation: Annotated[
+        str | None, typer.Option(help="liquid-based or conventional, for the adequacy rule.")
+    ] = None,
+    reduced_minimum: Annotated[
+        bool | None, typer.Option("--reduced-minimum", help="Accept the adequacy rule's lower bound (after therapy).")
+    ] = None,
+    age: Annotated[int | None, typer.Option(help="Of the patient in years, where known.")] = None,
+    adequacy_tiles: Annotated[
+        int | None, typer.Option(help="Random tiles to count normal cells in. Default: 16 where that tells anything.")
+    ] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the slide says.")] = None,
     reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
     tile_px: Annotated[int | None, typer.Option(help="Tile side in pixels, as the model sees it.")] = None,
@@ -96,7 +109,8 @@ def analyze(
 
     chosen = {
         "model": model, "engine": engine, "dialect": dialect, "device": device, "dtype": dtype,
-        "batch_size": batch_size, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
+        "batch_size": batch_size, "preparation": preparation, "reduced_minimum": reduced_minimum, "age": age,
+        "adequacy_tiles": adequacy_tiles, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
         "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
         "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
         "coverage_floor": coverage_floor, "seed": seed, "overwrite": overwrite, "pdf": pdf, "gallery": gallery,
@@ -104,6 +118,9 @@ def analyze(
     }  # fmt: skip
     code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
     raise typer.Exit(code)
+
+
+app.command(name="cohort")(cohort_like(analyze))
 
 
 @app.command()
@@ -147,12 +164,18 @@ def doctor(
 
 
 @app.command()
-def specimens(json_: Json = False) -> None:
-    """List the specimen types and the reporting system that each is read by."""
-    from wsi_chat.describe import describe_specimens
+def specimens(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full, with its sources.")] = None,
+    check: Annotated[str | None, typer.Option(help="Check a reporting system's YAML of your own.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the specimen types and the reporting system that each is read by; show one, or check a file."""
+    from wsi_chat.specimens_command import say_specimens
 
-    payload, lines = describe_specimens()
-    _print(payload, lines, as_json=json_)
+    said = say_specimens(name, check=check)
+    _print(said.payload, said.lines, as_json=json_)
+    if not said.ok:
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _print(payload: Any, lines: Any, *, as_json: bool) -> None:

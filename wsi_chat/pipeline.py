@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,8 +239,7 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
 
 def _begun(patches: Iterator[Patch]) -> Iterator[Patch]:
     """The same patches, the first one taken already: that is what sets a stream's threads to work."""
-    first = [patch for patch, _ in zip(patches, range(1), strict=False)]
-    return chain(first, patches)
+    return chain(list(islice(patches, 1)), patches)
 
 
 def analyze_slide(

@@ -1,0 +1,86 @@
+"""The slides one after another on one engine, with the next one being read while this one is asked about.
+
+At most `AHEAD` slides are open and read ahead, each bounded by its stream's own limit: memory does not grow with
+the cohort.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
+
+from wsi_chat.cascade import Progress
+from wsi_chat.cohort.attempt import attempt
+from wsi_chat.cohort.state import Job, SlideState
+from wsi_chat.pipeline import Model, PreparedSlide, prepare_slide
+
+AHEAD = 1
+
+
+def run_local(
+    jobs: Iterable[Job],
+    out: Path,
+    model: Model,
+    *,
+    ahead: int = AHEAD,
+    begun: Callable[[Job], Progress],
+) -> Iterator[SlideState]:
+    """Yield each slide's state as it ends, in order.
+
+    Args:
+        ahead: slides prepared beside the one that is asked about; 0 prepares each when its turn comes.
+        begun: told when a slide's turn comes; gives the function that is told its progress.
+
+    Raises:
+        EngineError, OutputError, KeyboardInterrupt: the run ended early; its slides are queued.
+    """
+    with Ahead(jobs, model, ahead=ahead) as queue:
+        for job, prepared in queue:
+            yield attempt(job, out, model, prepared=prepared, progress=begun(job))
+
+
+class Ahead:
+    """Iterate over (job, function that gives its prepared slide); prepares up to ``ahead`` jobs on one thread.
+
+    A context manager: at its end, slides that were prepared are closed.
+    """
+
+    def __init__(self, jobs: Iterable[Job], model: Model, *, ahead: int) -> None:
+        self._jobs = iter(jobs)
+        self._model = model
+        self._ahead = ahead
+        self._waiting: deque[tuple[Job, Future[PreparedSlide]]] = deque(maxlen=max(1, ahead))
+        self._taken: Future[PreparedSlide] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-slide")
+
+    def __iter__(self) -> Iterator[tuple[Job, Callable[[], PreparedSlide]]]:
+        while True:
+            self._fill(1)
+            if not self._waiting:
+                return
+            job, self._taken = self._waiting.popleft()
+            self._fill(self._ahead)
+            yield job, self._taken.result
+
+    def _fill(self, count: int) -> None:
+        while len(self._waiting) < count:
+            job = next(self._jobs, None)
+            if job is None:
+                return
+            self._waiting.append((job, self._thread.submit(self._prepare, job)))
+
+    def _prepare(self, job: Job) -> PreparedSlide:
+        return prepare_slide(job.sample.path, job.settings, self._model.dialect, read_ahead=True)
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        open_still = [future for _, future in self._waiting] + ([self._taken] if self._taken else [])
+        for future in open_still:
+            with contextlib.suppress(CancelledError, Exception):
+                future.result().close()

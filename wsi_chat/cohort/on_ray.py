@@ -1,0 +1,191 @@
+"""The slides of a cohort as calls of Ray actors, on this machine or on a cluster; scheduling and retries are Ray's.
+
+Each actor has an engine of its own and does one slide at a time. An actor that dies is restarted by Ray and its
+slide tried again, from the journal on the shared disk, so what was answered is not asked again; a slide whose actor
+dies `TRIES` times is failed.
+
+A cluster of several machines, which must see slides and run folder under the same paths and have wsi-chat
+installed::
+
+    ray start --head --node-ip-address=HEAD --disable-usage-stats        # on the first machine
+    ray start --address=HEAD:6379                                        # on each other one
+    wsi-chat cohort manifest.csv -o OUT --executor ray --ray-address HEAD:6379
+
+Without an address a cluster is started on this machine, listening on loopback alone, and ended with the run. More
+actors than GPUs share them, so that one slide is read while another is asked about. Ray sends settings and states
+between its own processes as pickles; nothing that comes from a slide, a manifest or a checkpoint is unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.cascade import Progress
+from wsi_chat.cohort.attempt import attempt, failed_outside
+from wsi_chat.cohort.state import Job, SlideState
+from wsi_chat.errors import EngineDied, SettingError, WsiChatError
+from wsi_chat.pipeline import Model
+
+if TYPE_CHECKING:
+    from wsi_chat.engines import Engine
+    from wsi_chat.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+OBJECT_STORE_BYTES = 100 * 2**20  # settings and states are all that travels
+LOOPBACK = "127.0.0.1"
+CORES_PER_ACTOR = 4
+
+
+class SlideActor:
+    """Lives in a worker process of Ray's: loads an engine once and does the slides that it is given."""
+
+    def __init__(self, out: str, settings: Settings, start: Callable[[], Engine] | None) -> None:
+        self._out = Path(out)
+        self._model = Model(settings, start=start)
+
+    def attempt(self, job: Job) -> SlideState | WsiChatError:
+        """The slide's state, or the error that no other slide would escape."""
+        try:
+            return attempt(job, self._out, self._model)
+        except WsiChatError as error:
+            # returned, not raised: an exception with keyword arguments does not survive being sent
+            return type(error)(error.message, hint=error.hint)
+
+
+def run_on_ray(
+    jobs: Sequence[Job],
+    out: Path,
+    model: Model,
+    *,
+    actors: int | None,
+    address: str | None,
+    begun: Callable[[Job], Progress],
+) -> Iterator[SlideState]:
+    """Yield each slide's state as it ends, in the order in which they end.
+
+    Raises:
+        SettingError: ray is not installed, the cluster cannot be reached, or ``actors`` is not positive.
+        EngineError: an actor's engine cannot be loaded, or died; the run ends, its slides are queued.
+    """
+    if actors is not None and actors < 1:
+        raise SettingError(f"--actors is {actors}.", hint="Give at least 1.")
+    if not jobs:
+        return
+    with _cluster(address, most=min(actors or len(jobs), len(jobs))) as ray:
+        yield from _work(ray, jobs, out, model, actors=actors, begun=begun)
+
+
+def _work(
+    ray: Any, jobs: Sequence[Job], out: Path, model: Model, *, actors: int | None, begun: Callable[[Job], Progress]
+) -> Iterator[SlideState]:
+    from ray.util import ActorPool
+
+    workers = _workers(ray, out, model, wanted=actors, most=len(jobs))
+    pool: Any = ActorPool(workers)
+    sent: dict[str, tuple[Job, Any]] = {}
+
+    def send(worker: Any, job: Job) -> Any:
+        begun(job)
+        reference = worker.attempt.remote(job)
+        sent[job.slide_id] = (job, reference)
+        return reference
+
+    try:
+        for job in jobs:
+            pool.submit(send, job)
+        while pool.has_next():
+            try:
+                ended = pool.get_next_unordered()
+            except ray.exceptions.RayActorError as error:
+                job = _lost(ray, sent)
+                reason = f"Its worker process died {TRIES} times: {str(error).splitlines()[0]}"
+                ended = failed_outside(job, out, reason, error="WorkerDied")
+            except ray.exceptions.RayTaskError as error:
+                raise EngineDied(
+                    f"A Ray worker failed: {str(error).splitlines()[-1]}",
+                    hint="Every answer so far is kept; see that wsi-chat is installed the same on every machine.",
+                ) from error
+            if isinstance(ended, WsiChatError):
+                raise ended
+            sent.pop(ended.slide_id, None)
+            yield ended
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+def _workers(ray: Any, out: Path, model: Model, *, wanted: int | None, most: int) -> list[Any]:
+    """The actors, with shares of the cluster that add up whatever its machines are."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    count = min(most, wanted or gpus or max(1, cpus // CORES_PER_ACTOR))
+    threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, cpus // count))}}
+    kind = ray.remote(SlideActor).options(
+        num_cpus=1 / math.ceil(count / cpus),
+        num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
+        max_restarts=-1,
+        max_task_retries=TRIES - 1,
+        # Ray gives a process one thread per core that it is granted; without GPUs the engine is what needs them
+        runtime_env=None if gpus else threads,
+    )
+    log.info("ray: %d actors on %d GPUs and %d cores", count, gpus, cpus)
+    return [kind.remote(str(out.resolve()), model.settings, model.start) for _ in range(count)]
+
+
+def _lost(ray: Any, sent: Mapping[str, tuple[Job, Any]]) -> Job:
+    """A slide whose call ended with its actor's death."""
+    for job, reference in sent.values():
+        if ray.wait([reference], timeout=0)[0]:
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayActorError:
+                return job
+    raise EngineDied("A Ray worker died, and no slide was with it.", hint="Run the same command again.")
+
+
+@contextmanager
+def _cluster(address: str | None, *, most: int) -> Iterator[Any]:
+    """Ray, connected to the cluster at ``address``, to the one this process uses already, or to a new local one."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # on a busy machine the first processes may take longer than Ray waits by default
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingError(
+            "--executor ray needs ray, which is not installed.", hint="pip install 'wsi-chat[ray]'"
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(most, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _node_ip_address=LOOPBACK,
+                **common,
+            )
+    except Exception as error:
+        where = f"The Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+        raise SettingError(
+            f"{where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            hint="Start one with `ray start --head` and give --ray-address HOST:6379, or use --executor local.",
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,205 @@
+"""index.html: a cohort on one page that needs nothing but itself, sortable, with the way to every slide's documents."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections import Counter
+from typing import Any
+from urllib.parse import quote
+
+from reports.html import COLORS, SYMBOLS
+from reports.wording import VERDICT_WORDS
+from wsi_chat.cohort.attempt import THUMBNAIL
+from wsi_chat.cohort.result import CohortResult
+from wsi_chat.runfolder import TRACEBACK, write_atomically
+
+DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
+STATE_MARKS = {"done": "●", "indeterminate": "◐", "failed": "✕", "running": "▸", "queued": "·"}
+LINKS = (
+    ("report.pdf", "PDF"), ("report.html", "HTML"), ("report.json", "JSON"), ("findings.geojson", "GeoJSON"),
+    ("heatmap.png", "heat map"), ("tiles.parquet", "tiles"), (TRACEBACK, "traceback"),
+)  # fmt: skip
+# title, key to sort by ("" sorts by what is shown), whether it is a number
+HEADS = (
+    ("Overview", None), ("Sample", "text"), ("State", "text"), ("Verdict", "text"), ("Score", "number"),
+    ("Category", "text"), ("Abnormal findings", "number"), ("Tiles screened", "number"), ("Coverage", "number"),
+    ("Label", "text"), ("Patient", "text"), ("Seconds", "number"), ("Reason", "text"), ("Documents", None),
+)  # fmt: skip
+
+STYLE = """
+:root{--ink:#1d2a30;--soft:#5c6a70;--line:#d5dcdf;--paper:#fff;--band:#f3f6f7;--link:#17687e;color-scheme:light}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:14px/1.45 system-ui,"Segoe UI",Roboto,sans-serif}
+header{padding:22px 28px 14px;border-bottom:1px solid var(--line)}
+h1{font-size:22px;margin:0 0 2px}
+.where{color:var(--soft);overflow-wrap:anywhere}
+.use{margin:12px 0 0;font-weight:600}
+.tally{display:flex;flex-wrap:wrap;gap:8px;margin:14px 0 0;padding:0;list-style:none}
+.tally li{padding:4px 12px;border:1px solid var(--line);border-radius:4px;background:var(--band)}
+.tally b{font-variant-numeric:tabular-nums}
+.tools{display:flex;gap:16px;align-items:center;flex-wrap:wrap;padding:12px 28px}
+input{font:inherit;padding:5px 9px;border:1px solid #98a5ab;border-radius:4px;min-width:260px;color:inherit}
+a{color:var(--link)}
+.frame{overflow-x:auto;padding:0 28px 28px}
+table{border-collapse:collapse;width:100%}
+th,td{padding:7px 12px 7px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+th{position:sticky;top:0;background:var(--paper);white-space:nowrap;border-bottom:2px solid var(--ink)}
+th button{font:inherit;font-weight:600;border:0;background:none;padding:0;color:inherit;cursor:pointer}
+th button::after{content:" ↕";color:#98a5ab}
+th[aria-sort=ascending] button::after{content:" ↑";color:var(--ink)}
+th[aria-sort=descending] button::after{content:" ↓";color:var(--ink)}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:20px}
+th.n button{text-align:right}
+td img{display:block;max-width:120px;max-height:90px;border:1px solid var(--line)}
+.none{display:block;width:72px;color:var(--soft);font-size:12px}
+.file{color:var(--soft);font-size:12px;overflow-wrap:anywhere;max-width:220px}
+.why{max-width:360px;min-width:220px;color:var(--soft);font-size:13px}
+.why details{max-height:none}.why summary{cursor:pointer}
+.docs a{display:inline-block;margin:0 8px 2px 0;white-space:nowrap}
+.verdict{font-weight:600;white-space:nowrap}
+tr.failed .state,tr.indeterminate .state{font-weight:600}
+tr.failed td{background:#fdf3ef}
+.empty{padding:20px 28px;color:var(--soft)}
+@media print{.tools{display:none}th{position:static}}
+"""
+
+SCRIPT = """
+const body=document.querySelector('tbody'),rows=[...body.rows];
+document.querySelectorAll('th button').forEach(button=>button.addEventListener('click',()=>{
+  const head=button.parentElement,at=head.cellIndex,number=head.classList.contains('n');
+  const up=head.getAttribute('aria-sort')!=='ascending';
+  document.querySelectorAll('th').forEach(th=>th.removeAttribute('aria-sort'));
+  head.setAttribute('aria-sort',up?'ascending':'descending');
+  const value=row=>row.cells[at].dataset.v;
+  rows.sort((a,b)=>{
+    const x=value(a),y=value(b);
+    if(x===''||y==='')return (x==='')-(y==='');
+    const d=number?x-y:x.localeCompare(y,undefined,{numeric:true});
+    return up?d:-d;
+  });
+  body.append(...rows);
+}));
+document.querySelector('input').addEventListener('input',event=>{
+  const words=event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let shown=0;
+  rows.forEach(row=>{const text=row.textContent.toLowerCase();
+    row.hidden=!words.every(word=>text.includes(word));shown+=!row.hidden;});
+  document.querySelector('output').textContent=shown===rows.length?'':`${shown} of ${rows.length} slides`;
+});
+"""
+
+
+def write_index(result: CohortResult) -> None:
+    """Write ``index.html`` for a cohort as it stands.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_atomically(result.out / "index.html", page(result))
+
+
+def page(result: CohortResult) -> str:
+    """The page as text. Everything that came from a file or a manifest is escaped."""
+    rows = result.rows
+    heads = "".join(_head(title, kind) for title, kind in HEADS)
+    body = "\n".join(_row(result, row) for row in rows)
+    title = f"Cohort of {len(rows)} slide{'' if len(rows) == 1 else 's'}"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} - wsi-chat</title><style>{STYLE}</style></head><body>
+<header><h1>{title}</h1><div class="where">{_safe(result.out)}</div>
+{_tally(result, rows)}
+<p class="use">{DISCLAIMER}</p></header>
+<div class="tools"><label>Filter <input type="search" placeholder="sample, verdict, patient, reason ..."></label>
+<output></output><a href="summary.csv">summary.csv</a><a href="run.json">run.json</a></div>
+<div class="frame"><table><thead><tr>{heads}</tr></thead><tbody>
+{body}
+</tbody></table></div>
+<script>{SCRIPT}</script></body></html>
+"""
+
+
+def _head(title: str, kind: str | None) -> str:
+    if kind is None:
+        return f'<th scope="col">{title}</th>'
+    css = ' class="n"' if kind == "number" else ""
+    return f'<th scope="col"{css}><button type="button">{title}</button></th>'
+
+
+def _tally(result: CohortResult, rows: list[dict[str, Any]]) -> str:
+    states = [f"<li>{STATE_MARKS[name]} {name} <b>{number}</b></li>" for name, number in result.counts.items()]
+    found = Counter(str(row.get("status") or "") for row in rows)
+    verdicts = [
+        f"<li>{SYMBOLS[name]} {_safe(words)} <b>{found[name]}</b></li>"
+        for name, words in VERDICT_WORDS.items()
+        if found[name]
+    ]
+    named = f'<ul class="tally" aria-label="Slides per state">{"".join(states)}</ul>'
+    return named + (f'<ul class="tally" aria-label="Slides per verdict">{"".join(verdicts)}</ul>' if verdicts else "")
+
+
+def _row(result: CohortResult, row: dict[str, Any]) -> str:
+    state, verdict = str(row["state"]), str(row.get("status") or "")
+    words = VERDICT_WORDS.get(verdict, "")  # type: ignore[call-overload]
+    mark = f"{SYMBOLS[verdict]} {words}" if words else ""
+    color = COLORS.get(verdict, "inherit")
+    score, coverage = str(row.get("score") or ""), str(row.get("coverage") or "")
+    screened = str(row.get("tiles_screened", ""))
+    cells = [
+        f"<td>{_thumbnail(result, row)}</td>",
+        f'<td data-v="{_safe(row["sample_id"])}">{_safe(row["sample_id"])}'
+        f'<div class="file">{_safe(row["file"])}</div></td>',
+        f'<td class="state" data-v="{state}">{STATE_MARKS[state]} {state}</td>',
+        f'<td class="verdict" data-v="{_safe(words)}" style="color:{color}">{_safe(mark)}</td>',
+        _number(score, f"{float(score):.3f}" if score else ""),
+        _text(row.get("category")),
+        _number(row.get("findings_abnormal", "")),
+        _number(screened, f"{screened} of {row.get('tiles_selected', '?')}" if screened else ""),
+        _number(coverage, f"{float(coverage):.0%}" if coverage else ""),
+        _text(row["label"]),
+        _text(row["patient"]),
+        _number(row["seconds"], f"{float(row['seconds']):.1f}" if row["seconds"] != "" else ""),
+        f'<td class="why" data-v="{_safe(row["reason"])}">{_why(str(row["reason"]))}</td>',
+        f'<td class="docs">{_links(result, str(row["slide_id"]))}</td>',
+    ]
+    return f'<tr class="{state}">{"".join(cells)}</tr>'
+
+
+def _text(value: object) -> str:
+    shown = _safe(value or "")
+    return f'<td data-v="{shown}">{shown}</td>'
+
+
+def _number(value: object, shown: str | None = None) -> str:
+    return f'<td class="n" data-v="{_safe(value)}">{_safe(value if shown is None else shown)}</td>'
+
+
+def _why(reason: str, most: int = 160) -> str:
+    if len(reason) <= most:
+        return _safe(reason)
+    return f"<details><summary>{_safe(reason[:most])} ...</summary>{_safe(reason[most:])}</details>"
+
+
+def _links(result: CohortResult, slide_id: str) -> str:
+    folder = result.out / slide_id
+    return "".join(
+        f'<a href="{quote(slide_id)}/{name}">{title}</a>' for name, title in LINKS if (folder / name).is_file()
+    )
+
+
+def _thumbnail(result: CohortResult, row: dict[str, Any]) -> str:
+    # a slide that is done anew shows no picture of its earlier run
+    if row["state"] in ("done", "indeterminate"):
+        try:
+            data = (result.out / str(row["slide_id"]) / THUMBNAIL).read_bytes()
+        except OSError:
+            data = b""
+        if data:
+            source = base64.b64encode(data).decode("ascii")
+            return f'<img alt="Overview of {_safe(row["sample_id"])}" src="data:image/jpeg;base64,{source}">'
+    return '<span class="none">no overview</span>'
+
+
+def _safe(text: object) -> str:
+    return html.escape(str(text), quote=True)

@@ -1,0 +1,178 @@
+"""What is known of each slide of a cohort, on disk beside its results: where it stands, why, and how long it took.
+
+A slide counts as done only while its report is there, of the same scan and the same settings; whatever cannot be
+shown to be so is done again, from its journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from wsi_chat.cohort.manifest import Sample
+from wsi_chat.errors import OutputError, WsiChatError
+from wsi_chat.pipeline import config_of, system_stamp
+from wsi_chat.runfolder import EarlierDocuments, write_atomically
+from wsi_chat.schema import Record
+from wsi_chat.settings import Settings
+
+if TYPE_CHECKING:
+    from wsi_chat.pipeline import Model
+
+log = logging.getLogger(__name__)
+
+STATE = "state.json"
+Status = Literal["queued", "running", "done", "failed", "indeterminate"]
+
+
+class SlideState(Record):
+    """One slide's ``state.json``.
+
+    ``status`` is ``indeterminate`` where the slide was finished without a verdict because tiles or answers failed (a
+    verdict that is in doubt for other reasons is ``done``). ``stamp`` is the file's (bytes, mtime in ns) when it was
+    last looked at, None where it was not there. ``row`` is what summary.csv says of it.
+    """
+
+    slide_id: str
+    sample_id: str
+    file: str
+    status: Status = "queued"
+    reason: str = ""
+    error: str = ""
+    seconds: float | None = None
+    key: str = ""
+    fingerprint: str = ""
+    stamp: tuple[int, int] | None = None
+    row: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.status in ("done", "failed", "indeterminate")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One slide to do: which, with which settings, and the key of all that determines its answers."""
+
+    sample: Sample
+    settings: Settings
+    key: str
+
+    @property
+    def slide_id(self) -> str:
+        return self.sample.slide_id
+
+    def state(self, **values: Any) -> SlideState:
+        """A state of this slide."""
+        base = {
+            "slide_id": self.slide_id, "sample_id": self.sample.sample_id, "file": self.sample.path.name,
+            "key": self.key, "stamp": stamp_of(self.sample.path),
+        }  # fmt: skip
+        return SlideState(**(base | values))
+
+
+def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str) -> Job:
+    """The settings of one slide (its row's mpp and specimen go before the run's) and their key."""
+    from wsi_chat.terminology import load_system
+
+    own = {"mpp": sample.mpp, "specimen": sample.specimen}
+    chosen = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
+    content = {
+        "config": config_of(chosen),
+        "model": model_id,
+        "prompts": model.dialect.prompts_sha256,
+        "reporting_system": system_stamp(load_system(chosen.specimen)),
+    }
+    text = json.dumps(content, sort_keys=True)
+    return Job(sample, chosen, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Bytes and modification time, None where there is no such file. Of a folder, its own entry."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def write_state(out: Path, state: SlideState) -> SlideState:
+    """Write a slide's state into its folder, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    folder = out / state.slide_id
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / STATE, state.model_dump_json(indent=1) + "\n")
+    return state
+
+
+def read_state(out: Path, slide: str) -> SlideState | None:
+    """What is on disk; None where there is nothing that can be used."""
+    path = out / slide / STATE
+    try:
+        return SlideState.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ValidationError) as error:
+        log.warning("%s cannot be used and is written anew: %s", path, str(error).splitlines()[0])
+        return None
+
+
+def settled(job: Job, out: Path, *, retry_failed: bool) -> SlideState | None:
+    """The state of a slide that need not be done again; None where it must.
+
+    Done slides stay done while settings and scan are the same; a scan that is not there now is not held against
+    its result. Failed ones stay failed while the file has not changed, unless ``retry_failed``.
+    """
+    if job.settings.overwrite:
+        return None
+    state = read_state(out, job.slide_id)
+    if state is None or not state.finished or state.key != job.key:
+        return None
+    if state.status != "done" and retry_failed:
+        return None
+    now = stamp_of(job.sample.path)
+    if state.status == "failed":
+        # a full disk or a folder in use is not the slide's fault, and may be over
+        same = now is not None and now == state.stamp and state.error != OutputError.__name__
+        return _renamed(state, job) if same else None
+    if not _report_stands(job, out, state):
+        return None
+    if now is None:
+        log.warning("%s is not there now; its earlier result is kept", job.sample.path)
+    elif (now != state.stamp or job.sample.path.is_dir()) and _fingerprint(job) != state.fingerprint:
+        return None
+    return _renamed(state, job)
+
+
+def _renamed(state: SlideState, job: Job) -> SlideState:
+    """The manifest may have given the slide another id since."""
+    return state.model_copy(update={"sample_id": job.sample.sample_id})
+
+
+def _report_stands(job: Job, out: Path, state: SlideState) -> bool:
+    """Whether report.json is there, whole, and of this scan and these settings."""
+    report = EarlierDocuments(out / job.slide_id)
+    same: Mapping[str, Any] = {"config": config_of(job.settings)}
+    return (
+        report.there and report.agree("provenance", same) and report.agree("slide", {"fingerprint": state.fingerprint})
+    )
+
+
+def _fingerprint(job: Job) -> str:
+    from tilers import open_slide
+
+    try:
+        with open_slide(job.sample.path, mpp=job.settings.mpp, reader=job.settings.reader) as slide:
+            return slide.fingerprint
+    except WsiChatError:
+        return ""
