@@ -8,7 +8,7 @@ from aggregators.adequacy import Sample, Supplied, estimate
 from aggregators.category import CategoryCall, call_category
 from aggregators.counts import count_findings
 from aggregators.merge import merge_boxes
-from aggregators.pool import POOLS, fraction_above, maximum, mean, noisy_or_corrected, topk_mean_logit
+from aggregators.pool import POOLS, findings_share, fraction_above, maximum, mean, noisy_or_corrected, topk_mean_logit
 from aggregators.sampling import Frame, draw
 from aggregators.verdict import aggregate
 
@@ -23,6 +23,7 @@ __all__ = [
     "count_findings",
     "draw",
     "estimate",
+    "findings_share",
     "fraction_above",
     "maximum",
     "mean",

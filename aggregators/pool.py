@@ -112,6 +112,20 @@ def noisy_or_corrected(p: Iterable[float], false_alarm: float = 0.01, spread: fl
     return -math.expm1(math.fsum(math.log(value) for value in remaining))
 
 
+def findings_share(findings: int, k: int = 10) -> float:
+    """The number of merged abnormal findings on a scale of 0 to below 1: n / (n + k), 0.5 at n = k.
+
+    The count itself would be no worse a score; the scale only lets one threshold setting serve every pool. Cells
+    are asked for in the detailed tiles alone, so slides are comparable only where as many were detailed.
+
+    Raises:
+        SettingError: ``k`` is below 1, or ``findings`` below 0.
+    """
+    if k < 1 or findings < 0:
+        raise SettingError(f"{findings} findings with k {k}.", hint="Give k of 1 or more and no negative count.")
+    return findings / (findings + k)
+
+
 def _topk_logit(p: Sequence[float], *, k: int = 10, **_: float) -> Scored:
     n = len(p)
     counted = f"top-{k}" if n >= k else f"top-{n} (fewer than the {k} asked for)"
@@ -134,17 +148,24 @@ def _noisy_or(p: Sequence[float], *, false_alarm: float = 0.01, **_: float) -> S
 
 
 def _fraction_above(p: Sequence[float], *, cutoff: float = 0.5, **_: float) -> Scored:
-    return fraction_above(p, cutoff), f"fraction of tiles with a probability of {cutoff:.2f} or more"
+    return fraction_above(p, cutoff), f"uncalibrated fraction of tiles with a probability of {cutoff:.2f} or more"
 
 
-#: name -> function of the probabilities (and of the keywords ``k``, ``false_alarm``, ``cutoff``, of which each
-#: uses its own) that gives the score, None without tiles, and the words for its kind.
+def _findings(p: Sequence[float], *, k: int = 10, findings: int = 0, **_: float) -> Scored:
+    score = findings_share(findings, k) if _checked(p) else None
+    return score, f"uncalibrated count of merged abnormal findings ({findings}), as n / (n + {k})"
+
+
+#: name -> function of the probabilities (and of the keywords ``k``, ``false_alarm``, ``cutoff`` and ``findings``, the
+#: number of merged abnormal findings, of which each uses its own) that gives the score, None without tiles, and the
+#: words for its kind.
 POOLS: Mapping[str, Pool] = {
     "topk_logit": _topk_logit,
     "mean": _mean,
     "max": _max,
     "noisy_or": _noisy_or,
     "fraction_above": _fraction_above,
+    "findings": _findings,
 }
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from aggregators.adequacy import Sample, Supplied, estimate
 from aggregators.category import call_category
 from aggregators.counts import count_findings
+from aggregators.features import evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pool import find_pool
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Funnel, SlideVerdict, TileVerdict, VerdictStatus
 
 if TYPE_CHECKING:
+    from aggregators.fitted import Applied
     from wsi_chat.terminology import System
 
 
@@ -36,13 +38,15 @@ def aggregate(
     cutoff: float = 0.5,
     sample: Sample | None = None,
     supplied: Supplied | None = None,
+    applied: Applied | None = None,
 ) -> SlideVerdict:
     """The slide's verdict.
 
     Status, in this order: ``unsatisfactory`` without foreground; ``indeterminate`` without a single screening
     answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor, of screening or
     of counting); ``abnormal`` at or above the threshold, whatever the coverage; ``unsatisfactory`` where every
-    tile is known to be empty; ``indeterminate`` below the coverage floor; else ``normal``.
+    tile is known to be empty; ``indeterminate`` below the coverage floor or within the band of a fitted
+    aggregator; else ``normal``.
 
     Coverage is screened tiles over selected ones: whoever asked for fewer tiles (``--limit``) is judged by
     those, the reason then states the sampled fraction of the foreground, and a normal slide gets no category.
@@ -56,13 +60,14 @@ def aggregate(
         coverage_floor: fraction of the selected tiles, 0..1.
         sample: tiles in which normal cells were counted, to judge adequacy.
         supplied: what the user said of the specimen: preparation, age.
+        applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``.
 
     Returns:
         The verdict; ``carrying`` holds the abnormal findings behind the category (else all abnormal ones, on an
         abnormal slide; organisms, on a normal one) and then the tiles that made the score, the highest first.
 
     Raises:
-        SettingError: an unknown pool, or a threshold or floor outside 0..1.
+        SettingError: an unknown pool, a threshold or floor outside 0..1, or an aggregator that cannot read this.
     """
     scorer = find_pool(pool)
     for name, value in (("threshold", threshold), ("coverage_floor", coverage_floor)):
@@ -72,12 +77,22 @@ def aggregate(
     answered = [verdict for verdict in verdicts if verdict.p_screen is not None]
     ranked = sorted(answered, key=lambda v: (-_p(v), v.tile.index))
     coverage = min(1.0, len(answered) / funnel.selected) if funnel.selected else 0.0
-    score, score_kind = scorer([_p(v) for v in answered], k=k, false_alarm=false_alarm, cutoff=cutoff)
+    findings = merge_boxes(verdicts, system, bounds=bounds)
+    hints = sum(finding.abnormal for finding in findings)
+    chances = [_p(v) for v in answered]
+    score, score_kind = scorer(chances, k=k, false_alarm=false_alarm, cutoff=cutoff, findings=hints)
+    low, reading = threshold, None
     if not system.screen.about_abnormality:
         score, score_kind = None, "none: cells were counted, abnormality was not asked about"
-    findings = merge_boxes(verdicts, system, bounds=bounds)
+    elif applied is not None:
+        low, threshold = applied.band.low, applied.band.high
+        reading = applied.read(evidence_of(verdicts, findings))
+        if reading is not None:
+            score, score_kind = reading.score, reading.kind
 
-    seen = _Evidence(verdicts, ranked, findings, funnel, system, score, score_kind, threshold, coverage, coverage_floor)
+    seen = _Evidence(
+        verdicts, ranked, findings, funnel, system, score, score_kind, threshold, low, coverage, coverage_floor
+    )
     status, reason = _judge(seen)
     sampled = funnel.selected < funnel.foreground
     supplied = supplied or Supplied()
@@ -120,6 +135,7 @@ def aggregate(
         category_confidence=category.confidence,
         category_confidence_kind=category.confidence_kind,
         category_support=category.support,
+        fitted=reading.fitted if reading else None,
         coverage=coverage,
         coverage_floor=coverage_floor,
         adequacy=adequacy,
@@ -141,6 +157,7 @@ class _Evidence:
     score: float | None
     score_kind: str
     threshold: float
+    low: float
     coverage: float
     floor: float
 
@@ -201,6 +218,12 @@ def _judge(seen: _Evidence) -> tuple[VerdictStatus, str]:
         return "indeterminate", (
             f"Only {seen.gap()}; the score {at} of the rest is below the threshold {line}{sample}."
         )
+    if seen.score >= seen.low:
+        return "indeterminate", (
+            f"The score {at} ({seen.score_kind}) lies between {seen.low:.3g}, below which slides are called normal, and"
+            f" {line}, from which they are called abnormal; {top}{sample}."
+        )
+    at, line = _distinct(seen.score, seen.low)
     reason = f"The score {at} ({seen.score_kind}) is below the threshold {line}; {top}"
     reason += f"; {len(ranked)} of {_tiles(funnel.selected)} screened{sample}"
     hints = sum(finding.abnormal for finding in seen.findings)
