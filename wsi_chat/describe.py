@@ -1,4 +1,4 @@
-"""What ``info``, ``models`` and ``specimens`` say: each a JSON-ready payload and a table for the terminal."""
+"""What ``info`` and ``models`` say: each a JSON-ready payload and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -97,28 +97,4 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
         )
         row = (name, architecture, f"{size / 2**20:.1f} MiB", dialect, state)
         table.add_row(*(Text(value) for value in row))
-    return payload, table
-
-
-def describe_specimens() -> tuple[list[dict[str, Any]], RenderableType]:
-    """Every reporting system and the specimen codes that choose it."""
-    from wsi_chat import terminology
-
-    payload: list[dict[str, Any]] = []
-    table = Table(box=None, pad_edge=False)
-    for column in ("--specimen", "reporting system", "version", "asks for"):
-        table.add_column(column, overflow="fold")
-    for system in terminology.specimens():
-        asks = [label.name for label in system.labels if label.ask]
-        payload.append(
-            {
-                "specimens": list(system.specimens),
-                "system": system.code,
-                "name": system.name,
-                "version": str(system.version),
-                "asks": asks,
-                "sources": list(system.sources),
-            }
-        )
-        table.add_row(", ".join(system.specimens), system.name, str(system.version), ", ".join(asks))
     return payload, table
