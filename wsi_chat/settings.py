@@ -30,7 +30,13 @@ class Settings(BaseModel):
 
     model: Annotated[str | None, Field(description="checkpoint folder; none: the embedded checkpoint")] = None
     adapter: Annotated[str | None, Field(description="LoRA adapter folder, trained on the model")] = None
-    engine: Annotated[Literal["auto", "transformers"], Field(description="who answers")] = "auto"
+    engine: Annotated[Literal["auto", "transformers", "vllm", "openai"], Field(description="who answers")] = "auto"
+    base_url: Annotated[str | None, Field(description="address of an OpenAI-compatible server")] = None
+    gpus: Annotated[str | None, Field(description="so many (2) or these (0,3): one engine process each")] = None
+    concurrency: Annotated[
+        int | None, Field(ge=1, le=4096, description="questions under way at once (openai: 32, vllm: 128)")
+    ] = None
+    timeout: Annotated[float, Field(gt=0, description="seconds that one request to a server may take")] = 120.0
     dialect: Annotated[str, Field(description="how the model is asked; auto reads the checkpoint")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps")] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="weights' type")] = "auto"

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from wsi_chat.engines.checkpoint import Checkpoint, read_checkpoint
+from wsi_chat.dialects import ImagePolicy, detect_dialect
+from wsi_chat.engines.checkpoint import Checkpoint, read_checkpoint, read_config
 from wsi_chat.engines.protocol import Engine, EngineCrashed, SupervisedEngine
 from wsi_chat.engines.scripted import Fault, ScriptedEngine
+from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, dialect_of_name, parse_gpus
 from wsi_chat.errors import EngineError, SettingError
 
+log = logging.getLogger(__name__)
+
 __all__ = [
+    "ENGINES",
     "Checkpoint",
     "Engine",
+    "EngineChoice",
     "EngineCrashed",
     "Fault",
     "ScriptedEngine",
     "SupervisedEngine",
+    "choose_engine",
     "embedded_checkpoint",
     "find_checkpoint",
     "load_engine",
     "read_checkpoint",
+    "served_dialect",
 ]
-
-ENGINES = ("auto", "transformers")
 
 
 def embedded_checkpoint() -> Path:
@@ -69,33 +79,108 @@ def load_engine(
     device: str = "auto",
     batch_size: int = 16,
     seed: int = 0,
+    base_url: str | None = None,
+    gpus: str | None = None,
+    concurrency: int | None = None,
+    timeout: float = 120.0,
+    images: ImagePolicy | None = None,
 ) -> Engine:
     """Load a model and stand ready. It is restarted once if it dies.
 
     Args:
-        model: a checkpoint folder, the name of a downloaded repository, or None for the embedded checkpoint.
-        engine: ``auto`` or ``transformers``.
+        model: a checkpoint folder, the name of a downloaded repository, or None for the embedded checkpoint; for
+            a server the name that it lists, or None for its only one.
+        engine: ``auto``, ``transformers``, ``vllm`` or ``openai``; see `choose_engine` for what ``auto`` takes.
         adapter: folder of a LoRA adapter that was trained on the model.
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        batch_size: queries per forward pass.
+        batch_size: queries per forward pass (transformers).
         seed: seeds torch; greedy decoding does not draw from it.
+        base_url: address of an OpenAI-compatible server, e.g. ``http://127.0.0.1:8000/v1``.
+        gpus: ``2`` (so many) or ``0,3`` (these): one engine process for each, on one queue.
+        concurrency: questions under way at once (openai: 32, vllm: 128).
+        timeout: seconds that one request to a server may take.
+        images: how the dialect sizes images, so that the model's processor leaves them as they are; None takes
+            the checkpoint's own dialect.
 
     Raises:
-        SettingError: an unknown engine, dtype or device.
-        EngineError: a checkpoint that is incomplete, broken, or of an architecture that the engine cannot run.
+        SettingError: an unknown engine, dtype, device or GPU, or settings that do not go together.
+        EngineError: a checkpoint that is incomplete, broken, or of an architecture that the engine cannot run; a
+            server that does not answer.
     """
-    if engine not in ENGINES:
-        raise SettingError(f"engine is {engine!r}", hint=f"Choose one of: {', '.join(ENGINES)}.")
-    path = find_checkpoint(model)
+    folder = None if base_url else find_checkpoint(model)
+    chosen = choose_engine(engine, base_url=base_url, folder=folder, device=device)
+    log.info("engine %s: %s", chosen.name, chosen.reason)
+    if folder is None:
+        if gpus or adapter:
+            raise SettingError(
+                f"{'--gpus' if gpus else '--adapter'} does not go with --base-url",
+                hint="The server decides about its GPUs and adapters; it lists an adapter as a model of its own.",
+            )
+        return _of_server(base_url or "", model, concurrency, timeout, seed, images)
     # the folder's own name, not its path: moving a checkpoint must not change the keys of its answers
-    name = "embedded" if model is None else path.resolve().name if Path(model).exists() else str(model)
+    name = "embedded" if model is None else folder.resolve().name if Path(model).exists() else str(model)
+    common: dict[str, Any] = {"name": name, "adapter": adapter, "dtype": dtype, "seed": seed}
+    start: Callable[[], Engine]
+    if chosen.name == "vllm":
+        start = partial(_start_vllm, folder, images=images, slots=concurrency, **common)
+    else:
+        start = partial(_start_transformers, folder, device=device, batch_size=batch_size, **common)
+    if gpus is None:
+        return SupervisedEngine(start)
+    from wsi_chat.engines.pool import EnginePool
+
+    environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in parse_gpus(gpus)]
+    return EnginePool([start] * len(environments), environments=environments)
+
+
+def served_dialect(base_url: str, model: str | None) -> str:
+    """The dialect of a server's model: from its checkpoint's folder where that lies here, else from its name.
+
+    Raises:
+        SettingError: its name does not say; EngineError: no server answers.
+    """
+    from wsi_chat.engines.openai import look_up
+
+    served = look_up(base_url, model)
+    return detect_dialect(served.root) if served.root is not None else dialect_of_name(served.name)
+
+
+def _start_transformers(folder: Path, **settings: Any) -> Engine:
+    from wsi_chat.engines.transformers import TransformersEngine
+
+    return TransformersEngine(folder, **settings)
+
+
+def _start_vllm(folder: Path, *, images: ImagePolicy | None, slots: int | None, **settings: Any) -> Engine:
+    from wsi_chat.engines.serving import plan_serving
+    from wsi_chat.engines.vllm import SLOTS, VLLMEngine
+
+    plan = None if images is None else plan_serving(read_config(folder), images)
+    return VLLMEngine(folder, plan=plan, slots=slots or SLOTS, **settings)
+
+
+def _of_server(
+    base_url: str, model: str | Path | None, concurrency: int | None, timeout: float, seed: int,
+    images: ImagePolicy | None,
+) -> Engine:  # fmt: skip
+    from wsi_chat.engines.openai import CONCURRENCY, OpenAIEngine
+    from wsi_chat.engines.serving import pixel_bounds
+
+    starts = 0
 
     def start() -> Engine:
-        from wsi_chat.engines.transformers import TransformersEngine
-
-        return TransformersEngine(
-            path, name=name, adapter=adapter, dtype=dtype, device=device, batch_size=batch_size, seed=seed
+        nonlocal starts
+        starts += 1
+        return OpenAIEngine(
+            base_url,
+            model=None if model is None else str(model),
+            concurrency=concurrency or CONCURRENCY,
+            timeout=timeout,
+            seed=seed,
+            pixel_bounds=None if images is None else pixel_bounds(images),
+            # a server that went away may be on its way back, loading its model
+            patience=0.0 if starts == 1 else timeout,
         )
 
     return SupervisedEngine(start)

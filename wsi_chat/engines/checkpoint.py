@@ -58,7 +58,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise EngineError(f"checkpoint {folder} lacks {', '.join(missing)}", hint=hint)
     for file in weights:
         _check_weights(file)
-    config = _config(folder / "config.json")
+    config = read_config(folder)
     return Checkpoint(folder, str(config.get("model_type", "")), revision(folder))
 
 
@@ -76,6 +76,11 @@ def _weights(folder: Path) -> tuple[list[Path], list[str]]:
         return there, [name for name in names if not (folder / name).is_file()] or ([] if names else [index.name])
     single = folder / "model.safetensors"
     return ([single], []) if single.is_file() else ([], ["model.safetensors"])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises EngineError."""
+    return _config(folder / "config.json")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -19,13 +19,16 @@ from wsi_chat.engines.chat_requests import CHOICE_FORMS, TEXT_FORMS, ImageUrls, 
 from wsi_chat.engines.feeding import LoopThread, feed
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
-from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, open_server
+from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, notice, open_server
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
 log = logging.getLogger(__name__)
 
 KEY_VARIABLES = ("WSI_CHAT_API_KEY", "OPENAI_API_KEY")
+CONCURRENCY = 32
+"""Requests under way at once: enough to keep a server's batch full, few enough for a hosted model's limits."""
+
 FAILURES_IN_A_ROW = 8
 """So many questions, or as many as are asked at once, failing one after another: the server is dead, not the tiles."""
 
@@ -33,6 +36,23 @@ FAILURES_IN_A_ROW = 8
 def api_key(environ: Mapping[str, str]) -> str:
     """The server's key: WSI_CHAT_API_KEY, else OPENAI_API_KEY, else empty."""
     return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), "")
+
+
+def look_up(base_url: str, model: str | None, *, timeout: float = 30.0) -> ServedModel:
+    """The model that a server would be asked for; raises as `OpenAIEngine` does. No image is sent."""
+
+    async def look() -> ServedModel:
+        server = await open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=1, pause=0.5)
+        try:
+            return await find_model(server, model, patience=0.0)
+        finally:
+            await server.close()
+
+    loop = LoopThread("wsi-chat-look-up")
+    try:
+        return loop.run(look())
+    finally:
+        loop.close()
 
 
 class OpenAIEngine:
@@ -60,7 +80,7 @@ class OpenAIEngine:
         base_url: str,
         *,
         model: str | None = None,
-        concurrency: int = 32,
+        concurrency: int = CONCURRENCY,
         timeout: float = 120.0,
         retries: int = 4,
         patience: float = 0.0,
@@ -70,6 +90,9 @@ class OpenAIEngine:
     ) -> None:
         if concurrency < 1:
             raise SettingError(f"concurrency is {concurrency}", hint="Give 1 or more.")
+        leaving = notice(base_url)
+        if leaving:
+            log.warning(leaving)
         self._loop = LoopThread("wsi-chat-openai")
         try:
             self._server: Server = self._loop.run(

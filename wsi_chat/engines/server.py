@@ -87,15 +87,21 @@ def is_this_machine(base_url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+def notice(base_url: str) -> str:
+    """What the user must know before images leave this machine for that address; empty where they stay."""
+    address = check_address(base_url)
+    if is_this_machine(address):
+        return ""
+    how = " unencrypted" if address.startswith("http:") else ""
+    return f"Images of the slide are sent{how} to {urlsplit(address).netloc}, which is not this machine."
+
+
 async def open_server(base_url: str, *, key: str, timeout: float, retries: int, pause: float) -> Server:
-    """A connection to a server; nothing is sent yet. Says where the images will go, if that is another machine."""
+    """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address."""
     import httpx2
 
     address = check_address(base_url)
     here = is_this_machine(address)
-    if not here:
-        open_ = " unencrypted" if address.startswith("http:") else ""
-        log.warning("images of this slide are sent%s to %s, which is not this machine", open_, urlsplit(address).netloc)
     client = httpx2.AsyncClient(
         base_url=address + "/",
         headers={"Authorization": f"Bearer {key}"} if key else {},

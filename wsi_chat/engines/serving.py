@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.dialects import Dialect, ImagePolicy
-from wsi_chat.errors import EngineError
+from wsi_chat.engines.checkpoint import read_config
 
 BOUNDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 """Families whose processor rounds an image to its patch multiple and scales it into pixel bounds."""
@@ -58,18 +58,6 @@ def pixel_bounds(policy: ImagePolicy) -> tuple[int, int]:
         return policy.min_pixels, policy.max_pixels
     # a narrow strip of the side's length may be as thin as one multiple
     return min(policy.min_pixels, policy.multiple * policy.side), policy.side**2
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises EngineError."""
-    path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", hint="Point to a complete checkpoint folder.") from error
-    if not isinstance(content, dict):
-        raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")
-    return content
 
 
 def plan_serving(config: Mapping[str, Any], policy: ImagePolicy, *, images: int = MOST_IMAGES) -> ServingPlan:

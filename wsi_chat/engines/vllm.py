@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.adapter import read_adapter
-from wsi_chat.engines.checkpoint import read_checkpoint
+from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.qwen import choice_token_ids, count_marks, message_parts
-from wsi_chat.engines.serving import ServingPlan, plan_serving, read_config
+from wsi_chat.engines.serving import ServingPlan, plan_serving
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
