@@ -122,3 +122,15 @@ def describe(*, max_tokens: int = DEFAULT_TOKENS["describe"]) -> Ask:
 def vqa(question: str, *, region: Box | None = None, max_tokens: int = DEFAULT_TOKENS["vqa"]) -> Ask:
     """A free question, about a region if one is given."""
     return Ask("vqa", question=question, region=region, max_tokens=max_tokens)
+
+
+PHRASE_SUFFIX = "Answer the question with a single phrase."
+"""EndoChat's wording for its single-phrase paradigm."""
+
+
+def phrase(question: str, *, region: Box | None = None, max_tokens: int = DEFAULT_TOKENS["refer"]) -> Ask:
+    """A question to be answered in a few words."""
+    said = question.strip()
+    if said and not said.casefold().rstrip(".").endswith(PHRASE_SUFFIX.casefold().rstrip(".")):
+        said = f"{said} {PHRASE_SUFFIX}"
+    return vqa(said, region=region, max_tokens=max_tokens)
