@@ -30,7 +30,8 @@ TRACEBACK = "error.log"
 SUPERSEDED = "superseded"
 # what a run writes about a slide; a slide's folder may hold more (its journal, a saved conversation), which stays
 DOCUMENTS = (
-    "report.*", "findings.*", "tiles.*", "maps.zarr", "scan.*", "overview.*", "heatmap.*", "gallery", "thumbnail.*", "*.dcm",
+    "report.*", "findings.*", "tiles.*", "maps.zarr", "scan.*", "overview.*", "heatmap.*", "gallery", "thumbnail.*",
+    "*.dcm",
 )  # fmt: skip
 
 
