@@ -35,6 +35,7 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
     dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
@@ -48,7 +49,7 @@ def ask(
 ) -> None:
     """Ask one question about an image, a region or a slide: the answer, boxes in level-0 pixels, probabilities."""
     chosen = {
-        "model": model, "adapter": adapter, "engine": engine, "dialect": dialect, "device": device, "dtype": dtype,
+        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect, "device": device, "dtype": dtype,
         "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px, "tile_mpp": tile_mpp,
         "views": views, "contrast": contrast, "zoom": zoom,
     }  # fmt: skip

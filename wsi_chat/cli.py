@@ -59,6 +59,7 @@ def analyze(
     slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG ...")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, transformers, vllm or openai.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
     gpus: Annotated[str | None, typer.Option(help="How many GPUs (2) or which (0,3): one engine each.")] = None,
@@ -91,6 +92,9 @@ def analyze(
     top_k: Annotated[int | None, typer.Option(help="Tiles to ground and describe.")] = None,
     exhaustive: Annotated[bool | None, typer.Option("--exhaustive", help="Ground and describe every tile.")] = None,
     limit: Annotated[int | None, typer.Option(help="Screen at most so many tiles, spread evenly.")] = None,
+    views: Annotated[str | None, typer.Option(help="none, quadrants or context: more views of each tile.")] = None,
+    contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate each tile's score.")] = None,
+    zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
     pool: Annotated[
         str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above.")
     ] = None,
@@ -119,7 +123,7 @@ def analyze(
         "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
         "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
         "coverage_floor": coverage_floor, "seed": seed, "overwrite": overwrite, "pdf": pdf, "gallery": gallery,
-        "font_path": font_path,
+        "font_path": font_path, "adapter": adapter, "views": views, "contrast": contrast, "zoom": zoom,
     }  # fmt: skip
     code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
     raise typer.Exit(code)

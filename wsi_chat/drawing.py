@@ -36,7 +36,7 @@ def draw_result(slide: Slide, result: AskResult, path: Path, system: System) -> 
         raise SettingError(
             f"--draw {path}: unknown picture format.", hint=f"Name a file ending in {', '.join(SUFFIXES)}."
         )
-    shown = _shown(result)
+    shown = _shown(result).clipped(Box(0, 0, *slide.size)) or _shown(result)
     px = round(min(LARGEST_PX, max(SMALLEST_PX, max(shown.width, shown.height))))
     picture = Image.fromarray(slide.crop(shown, px))
     marks = list(result.boxes)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tilers import Patch, Slide
+    from wsi_chat.dialects import Dialect
     from wsi_chat.terminology import System
 
 SPOTS = 8
@@ -34,6 +35,21 @@ def reader_of(slide: Slide) -> Reader:
     from PIL.Image import fromarray
 
     return lambda box, px: fromarray(slide.crop(box, px))
+
+
+def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[str]:
+    """What the report should say of the mechanisms that were on; empty where none was."""
+    notes = []
+    if views != "none":
+        shown = {"quadrants": "its four quarters", "context": "its surroundings"}[views]
+        how = "in one question" if takes_many(dialect) else "asked one by one, the scores joined (mean of logits)"
+        notes.append(f"Each tile was screened together with {shown}, {how} (--views {views}).")
+    if contrast != "none":
+        twin = {"blank": "an empty tile", "blur": "the blurred tile"}[contrast]
+        notes.append(f"Tile probabilities are calibrated against the answer to {twin} (--contrast {contrast}).")
+    if zoom > 1:
+        notes.append(f"What was located was looked at again {zoom:g} times closer; boxes of both looks are merged.")
+    return notes
 
 
 @dataclass(slots=True)

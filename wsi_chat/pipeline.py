@@ -23,6 +23,8 @@ from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, scree
 from wsi_chat.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.documents import write_documents
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
+from wsi_chat.fitting_apply import apply_to, conditions_of, load_for, with_aggregator
+from wsi_chat.mechanisms import mechanism_notes, reader_of, screen_with_views, second_look
 from wsi_chat.result import SlideResult
 from wsi_chat.runfolder import (
     JOURNAL,
@@ -49,6 +51,7 @@ from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from aggregators import Sample
+    from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine, EngineChoice
@@ -285,6 +288,7 @@ def analyze_slide(
 
     clock = Clock()
     find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
+    fitted = load_for(settings)
     dialect = model.dialect
     earlier = EarlierDocuments(out / slide_id(path))
     earlier.expect("provenance", {"config": config_of(settings)})
@@ -309,14 +313,25 @@ def analyze_slide(
         asker: Asker | None = None
         sample: Sample | None = None
         provenance = _provenance(plan, settings, model, foreground, system)
-        earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions"}))
+        applied: Applied | None = None
+        if fitted is not None and plan.tiles:
+            conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
+            applied = apply_to(fitted, settings, conditions)
+            provenance = with_aggregator(provenance, applied)
+        earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions", "generated_tokens"}))
         if plan.tiles:
             decoding = {"greedy": True, "seed": settings.seed}
             asker = Asker(model.engine, dialect, journal, decoding)
             clock.lap("load model")
             stream = ready.stream or stack.enter_context(TileStream(slide, plan, workers=settings.workers))
             patches = ready.patches if ready.patches is not None else stream
-            verdicts = screen(patches, asker, system, total=len(plan.tiles), progress=progress)
+            if settings.views == settings.contrast == "none":
+                verdicts = screen(patches, asker, system, total=len(plan.tiles), progress=progress)
+            else:
+                verdicts = screen_with_views(
+                    patches, asker, system, reader_of(slide), total=len(plan.tiles), views=settings.views,
+                    contrast=settings.contrast, progress=progress,
+                )  # fmt: skip
             stream.close()
             clock.lap("screen")
             chosen = choose(verdicts, top_k=settings.top_k, exhaustive=settings.exhaustive)
@@ -327,13 +342,18 @@ def analyze_slide(
                         chosen_patches, asker, system, verdicts, total=len(chosen), bounds=bounds,
                         age=settings.age, progress=progress,
                     )  # fmt: skip
+                if settings.zoom > 1:
+                    again = {tile.index: verdicts[tile.index] for tile in chosen}
+                    verdicts |= second_look(
+                        again, asker, reader_of(slide), factor=settings.zoom, bounds=bounds, progress=progress
+                    )
             clock.lap("detail")
             sample = sample_cells(slide, plan, asker, system, settings, progress=progress)
             clock.lap("adequacy")
 
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
         report = _judge(
-            slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample
+            slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample, applied
         )
         write_documents(
             report,
@@ -363,6 +383,7 @@ def _judge(
     asker: Asker | None,
     clock: Clock,
     sample: Sample | None,
+    applied: Applied | None,
 ) -> Report:
     """Aggregate the tile verdicts and say it in words: everything of the report but the documents."""
     from aggregators import aggregate
@@ -381,7 +402,10 @@ def _judge(
         coverage_floor=settings.coverage_floor,
         sample=sample,
         supplied=supplied,
+        applied=applied,
     )
+    if asker is not None:
+        provenance = provenance.model_copy(update={"generated_tokens": asker.generated_tokens})
     clock.lap("aggregate")
     asked_seconds = clock.seconds.get("screen", 0.0)
     report = Report(
@@ -398,7 +422,11 @@ def _judge(
         ),
         verdict=verdict,
         funnel=funnel,
-        notes=(*_notes(slide, foreground, plan, settings), *_engine_notes(settings, asker)),
+        notes=(
+            *_notes(slide, foreground, plan, settings),
+            *(_mechanisms_on(settings, asker) if asker else ()),
+            *_engine_notes(settings, asker),
+        ),
         provenance=provenance,
         timings=Timings(
             started=clock.started,
@@ -452,6 +480,10 @@ def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Setti
     elif foreground.method:
         notes.append(f"Foreground: {foreground.method}.")
     return notes
+
+
+def _mechanisms_on(settings: Settings, asker: Asker) -> list[str]:
+    return mechanism_notes(asker.dialect, views=settings.views, contrast=settings.contrast, zoom=settings.zoom)
 
 
 def _engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
