@@ -7,17 +7,24 @@ stays visibly missing. Files are written whole or not at all, and two runs of th
 from reports.documents import json_schema, published_schema, read_report_json, write_report_json
 from reports.evidence import check_evidence
 from reports.figures import draw_heatmap, draw_overview
+from reports.fonts import FontMissing, chinese_font
 from reports.gallery import GalleryItem, draw_gallery, gallery_items
 from reports.geojson import write_geojson
 from reports.html import verdict_html
-from reports.maps import write_maps_zarr
+from reports.language import Words
+from reports.maps import read_outline, write_maps_zarr
 from reports.narrative import narrate
 from reports.pdf import write_pdf
-from reports.tables import write_tiles_parquet
+from reports.scan import read_scan, write_scan
+from reports.tables import read_tiles_parquet, write_tiles_parquet
+from reports.webpage import write_html
 
 __all__ = [
+    "FontMissing",
     "GalleryItem",
+    "Words",
     "check_evidence",
+    "chinese_font",
     "draw_gallery",
     "draw_heatmap",
     "draw_overview",
@@ -25,11 +32,16 @@ __all__ = [
     "json_schema",
     "narrate",
     "published_schema",
+    "read_outline",
     "read_report_json",
+    "read_scan",
+    "read_tiles_parquet",
     "verdict_html",
     "write_geojson",
+    "write_html",
     "write_maps_zarr",
     "write_pdf",
     "write_report_json",
+    "write_scan",
     "write_tiles_parquet",
 ]

@@ -41,6 +41,7 @@ def read_report_json(path: Path | str) -> Report:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise OutputError(f"Cannot read {source}: {reason}.", hint="Name a report.json of a run.") from error
+    _readable(text, source)
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
@@ -50,6 +51,31 @@ def read_report_json(path: Path | str) -> Report:
             f"{source} is no report of schema {SCHEMA_VERSION}: {place}: {first['msg']}.",
             hint="Rerun the analysis with --overwrite to write it anew.",
         ) from error
+
+
+def _readable(text: str, source: Path) -> None:
+    """That the text is whole JSON of a schema no newer than this one; anything else is left to the validation.
+
+    Raises:
+        OutputError: the file ends in the middle, or a newer wsi-chat wrote it.
+    """
+    again = "Run wsi-chat analyze again: it resumes from the journal and asks nothing twice."
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        at_end = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
+        what = "it ends in the middle (truncated?)" if at_end or not text.strip() else f"Invalid JSON: {error}"
+        raise OutputError(f"{source} is no report: {what}.", hint=again) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, str) and _number(version) > _number(SCHEMA_VERSION):
+        raise OutputError(
+            f"{source} has schema {version[:20]}; this wsi-chat reads up to {SCHEMA_VERSION}.",
+            hint="Upgrade wsi-chat (pip install --upgrade wsi-chat), or rerun the analysis with this one.",
+        )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isascii() and part.isdigit())
 
 
 def json_schema() -> dict[str, Any]:

@@ -41,7 +41,7 @@ def check_evidence(report: Report, tile_verdicts: Sequence[TileVerdict]) -> None
 
 
 def has_field(report: Report, name: str) -> bool:
-    """Whether ``name`` is a dotted path of fields from the report that ends at a value other than None, '' or an empty list."""
+    """Whether ``name`` is a dotted path of fields of the report that ends at a value: not None, '' or an empty list."""
     value: Any = report
     for step in name.split("."):
         if not isinstance(value, BaseModel):

@@ -36,7 +36,8 @@ class GalleryItem:
     """One picture of the gallery. ``id`` is a finding's id, or a tile's where tiles alone carry the verdict.
 
     ``field`` is the level-0 rectangle shown, ``field_um`` its side in um, ``position_mm`` the centre of the cell
-    from the scan's top left corner. ``label`` is its class's code, empty for a tile, ``also_called`` the classes that other tiles gave it.
+    from the scan's top left corner. ``label`` is its class's code, empty for a tile,
+    ``also_called`` the classes that other tiles gave it.
     ``drawn`` is False where the pixels could not be read (then no file exists).
     """
 

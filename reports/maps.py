@@ -42,14 +42,20 @@ class PlanGeometry(Protocol):
 
 
 def write_maps_zarr(
-    plan: PlanGeometry, tile_verdicts: Sequence[TileVerdict], path: Path | str, *, slide: SlideRecord
+    plan: PlanGeometry,
+    tile_verdicts: Sequence[TileVerdict],
+    path: Path | str,
+    *,
+    slide: SlideRecord,
+    outline: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> Path:
     """Write a zarr v3 group with arrays [row, column]: p_screen, p_abnormal, cellularity, focus (float32, NaN where
     missing), status (uint8), tile_index (int32), and the coordinates x [column] and y [row].
 
     A tile in row r and column c covers ``x[c], y[r]`` to ``x[c] + tile_width, y[r] + tile_height`` in level-0
     pixels. The group's attributes hold the same as an affine transform (origin, stride, tile size; x before y),
-    which is exact but for the last row and column: a plan shifts these inward, to end at the slide's edge.
+    which is exact but for the last row and column: a plan shifts these inward, to end at the slide's edge; and
+    ``outline``, the rings of the deposit in level-0 pixels.
 
     Raises:
         OutputError: if the folder cannot be written.
@@ -96,6 +102,7 @@ def write_maps_zarr(
         },
         "slide_size": [slide.width, slide.height],
         "mpp": slide.mpp,
+        "outline": [[[float(x), float(y)] for x, y in ring] for ring in outline],
         "units": UNITS,
         "status_codes": STATUS_CODES,
     }
@@ -116,6 +123,17 @@ def write_maps_zarr(
             if array.size:
                 stored[...] = array
     return Path(path)
+
+
+def read_outline(path: Path | str) -> list[list[tuple[float, float]]]:
+    """The rings of the deposit in level-0 pixels, as `write_maps_zarr` stored them; none where it did not."""
+    import zarr
+
+    try:
+        stored = zarr.open_group(str(path), mode="r").attrs.get("outline", [])
+        return [[(float(x), float(y)) for x, y in ring] for ring in stored]  # type: ignore[union-attr]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _starts(count: int, stride: float, side: int, extent: int) -> NDArray[Any]:

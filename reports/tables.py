@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reports.files import replacing
-from wsi_chat.schema import TileVerdict
+from wsi_chat.errors import OutputError
+from wsi_chat.schema import Tile, TileVerdict
 
 UNITS = {
     "x": "level-0 px",
@@ -72,3 +74,35 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
     with replacing(path) as scratch:
         pq.write_table(table, scratch, compression="zstd")
     return Path(path)
+
+
+def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:
+    """The tiles of a run as its table holds them: all but the boxes, of which it has only the number.
+
+    Raises:
+        OutputError: the file is missing, is no Parquet, or is not a table of tiles.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+        return [_tile_verdict(row) for row in rows]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path} cannot be read as a table of tiles ({' '.join(str(error).split())[:200]}).",
+            hint="Run wsi-chat analyze again; it resumes from the journal and asks nothing twice.",
+        ) from error
+
+
+def _tile_verdict(row: dict[str, Any]) -> TileVerdict:
+    tile = Tile(
+        index=row["index"], x=row["x"], y=row["y"], width=row["width"], height=row["height"], level=row["level"],
+        read_px=(row["read_width"], row["read_height"]), out_px=row["out_px"], mpp=row["mpp"],
+        cellularity=row["cellularity"],
+    )  # fmt: skip
+    return TileVerdict(
+        tile=tile, status=row["status"], p_screen=row["p_screen"], p_abnormal=row["p_abnormal"],
+        asked=tuple(row["asked"] or ()), description=row["description"] or "", truncated=row["truncated"],
+        dropped_boxes=row["dropped_boxes"], focus=row["focus"], error=row["error"] or "",
+    )  # fmt: skip
