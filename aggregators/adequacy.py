@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aggregators.intervals import proportion
 from aggregators.sampling import LEVEL, Frame, Total, total
 from wsi_chat.schema import Adequacy, CellSample, Funnel, Interval, VerdictStatus
 
@@ -264,12 +265,9 @@ def _components(
 
 
 def _obscured(counted: Sequence[CellSample]) -> tuple[float, Interval] | None:
-    """The share of fields in which most cells are obscured, with Wilson's interval (J Am Stat Assoc 1927;22:209)."""
+    """The share of sampled fields in which most cells are obscured, with Wilson's interval."""
     known = [tile.p_obscured for tile in counted if tile.p_obscured is not None]
     if not known:
         return None
-    n, hits, z = len(known), sum(p >= 0.5 for p in known), 1.96
-    share = hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, Interval(low=max(0.0, middle - reach), high=min(1.0, middle + reach), level=LEVEL)
+    share = proportion(sum(p >= 0.5 for p in known), len(known), level=LEVEL)
+    return share.value, Interval(low=share.low, high=share.high, level=LEVEL)

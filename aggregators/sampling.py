@@ -22,6 +22,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from wsi_chat.schema import Box, Interval, Tile
 
@@ -31,7 +32,7 @@ PER_STRATUM = 4
 MOST_STRATA = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frame:
     """All tiles that a sample speaks for.
 
@@ -52,6 +53,11 @@ class Frame:
         x0, x1 = _core(tile.x, tile.width, self.stride, self.bounds.x1)
         y0, y1 = _core(tile.y, tile.height, self.stride, self.bounds.y1)
         return Box(x0, y0, x1, y1)
+
+    @cached_property
+    def areas(self) -> dict[int, float]:
+        """Tile index -> area of its core in level-0 px."""
+        return {tile.index: self.core(tile).area for tile in self.tiles}
 
     @property
     def scale(self) -> float:
@@ -110,7 +116,8 @@ def total(counts: Mapping[int, float], frame: Frame, *, drawn: int, level: float
         raise ValueError("no tile was counted, so there is nothing to extrapolate")
     groups = _filled(strata(frame.tiles, drawn), counts)
     known = all(tile.cellularity is not None for tile in frame.tiles)
-    size = {tile.index: frame.core(tile).area * ((tile.cellularity or 0.0) if known else 1.0) for tile in frame.tiles}
+    areas = frame.areas
+    size = {tile.index: areas[tile.index] * ((tile.cellularity or 0.0) if known else 1.0) for tile in frame.tiles}
     whole = math.fsum(size.values()) * frame.scale
     seen_y = seen_x = 0.0
     for group in groups:
@@ -118,8 +125,8 @@ def total(counts: Mapping[int, float], frame: Frame, *, drawn: int, level: float
         weight = len(group) * frame.scale / len(inside)
         seen_y += weight * math.fsum(counts[i] for i in inside)
         seen_x += weight * math.fsum(size[i] for i in inside)
-    sampled = math.fsum(frame.core(tile).area for tile in frame.tiles if tile.index in counts)
-    fraction = min(1.0, sampled / (math.fsum(frame.core(tile).area for tile in frame.tiles) * frame.scale))
+    sampled = math.fsum(area for index, area in areas.items() if index in counts)
+    fraction = min(1.0, sampled / (math.fsum(areas.values()) * frame.scale))
     ratio = whole / seen_x if seen_x > 0 else 1.0
     value = seen_y * ratio
     variance = floor = 0.0

@@ -412,7 +412,7 @@ def _judge(
         slide=slide.record(slide_id(path)),
         specimen=Specimen(
             given=settings.specimen is not None and system.kind != "generic",
-            code=settings.specimen or "unspecified",
+            code=_specimen_code(settings.specimen, system),
             name=_specimen_name(settings.specimen, system),
             system=system.code,
             system_version=str(system.version),
@@ -437,6 +437,11 @@ def _judge(
         ),
     )
     return report.model_copy(update={"narrative": narrate(report, tile_verdicts, system)})
+
+
+def _specimen_code(given: str | None, system: System) -> str:
+    """What the user gave; for a reporting system of the user's own its code, and not the path of its file."""
+    return system.code if given is not None and given.lower().endswith((".yaml", ".yml")) else given or "unspecified"
 
 
 def _specimen_name(given: str | None, system: System) -> str:

@@ -99,10 +99,11 @@ def check_file(path: Path) -> tuple[System | None, tuple[Problem, ...]]:
     Raises:
         TerminologyError: the file, or one that it extends, is missing or is no YAML mapping.
     """
+    content = _content(path)
     try:
-        return System.model_validate(_content(path)), ()
+        return System.model_validate(content), ()
     except ValidationError as error:
-        return None, problems(error, System)
+        return None, problems(error, System, content if "extends" in _parsed(path) else None)
 
 
 def _content(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from wsi_chat.terminology.fields import Misfit
 
 _LONGEST = 60
+_ENTRY = re.compile(r"([a-z_]+)\[(\d+)\]")
 
 
 class Problem(NamedTuple):
@@ -25,10 +27,29 @@ class Problem(NamedTuple):
         return f"{self.path or 'the file'}: {self.message}{f' ({self.value})' if self.value else ''}"
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> tuple[Problem, ...]:
-    """Every problem that validation found, in the order of the file."""
+def problems(
+    error: ValidationError, model: type[BaseModel], content: Mapping[str, Any] | None = None
+) -> tuple[Problem, ...]:
+    """Every problem that validation found, in the order of the file.
+
+    Args:
+        content: of a file that extends another: entries of lists are then named by their codes, since their
+            numbers are not those of the file.
+    """
     known = sorted(_field_names(model, set()))
-    return tuple(_problem(item, known) for item in error.errors(include_url=False))
+    found = [_problem(item, known) for item in error.errors(include_url=False)]
+    return tuple(problem._replace(path=_by_code(problem.path, content or {})) for problem in found)
+
+
+def _by_code(path: str, content: Mapping[str, Any]) -> str:
+    """``labels[19].color`` as ``labels[new].color``, where that entry has the code ``new``."""
+    match = _ENTRY.match(path)
+    if match is None:
+        return path
+    entries, number = content.get(match[1]), int(match[2])
+    entry = entries[number] if isinstance(entries, list) and number < len(entries) else None
+    code = entry.get("code") if isinstance(entry, dict) else None
+    return f"{match[1]}[{code}]{path[match.end() :]}" if isinstance(code, str) else path
 
 
 def _problem(item: Mapping[str, Any], known: Sequence[str]) -> Problem:
