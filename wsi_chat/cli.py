@@ -18,6 +18,7 @@ from wsi_chat.cohort.cli import cohort_like
 from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, set_up_logging
 from wsi_chat.datasets.cli import dataset, synth
 from wsi_chat.errors import WsiChatError
+from wsi_chat.evaluation.cli import evaluate
 from wsi_chat.inference.cli import dashes, infer
 from wsi_chat.training.cli import train
 
@@ -33,6 +34,7 @@ app.add_typer(synth, name="synth")
 app.add_typer(dataset, name="dataset")
 app.command("ask", context_settings={"allow_interspersed_args": True})(ask)
 app.command(context_settings={"token_normalize_func": dashes})(infer)
+app.command()(evaluate)
 app.command("train")(train)
 
 

@@ -1,0 +1,282 @@
+"""evaluate(): a file of predictions in, every metric that its rows allow out. No row is ever dropped uncounted."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from wsi_chat._version import __version__
+from wsi_chat.errors import AnswerError, SettingError
+from wsi_chat.evaluation.classes import Choices, Chosen, ClassScores, Named, score_choices, score_classes
+from wsi_chat.evaluation.grounding import GroundingCase, GroundingScores, score_grounding
+from wsi_chat.evaluation.predictions import Prediction, grammar_of, known_dialect, read_predictions, spoken
+from wsi_chat.evaluation.recognition import KINDS, class_names, options_of, target_of, topic_of
+from wsi_chat.evaluation.resampling import RESAMPLES
+from wsi_chat.evaluation.statements import FieldScores, score_fields
+from wsi_chat.evaluation.text import TextPair, TextScores, score_text
+from wsi_chat.schema import Answer, LabelledBox, Record
+from wsi_chat.tasks import Ask
+
+log = logging.getLogger(__name__)
+
+TEXT_KINDS = ("describe", "vqa", "multi-turn", "region", "narrative")
+NOMINAL_PX = 512
+"""Side of a picture whose size the file does not say: CytoChat's benchmark. Only classes of cell size rest on it."""
+UNBOUNDED = 1_000_000.0
+_NAMED_LETTER = re.compile(r"(?:answer|option)\s*(?:is|:)?\s*\(?([A-Z])\b(?!')", re.IGNORECASE)
+
+
+class Counts(Record):
+    """Rows by what became of them. All but ``skipped`` and ``refused`` are in the scores, ``failed`` as wrong.
+
+    ``unparsed``: an answer that names no option or class, or holds neither a box nor words for none. ``refused``:
+    the row itself cannot be scored (an option listed twice, a label that is none of the options).
+    """
+
+    rows: int
+    by_kind: dict[str, int]
+    truncated: int
+    failed: int
+    unparsed: int
+    refused: int
+    skipped: int
+
+
+class Problem(Record):
+    """A row that was refused or skipped."""
+
+    line: int
+    reason: str
+
+
+class Evaluation(Record):
+    """All metrics of a file. Parts are None or empty where it has no such row."""
+
+    version: str = __version__
+    file: str
+    counts: Counts
+    images: int
+    resamples: int
+    choice: Choices | None = None
+    grounding: GroundingScores | None = None
+    referring: ClassScores | None = None
+    phrase: ClassScores | None = None
+    text: dict[str, TextScores] = Field(default_factory=dict)
+    fields: dict[str, FieldScores] = Field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    dialect: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a file of predictions: what `infer` writes, or any JSONL or JSON array of prompt, predict and label.
+
+    Args:
+        dialect: whose boxes the predictions hold; default: as the rows say, else as the texts show.
+        image_size: (width, height) of the pictures in pixels, where the rows do not say.
+        resamples: of the bootstrap over images; 0 gives no intervals.
+
+    Raises:
+        SettingError: the file cannot be read or holds no prediction, a dialect is not known, or a library that
+            scores text is not installed.
+    """
+    read = read_predictions(Path(path))
+    rows = read.rows
+    problems = [Problem(line=line, reason=reason) for line, reason in read.skipped]
+    notes: list[str] = []
+    if not read.named:
+        notes.append("The rows name no image: intervals take each row for an image of its own.")
+    kinds = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
+    chosen, refused = _chosen(kinds["mcq"])
+    boxes = _Boxes(rows, dialect, image_size)
+    cases, misfits = boxes.cases(kinds["ground"])
+    problems += [*refused, *misfits]
+    notes += boxes.notes
+    referred = [_named(row) for row in kinds["refer"]]
+    phrased = [_phrase(row) for row in kinds["phrase"]]
+    unread = sum(row.said is None for row in (*chosen, *referred, *phrased)) + sum(not c.answered for c in cases)
+    failed = sum(row.status == "failed" for row in rows)
+    lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
+    texts = {kind: [_pair(row) for row in kinds[kind]] for kind in TEXT_KINDS if kinds[kind]}  # type: ignore[index]
+    scores = {kind: score_text(pairs, resamples=resamples, seed=seed) for kind, pairs in texts.items()}
+    return Evaluation(
+        file=str(path),
+        counts=Counts(
+            rows=len(rows),
+            by_kind={kind: len(some) for kind, some in kinds.items() if some},
+            truncated=sum(row.status == "truncated" for row in rows),
+            failed=failed,
+            unparsed=max(0, unread - lost),
+            refused=len(refused) + len(misfits),
+            skipped=len(read.skipped),
+        ),
+        images=len({row.image for row in rows}),
+        resamples=resamples,
+        choice=score_choices(chosen, resamples=resamples, seed=seed) if chosen else None,
+        grounding=score_grounding(cases, resamples=resamples, seed=seed) if cases else None,
+        referring=score_classes(referred, resamples=resamples, seed=seed) if referred else None,
+        phrase=score_classes(phrased, resamples=resamples, seed=seed) if phrased else None,
+        text=scores,
+        fields={kind: score_fields(pairs, resamples=resamples, seed=seed) for kind, pairs in texts.items()},
+        problems=tuple(sorted(problems, key=lambda problem: problem.line)),
+        notes=tuple(notes),
+    )
+
+
+# -------------------------------------------------------------------------------------------- one class
+
+
+def _chosen(rows: Sequence[Prediction]) -> tuple[list[Chosen], list[Problem]]:
+    found: list[Chosen] = []
+    refused: list[Problem] = []
+    for row in rows:
+        options = tuple(text for _, text in options_of(row.question))
+        try:
+            ask = Ask("mcq", topic=topic_of(row.question), options=options)
+        except SettingError as error:
+            refused.append(Problem(line=row.line, reason=error.message))
+            continue
+        truth = _option(Answer("", "mcq", row.label), ask)
+        if truth is None:
+            refused.append(Problem(line=row.line, reason=f"the label {row.label[:60]!r} is none of the options"))
+            continue
+        found.append(Chosen(row.image, ask.topic, options, truth, _option(row.answer, ask)))
+    return found, refused
+
+
+def _option(answer: Answer, ask: Ask) -> str | None:
+    """The option that a text names, in any of the ways that dialects know, or as 'the answer is B'."""
+    dialect = known_dialect("cytochat")
+    assert dialect is not None
+    shares = dialect.read_choice(answer, ask)
+    if shares is not None:
+        return max(shares, key=lambda option: shares[option])
+    letters = {found.upper() for found in _NAMED_LETTER.findall(answer.text)} & set(ask.letters)
+    return ask.options[ask.letters.index(letters.pop())] if len(letters) == 1 else None
+
+
+def _named(row: Prediction) -> Named:
+    """The class that a referring answer names, as a code where the name is known."""
+    dialect = known_dialect(row.dialect) or known_dialect("cytochat")
+    assert dialect is not None
+
+    def code(answer: Answer) -> str:
+        name = dialect.read_label(answer).casefold()
+        return class_names().get(" ".join(name.split()), name)
+
+    return Named(row.image, code(Answer("", "refer", row.label)), code(row.answer) or None)
+
+
+def _phrase(row: Prediction) -> Named:
+    said = _bare(row.predict)
+    return Named(row.image, _bare(row.label), said if said and row.status != "failed" else None)
+
+
+def _bare(text: str) -> str:
+    """A phrase without case, articles, hyphens and final dot, as EndoChat compares them."""
+    plain = re.sub(r"\bthe\b", " ", text.casefold().replace("-", " ")).replace(".", " ")
+    return " ".join(plain.split())
+
+
+def _pair(row: Prediction) -> TextPair:
+    return TextPair(row.image, "" if row.status == "failed" else row.predict, row.label)
+
+
+# -------------------------------------------------------------------------------------------- boxes
+
+
+class _Boxes:
+    """Reads the boxes of predictions and labels, which may be written in different grammars, into one frame."""
+
+    def __init__(self, rows: Sequence[Prediction], dialect: str | None, image_size: tuple[int, int] | None) -> None:
+        from wsi_chat.dialects import get_dialect
+
+        grounded = [row for row in rows if row.kind == "ground"]
+        self.given = get_dialect(dialect) if dialect else None
+        self.size = (float(image_size[0]), float(image_size[1])) if image_size else None
+        labels = spoken([row.label for row in grounded])
+        self.predicted = spoken([row.predict for row in grounded], default=labels or "cytochat")
+        self.labelled = labels or self.predicted
+        self.notes: list[str] = []
+        if grounded and not self.size and any(row.size is None for row in grounded):
+            self.notes.append(
+                f"The rows do not say how large the pictures are: normalised boxes are taken of {NOMINAL_PX} px "
+                "pictures for the classes of cell size. Give --image-size to say it."
+            )
+
+    def cases(self, rows: Sequence[Prediction]) -> tuple[list[GroundingCase], list[Problem]]:
+        found: list[GroundingCase] = []
+        problems: list[Problem] = []
+        for row in rows:
+            try:
+                found += self._case(row)
+            except AnswerError as error:
+                problems.append(Problem(line=row.line, reason=error.message))
+        return found, problems
+
+    def _case(self, row: Prediction) -> list[GroundingCase]:
+        target = target_of(row.question)
+        truth, _ = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
+        said, understood = self._read(row.answer, row, label_side=False, target=target)
+        if row.confidence is not None:
+            said = [LabelledBox(one.label, one.box, row.confidence) for one in said]
+        names = list(dict.fromkeys(one.label for one in truth))
+        if len(names) < 2:
+            name = target or (names[0] if names else "object")
+            return [GroundingCase(row.image, name, tuple(said), tuple(truth), understood)]
+        # several classes asked in one question: a box of one is no hit of another
+        made = []
+        for name in names:
+            mine = [one for one in said if one.label == name or (name == names[0] and one.label not in names)]
+            right = tuple(one for one in truth if one.label == name)
+            made.append(GroundingCase(row.image, name, tuple(mine), right, understood))
+        return made
+
+    def _read(
+        self, answer: Answer, row: Prediction, *, label_side: bool, target: str
+    ) -> tuple[list[LabelledBox], bool]:
+        from wsi_chat.dialects import Frame
+
+        own = row.label_dialect if label_side else row.dialect
+        written = grammar_of(answer.text)
+        dialect = None if label_side else self.given
+        dialect = dialect or known_dialect(own)
+        if dialect is None or (written and label_side and written != own and _other_grammar(written, dialect.name)):
+            dialect = known_dialect(written or (self.labelled if label_side else self.predicted))
+        assert dialect is not None
+        size = row.size or self.size
+        pixels = dialect.spec.coordinates == "sent"
+        if size is None:
+            if pixels and self._normalised(row, label_side=not label_side):
+                raise AnswerError(
+                    "boxes in pixels beside normalised ones, and the picture's size is not known",
+                    hint="Give --image-size.",
+                )
+            size = (UNBOUNDED, UNBOUNDED) if pixels else (float(NOMINAL_PX), float(NOMINAL_PX))
+        width, height = size
+        spaces = {"sent": size, "norm1": (1.0, 1.0), "norm1024": (1024.0, 1024.0), "norm1000": (1000.0, 1000.0)}
+        given = (int(width), int(height))
+        reading = dialect.read_boxes(answer, Frame(given, given, spaces[dialect.spec.coordinates]), target)
+        found = [LabelledBox(class_names().get(one.label.casefold(), one.label), one.box) for one in reading.boxes]
+        return found, reading.understood
+
+    def _normalised(self, row: Prediction, *, label_side: bool) -> bool:
+        written = grammar_of(row.label if label_side else row.predict)
+        dialect = known_dialect(written)
+        return dialect is not None and dialect.spec.coordinates != "sent"
+
+
+def _other_grammar(written: str, name: str) -> bool:
+    """Whether boxes as written cannot be this dialect's: another grammar, which the text itself shows."""
+    one, other = known_dialect(written), known_dialect(name)
+    return one is not None and other is not None and one.spec.boxes != other.spec.boxes
