@@ -45,9 +45,15 @@ class Asker:
     decoding: Mapping[str, Any]
     answers_new: int = 0
     answers_reused: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)
     choices_in_words: int = 0
     """Choices that came without probabilities, from a server that gives none."""
     _waiting: dict[str, list[tuple[Tile, Ask, Frame]]] = field(default_factory=dict)
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the model generated for the questions asked so far, each once, also those answered earlier."""
+        return sum(self.tokens.values())
 
     def ask(self, questions: Iterable[Asked]) -> Iterator[tuple[Tile, Ask, Frame, Answer]]:
         """Answers in the order they become known, each with its tile, question and frame.
@@ -61,6 +67,7 @@ class Asker:
             yield from _drain(known)
             self.journal.put(answer)
             self.answers_new += 1
+            self.tokens[answer.key] = answer.new_tokens
             for tile, ask, frame in self._waiting.pop(answer.key, []):
                 yield tile, ask, frame, answer
         yield from _drain(known)
@@ -80,6 +87,7 @@ class Asker:
             earlier = self.journal.get(query.key)
             if earlier is not None:
                 self.answers_reused += 1
+                self.tokens[earlier.key] = earlier.new_tokens
                 known.append((tile, ask, frame, earlier))
             elif query.key in self._waiting:
                 self._waiting[query.key].append((tile, ask, frame))

@@ -81,6 +81,15 @@ class Settings(BaseModel):
         float, Field(ge=0, le=1, description="share of tiles that must be answered for a verdict")
     ] = 0.9
 
+    aggregator: Annotated[str | None, Field(description="folder of a fitted aggregator, from wsi-chat fit")] = None
+    miss_rate: Annotated[
+        float | None, Field(gt=0, lt=1, description="of abnormal slides called normal, at most, in expectation")
+    ] = None
+    false_alarm_rate: Annotated[
+        float | None, Field(gt=0, lt=1, description="the same of normal slides; those between are indeterminate")
+    ] = None
+    force: Annotated[bool, Field(description="apply an aggregator that was fitted under other conditions")] = False
+
     overwrite: Annotated[bool, Field(description="forget earlier answers instead of resuming")] = False
     pdf: Annotated[bool, Field(description="write report.pdf")] = True
     gallery: Annotated[int, Field(ge=0, le=1000, description="cells in the gallery")] = 48

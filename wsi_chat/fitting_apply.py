@@ -1,0 +1,102 @@
+"""A fitted aggregator in a run: under which conditions a slide is analyzed, and whether they are those of the fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Provenance
+from wsi_chat.settings import Settings
+
+if TYPE_CHECKING:
+    from aggregators.fitted import Applied, FittedAggregator
+
+#: Settings that change what a slide's tiles and findings are.
+CONFIGURED = ("limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom")
+
+
+def conditions_of(provenance: Provenance, *, system: str, system_version: str) -> dict[str, Any]:
+    """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading.
+
+    A setting that an older report does not name had its default.
+    """
+    model = provenance.model
+    found: dict[str, Any] = {
+        "model": model.revision,
+        "dialect": model.dialect,
+        "prompts": model.prompts_sha256[:16],
+        "tile_px": provenance.tile_px,
+        "tile_mpp": round(provenance.tile_mpp, 4),
+        "overlap": provenance.overlap,
+        "reporting system": f"{system} {system_version}",
+    }
+    for name in CONFIGURED:
+        field = Settings.model_fields.get(name)
+        if field is not None:
+            found[name] = provenance.config.get(name, field.default)
+    return found
+
+
+def load_for(settings: Settings) -> FittedAggregator | None:
+    """The aggregator that the settings name, None where they name none; before anything is asked.
+
+    Raises:
+        SettingError: it cannot be read, or a rate is set without one.
+    """
+    if settings.aggregator is None:
+        for name in ("miss_rate", "false_alarm_rate"):
+            if getattr(settings, name) is not None:
+                raise SettingError(
+                    f"--{name.replace('_', '-')} needs a fitted aggregator.",
+                    hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
+                )
+        return None
+    from aggregators.fitted import load_fitted
+
+    return load_fitted(Path(settings.aggregator))
+
+
+def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]) -> Applied:
+    """The aggregator with this run's thresholds.
+
+    Raises:
+        SettingError: the run differs from the fit (both values are named) and ``force`` is off; or the rates
+            cannot be kept, or are set beside a threshold.
+    """
+    from aggregators.conformal import Band
+    from aggregators.fitted import Applied
+
+    differences = fitted.differences(conditions)
+    if differences and not settings.force:
+        raise SettingError(
+            f"--aggregator {settings.aggregator} was fitted under other conditions: {'; '.join(differences)}.",
+            hint="Use the settings of the fit, fit it again on slides analyzed like this one, or add --force.",
+        )
+    own = settings.threshold != Settings.model_fields["threshold"].default
+    if own and settings.miss_rate is not None:
+        raise SettingError(
+            f"--threshold {settings.threshold:g} and --miss-rate {settings.miss_rate:g} contradict each other.",
+            hint="Give one of them.",
+        )
+    chosen = None
+    if not own:
+        chosen = fitted.thresholds(miss_rate=settings.miss_rate, false_alarm_rate=settings.false_alarm_rate)
+    band, guarantee = chosen or (Band(settings.threshold, settings.threshold), "")
+    return Applied(fitted, band, guarantee, tuple(differences))
+
+
+def with_aggregator(provenance: Provenance, applied: Applied) -> Provenance:
+    """The provenance with the aggregator that draws the verdict, its thresholds, and what was forced."""
+    kept = {name: value for name, value in provenance.aggregation.items() if name not in ("pool", "k")}
+    kept |= {
+        "head": applied.aggregator.record.head,
+        "aggregator": applied.aggregator.sha256,
+        "threshold": applied.band.high,
+        "normal_below": applied.band.low,
+    }
+    if applied.guarantee and not applied.forced:
+        kept["guarantee"] = applied.guarantee
+    if applied.forced:
+        kept["forced"] = list(applied.forced)
+    return provenance.model_copy(update={"aggregation": kept})
