@@ -49,9 +49,9 @@ def ask(
 ) -> None:
     """Ask one question about an image, a region or a slide: the answer, boxes in level-0 pixels, probabilities."""
     chosen = {
-        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect, "device": device, "dtype": dtype,
-        "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px, "tile_mpp": tile_mpp,
-        "views": views, "contrast": contrast, "zoom": zoom,
+        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
+        "device": device, "dtype": dtype, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
+        "tile_mpp": tile_mpp, "views": views, "contrast": contrast, "zoom": zoom,
     }  # fmt: skip
     raise typer.Exit(
         run_ask(

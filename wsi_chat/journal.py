@@ -237,6 +237,12 @@ class Journal:
                 raise self._refused(error) from error
         return done.rowcount == 1
 
+    def tally(self) -> dict[str, int]:
+        """How many answers there are to each task, by task."""
+        with self._mutex:
+            rows = self._open.execute("SELECT task, count(*) FROM answers GROUP BY task ORDER BY task").fetchall()
+        return {str(task): int(number) for task, number in rows}
+
     def __len__(self) -> int:
         with self._mutex:
             return int(self._open.execute("SELECT count(*) FROM answers").fetchone()[0])
