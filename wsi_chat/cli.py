@@ -160,6 +160,27 @@ def models(
     _print(payload, lines, as_json=json_)
 
 
+@app.command(name="serve-command")
+def serve_command(
+    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or name. Default: the embedded one.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many GPUs (2) or which (0,3).")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    json_: Json = False,
+) -> None:
+    """Print the vllm serve line that suits a checkpoint and its dialect."""
+    from wsi_chat import serve_command as command
+
+    payload, notes = command.serve_command(model, dialect=dialect, gpus=gpus, host=host, port=port)
+    if not json_:
+        typer.echo(payload["command"])
+        for note in notes:
+            typer.echo(f"# {note}", err=True)
+        return
+    _print(payload, "", as_json=True)
+
+
 @app.command()
 def doctor(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also check that this folder can be written.")] = None,

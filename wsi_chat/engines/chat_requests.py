@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_chat.engines.qwen import count_marks, message_parts
+from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Answer, Query
 
@@ -123,7 +124,7 @@ def request_body(
         # a checkpoint's own sampling defaults (a repetition penalty, say) leak in where these are left out
         body |= {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
         if pixel_bounds is not None and query.images:
-            body["mm_processor_kwargs"] = {"min_pixels": pixel_bounds[0], "max_pixels": pixel_bounds[1]}
+            body["mm_processor_kwargs"] = size_kwargs(pixel_bounds)
     if form.constraint == "structured_outputs":
         body["structured_outputs"] = {"choice": list(query.choices)}
     elif form.constraint == "guided_choice":

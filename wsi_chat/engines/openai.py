@@ -185,11 +185,12 @@ class OpenAIEngine:
                     raise
                 place += 1
                 continue
-            ignored = form.constraint and answer.probabilities is None and answer.text.strip() not in query.choices
-            if ignored and place + 1 < len(forms):
+            unread = choice and answer.probabilities is None and answer.text.strip() not in query.choices
+            if unread and place + 1 < len(forms):
                 place += 1
                 continue
-            if place > self._form[choice]:
+            # words where log-probabilities were to be had are this one answer's fault, and not the server's
+            if place > self._form[choice] and not (unread and answer.logprob is not None):
                 log.info("%s takes %s questions as %s", self._server.address, "choice" if choice else "text", form)
                 self._form[choice] = place
             return answer

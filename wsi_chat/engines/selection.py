@@ -73,23 +73,28 @@ def _why_not_vllm(folder: Path | None, device: str) -> str:
     return why_not([str(name) for name in architectures] if isinstance(architectures, list) else [])
 
 
+def list_gpus(text: str) -> list[int]:
+    """The numbers of ``--gpus``: ``2`` is the first two, ``0,3`` or ``3,`` are these. Raises SettingError."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+        if "," not in text:
+            numbers = list(range(numbers[0]))
+    except (ValueError, IndexError):
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
+        raise SettingError(f"--gpus is {text!r}", hint="Give how many (--gpus 2) or which ones (--gpus 0,3).")
+    return numbers
+
+
 def parse_gpus(text: str, *, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The GPUs of ``--gpus`` as CUDA_VISIBLE_DEVICES names them: ``2`` is the first two, ``0,3`` or ``3,`` are these.
+    """The GPUs of ``--gpus`` as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
         SettingError: no number or list of numbers, one listed twice, or more than the machine has.
     """
     import torch
 
-    hint = "Give how many (--gpus 2) or which ones (--gpus 0,3)."
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-        if "," not in text:
-            numbers = list(range(numbers[0]))
-    except (ValueError, IndexError) as error:
-        raise SettingError(f"--gpus is {text!r}", hint=hint) from error
-    if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
-        raise SettingError(f"--gpus is {text!r}", hint=hint)
+    numbers = list_gpus(text)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if max(numbers) >= count:
         raise SettingError(

@@ -45,11 +45,9 @@ class ServingPlan:
         return {"image": self.images, "video": 0}
 
     @property
-    def processor_kwargs(self) -> dict[str, int]:
+    def processor_kwargs(self) -> dict[str, dict[str, int]]:
         """As vLLM's ``mm_processor_kwargs``: with these the processor leaves the dialect's images as they are."""
-        if self.pixel_bounds is None:
-            return {}
-        return {"min_pixels": self.pixel_bounds[0], "max_pixels": self.pixel_bounds[1]}
+        return {} if self.pixel_bounds is None else size_kwargs(self.pixel_bounds)
 
 
 def pixel_bounds(policy: ImagePolicy) -> tuple[int, int]:
@@ -58,6 +56,11 @@ def pixel_bounds(policy: ImagePolicy) -> tuple[int, int]:
         return policy.min_pixels, policy.max_pixels
     # a narrow strip of the side's length may be as thin as one multiple
     return min(policy.min_pixels, policy.multiple * policy.side), policy.side**2
+
+
+def size_kwargs(bounds: tuple[int, int]) -> dict[str, dict[str, int]]:
+    """Pixel bounds as the processor's argument. Its edges are areas: what older versions call min and max pixels."""
+    return {"size": {"shortest_edge": bounds[0], "longest_edge": bounds[1]}}
 
 
 def plan_serving(config: Mapping[str, Any], policy: ImagePolicy, *, images: int = MOST_IMAGES) -> ServingPlan:
