@@ -258,15 +258,16 @@ def _check_unique(manifest: Path, samples: Iterable[Sample]) -> None:
     ids: dict[str, int] = {}
     paths: dict[Path, int] = {}
     for sample in samples:
-        known = ids.setdefault(sample.sample_id, sample.line)
-        if known != sample.line:
-            raise SettingError(
-                f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is on line {known} too.",
-                hint="Give every slide an id of its own.",
-            )
+        # the path first: without ids of their own, two rows of one slide would have one id too
         known = paths.setdefault(sample.path.resolve(), sample.line)
         if known != sample.line:
             raise SettingError(
                 f"{manifest.name}, line {sample.line}, column image_path: {sample.path} is on line {known} too.",
                 hint="Name every slide once.",
+            )
+        known = ids.setdefault(sample.sample_id, sample.line)
+        if known != sample.line:
+            raise SettingError(
+                f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is on line {known} too.",
+                hint="Give every slide an id of its own.",
             )

@@ -20,11 +20,11 @@ LINKS = (
     ("report.pdf", "PDF"), ("report.html", "HTML"), ("report.json", "JSON"), ("findings.geojson", "GeoJSON"),
     ("heatmap.png", "heat map"), ("tiles.parquet", "tiles"), (TRACEBACK, "traceback"),
 )  # fmt: skip
-# title, key to sort by ("" sorts by what is shown), whether it is a number
+# title, and how it is sorted: by words, by number, or not at all
 HEADS = (
-    ("Overview", None), ("Sample", "text"), ("State", "text"), ("Verdict", "text"), ("Score", "number"),
-    ("Category", "text"), ("Abnormal findings", "number"), ("Tiles screened", "number"), ("Coverage", "number"),
-    ("Label", "text"), ("Patient", "text"), ("Seconds", "number"), ("Reason", "text"), ("Documents", None),
+    ("Overview", None), ("Sample and documents", "text"), ("State", "text"), ("Verdict", "text"), ("Score", "number"),
+    ("Category", "text"), ("Abnormal cells", "number"), ("Tiles screened", "number"), ("Label", "text"),
+    ("Patient", "text"), ("Seconds", "number"), ("Reason", "text"),
 )  # fmt: skip
 
 STYLE = """
@@ -44,23 +44,23 @@ a{color:var(--link)}
 .frame{overflow-x:auto;padding:0 28px 28px}
 table{border-collapse:collapse;width:100%}
 th,td{padding:7px 12px 7px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
-th{position:sticky;top:0;background:var(--paper);white-space:nowrap;border-bottom:2px solid var(--ink)}
-th button{font:inherit;font-weight:600;border:0;background:none;padding:0;color:inherit;cursor:pointer}
+th{position:sticky;top:0;background:var(--paper);border-bottom:2px solid var(--ink);vertical-align:bottom}
+.state{white-space:nowrap}
+th button{font:inherit;font-weight:600;border:0;background:none;padding:0;color:inherit;cursor:pointer;
+ text-align:inherit}
 th button::after{content:" ↕";color:#98a5ab}
 th[aria-sort=ascending] button::after{content:" ↑";color:var(--ink)}
 th[aria-sort=descending] button::after{content:" ↓";color:var(--ink)}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:20px}
-th.n button{text-align:right}
+td.n{white-space:nowrap}.n{text-align:right;font-variant-numeric:tabular-nums;padding-right:18px}
 td img{display:block;max-width:120px;max-height:90px;border:1px solid var(--line)}
 .none{display:block;width:72px;color:var(--soft);font-size:12px}
 .file{color:var(--soft);font-size:12px;overflow-wrap:anywhere;max-width:220px}
-.why{max-width:360px;min-width:220px;color:var(--soft);font-size:13px}
-.why details{max-height:none}.why summary{cursor:pointer}
-.docs a{display:inline-block;margin:0 8px 2px 0;white-space:nowrap}
+td.why{min-width:260px;max-width:420px;color:var(--soft);font-size:13px}
+.why summary{cursor:pointer}
+.docs{max-width:230px;font-size:12px}.docs a{display:inline-block;margin:0 8px 2px 0;white-space:nowrap}
 .verdict{font-weight:600;white-space:nowrap}
 tr.failed .state,tr.indeterminate .state{font-weight:600}
 tr.failed td{background:#fdf3ef}
-.empty{padding:20px 28px;color:var(--soft)}
 @media print{.tools{display:none}th{position:static}}
 """
 
@@ -144,24 +144,23 @@ def _row(result: CohortResult, row: dict[str, Any]) -> str:
     words = VERDICT_WORDS.get(verdict, "")  # type: ignore[call-overload]
     mark = f"{SYMBOLS[verdict]} {words}" if words else ""
     color = COLORS.get(verdict, "inherit")
-    score, coverage = str(row.get("score") or ""), str(row.get("coverage") or "")
+    score = str(row.get("score") or "")
     screened = str(row.get("tiles_screened", ""))
     cells = [
         f"<td>{_thumbnail(result, row)}</td>",
         f'<td data-v="{_safe(row["sample_id"])}">{_safe(row["sample_id"])}'
-        f'<div class="file">{_safe(row["file"])}</div></td>',
+        f'<div class="file">{_safe(row["file"])}</div>'
+        f'<div class="docs">{_links(result, str(row["slide_id"]))}</div></td>',
         f'<td class="state" data-v="{state}">{STATE_MARKS[state]} {state}</td>',
         f'<td class="verdict" data-v="{_safe(words)}" style="color:{color}">{_safe(mark)}</td>',
         _number(score, f"{float(score):.3f}" if score else ""),
         _text(row.get("category")),
         _number(row.get("findings_abnormal", "")),
         _number(screened, f"{screened} of {row.get('tiles_selected', '?')}" if screened else ""),
-        _number(coverage, f"{float(coverage):.0%}" if coverage else ""),
         _text(row["label"]),
         _text(row["patient"]),
         _number(row["seconds"], f"{float(row['seconds']):.1f}" if row["seconds"] != "" else ""),
         f'<td class="why" data-v="{_safe(row["reason"])}">{_why(str(row["reason"]))}</td>',
-        f'<td class="docs">{_links(result, str(row["slide_id"]))}</td>',
     ]
     return f'<tr class="{state}">{"".join(cells)}</tr>'
 
@@ -175,7 +174,7 @@ def _number(value: object, shown: str | None = None) -> str:
     return f'<td class="n" data-v="{_safe(value)}">{_safe(value if shown is None else shown)}</td>'
 
 
-def _why(reason: str, most: int = 160) -> str:
+def _why(reason: str, most: int = 110) -> str:
     if len(reason) <= most:
         return _safe(reason)
     return f"<details><summary>{_safe(reason[:most])} ...</summary>{_safe(reason[most:])}</details>"
