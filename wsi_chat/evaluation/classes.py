@@ -144,7 +144,8 @@ def _thirds(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 def _mean_where(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
     import numpy as np
 
-    return np.where(kept, values, 0.0).sum(axis=1) / kept.sum(axis=1)
+    mean: NDArray[np.float64] = np.where(kept, values, 0.0).sum(axis=1) / kept.sum(axis=1)
+    return mean
 
 
 def balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -104,7 +104,8 @@ def evaluate(
     notes += boxes.notes
     referred = [_named(row) for row in kinds["refer"]]
     phrased = [_phrase(row) for row in kinds["phrase"]]
-    unread = sum(row.said is None for row in (*chosen, *referred, *phrased)) + sum(not c.answered for c in cases)
+    named = [*(row.said for row in chosen), *(row.said for row in (*referred, *phrased))]
+    unread = sum(said is None for said in named) + sum(not case.answered for case in cases)
     failed = sum(row.status == "failed" for row in rows)
     lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
     texts = {kind: [_pair(row) for row in kinds[kind]] for kind in TEXT_KINDS if kinds[kind]}  # type: ignore[index]

@@ -13,8 +13,10 @@ from wsi_chat.evaluation.resampling import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, GREY, RED = "#2f6690", "#9aa5b1", "#b23a48"
+BLUE, GREY, RED = "#8db4d2", "#5c6770", "#b23a48"
 Bar = tuple[str, Estimate]
+Mark = tuple[str, tuple[float, ...]]
+"""A baseline: its name, and its value beside the first bar, the second, ..."""
 
 
 def draw(result: Evaluation, path: Path) -> None:
@@ -41,9 +43,9 @@ def draw(result: Evaluation, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error}", hint="Choose another -o.") from error
 
 
-def _panels(result: Evaluation) -> list[tuple[str, list[Bar], list[tuple[str, float]]]]:
+def _panels(result: Evaluation) -> list[tuple[str, list[Bar], list[Mark]]]:
     """(title, bars, baselines) of each part that the file has."""
-    panels: list[tuple[str, list[Bar], list[tuple[str, float]]]] = []
+    panels: list[tuple[str, list[Bar], list[Mark]]] = []
     if result.choice is not None:
         all_ = result.choice.overall
         bars = [
@@ -52,7 +54,10 @@ def _panels(result: Evaluation) -> list[tuple[str, list[Bar], list[tuple[str, fl
             ("macro-F1", all_.scores.macro_f1),
             ("MCC", all_.scores.mcc),
         ]
-        marks = [("majority class", all_.majority), ("always the first", all_.always_first)]
+        marks = [
+            ("majority class", (all_.majority, all_.majority_balanced)),
+            ("always the first", (all_.always_first, all_.always_first_balanced)),
+        ]
         panels.append((f"Multiple choice, {all_.scores.rows} rows", bars, marks))
     if result.grounding is not None:
         found = result.grounding
@@ -88,7 +93,7 @@ def _panels(result: Evaluation) -> list[tuple[str, list[Bar], list[tuple[str, fl
     return panels
 
 
-def _panel(axes: Axes, title: str, bars: Sequence[Bar], marks: Sequence[tuple[str, float]]) -> None:
+def _panel(axes: Axes, title: str, bars: Sequence[Bar], marks: Sequence[Mark]) -> None:
     axis: Any = axes
     places = list(range(len(bars)))
     values = [0.0 if bar.value is None else bar.value for _, bar in bars]
@@ -102,8 +107,10 @@ def _panel(axes: Axes, title: str, bars: Sequence[Bar], marks: Sequence[tuple[st
         axis.text(
             end + 0.012, place, "not defined" if bar.value is None else f"{bar.value:.3f}", va="center", fontsize=8
         )
-    for (name, value), colour in zip(marks, (RED, GREY), strict=False):
-        axis.axvline(value, color=colour, linestyle="--", linewidth=1.4, label=f"{name} {value:.3f}")
+    for (name, values_of), colour in zip(marks, (RED, GREY), strict=False):
+        for place, value in enumerate(values_of):
+            label = f"{name} {value:.3f}" if place == 0 else None
+            axis.vlines(value, place - 0.42, place + 0.42, color=colour, linestyle="--", linewidth=1.8, label=label)
     if marks:
         axis.legend(fontsize=8, loc="lower right", framealpha=0.9)
     axis.set_yticks(places, [name for name, _ in bars], fontsize=8)

@@ -271,30 +271,42 @@ def _average_precision(
             # a box without a score ranks below every box that has one
             scores.append(-1.0 if found.score is None else found.score)
     hit_flags, ranks, places = np.asarray(flags, dtype=bool), np.asarray(scores), np.asarray(owner, dtype=int)
-    whole = _ap(hit_flags, ranks, np.ones(len(flags)), float(truth.sum()))
+    whole = _ap(hit_flags, ranks, float(truth.sum()))
     if whole is None or resamples == 0 or len(names) < 2:
         return Estimate(value=whole)
     drawn = [
-        _ap(hit_flags, ranks, weights[places], float(weights @ truth))
-        for chunk in draws(len(names), resamples, seed)
-        for weights in chunk
+        _resampled(hit_flags, ranks, weights[:, places], weights @ truth)
+        for weights in draws(len(names), resamples, seed)
     ]
-    values = np.asarray([math.nan if value is None else value for value in drawn])
+    values = np.concatenate(drawn)
     return Estimate(value=whole, interval=percentiles(values))
 
 
-def _ap(
-    hits: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64], truth: float
-) -> float | None:
+def _ap(hits: NDArray[np.bool_], scores: NDArray[np.float64], truth: float) -> float | None:
     """scikit-learn's AP divides by the boxes that were hit; what no box hit belongs in there too."""
     from sklearn.metrics import average_precision_score
 
     if truth == 0:
         return None
-    hit = float(weights[hits].sum())
-    if hit == 0:
-        return 0.0
-    return float(average_precision_score(hits, scores, sample_weight=weights)) * hit / truth
+    return float(average_precision_score(hits, scores)) * float(hits.sum()) / truth if hits.any() else 0.0
+
+
+def _resampled(
+    hits: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64], truth: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The same for many resamples at once: (b, boxes) weights and (b,) numbers of true boxes -> (b,)."""
+    import numpy as np
+
+    if not len(scores):
+        return np.where(truth > 0, 0.0, np.nan)
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    found = np.cumsum(weights[:, order], axis=1)[:, last]
+    right = np.cumsum((weights * hits)[:, order], axis=1)[:, last]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.where(found > 0, right / found, 0.0)
+        area: NDArray[np.float64] = (np.diff(right, axis=1, prepend=0.0) * precision).sum(axis=1) / truth
+    return np.where(truth > 0, area, np.nan)
 
 
 def _by_size(

@@ -76,13 +76,15 @@ def _class_cells(scores: ClassScores) -> tuple[str, ...]:
 
 def _choice(result: Evaluation) -> Table:
     assert result.choice is not None
-    table = _table("multiple choice", "rows", "accuracy", "majority", "first", "gain", "balanced", "macro-F1", "MCC")
+    table = _table(
+        "multiple choice", "rows", "unparsed", "accuracy", "majority", "first", "gain", "balanced", "macro-F1", "MCC"
+    )
 
     def add(name: str, scores: ChoiceScores) -> None:
-        rows, _, accuracy, balanced, f1, mcc = _class_cells(scores.scores)
+        rows, unread, accuracy, balanced, f1, mcc = _class_cells(scores.scores)
         gain = shown(scores.gain)
         lazy = f"{scores.majority:.3f}", f"{scores.always_first:.3f}"
-        table.add_row(name, rows, accuracy, *lazy, gain, balanced, f1, mcc)
+        table.add_row(name, rows, unread, accuracy, *lazy, gain, balanced, f1, mcc)
 
     add("all topics", result.choice.overall)
     topics = sorted(result.choice.by_topic.items(), key=lambda item: -item[1].scores.rows)

@@ -87,7 +87,7 @@ def words(text: str) -> list[str]:
 
 def _bleu(pairs: Sequence[TextPair], groups: Sequence[str], *, resamples: int, seed: int) -> tuple[Estimate, ...]:
     import numpy as np
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     metric: Any = BLEU(lowercase=True, effective_order=True)
     rows = np.zeros((len(pairs), 2 * ORDERS + 2))
