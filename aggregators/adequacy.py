@@ -188,7 +188,7 @@ class _Counted:
         whole = {
             tile.tile.index: float(sum(cells[tile.tile.index].get(label, 0) for label in wanted))
             for tile in counted
-            if set(wanted) <= set(tile.asked)
+            if wanted and set(wanted) <= set(tile.asked)
         }
         drawn = len(sample.tiles)
         return cls(
