@@ -22,7 +22,7 @@ def serve_command(
     from wsi_chat.engines import find_checkpoint
     from wsi_chat.engines.checkpoint import read_config
     from wsi_chat.engines.selection import list_gpus
-    from wsi_chat.engines.serving import plan_serving, serve_line
+    from wsi_chat.engines.serving import CPU_FLAGS, plan_serving, serve_line
 
     folder = find_checkpoint(model)
     speaks = get_dialect(dialect or detect_dialect(folder))
@@ -39,10 +39,12 @@ def serve_command(
         "dialect": speaks.name,
         "max_model_len": plan.max_model_len,
         "mm_processor_kwargs": plan.processor_kwargs,
+        "cpu_flags": list(CPU_FLAGS),
     }
     notes = [f"dialect {speaks.name}; then: wsi-chat analyze SLIDE --base-url {url}"]
     if speaks.name != detect_or_none(folder):
         notes[0] += f" --dialect {dialect}"
+    notes.append(f"on a machine without a GPU add: {' '.join(CPU_FLAGS)}")
     if host not in ("127.0.0.1", "localhost"):
         notes.append("the address is open to the network: give vLLM an --api-key, and analyze WSI_CHAT_API_KEY")
     return payload, notes

@@ -117,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     said = json.loads(printed.stdout)
-    words = ["env", *shlex.split(said["command"]), "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32"]
+    words = ["env", *shlex.split(said["command"]), *said["cpu_flags"], "--max-num-seqs", "32"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1"}
     log = tmp_path_factory.mktemp("server") / "server.log"

@@ -30,6 +30,13 @@ WORDS = 2048
 
 STEP = 1024
 
+CPU_BLOCK = 32
+"""Tokens in a block of the prefix cache on a CPU. vLLM's own 128 there are more than a small tile's image takes, and
+only whole blocks are found again."""
+
+CPU_FLAGS = ("--block-size", str(CPU_BLOCK), "--dtype", "float32", "--enforce-eager")
+"""What a server on a CPU needs beside the line for a GPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServingPlan:

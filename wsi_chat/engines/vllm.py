@@ -22,7 +22,7 @@ from wsi_chat.engines.feeding import LoopThread, feed
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.qwen import choice_token_ids, count_marks, message_parts
-from wsi_chat.engines.serving import ServingPlan, plan_serving
+from wsi_chat.engines.serving import CPU_BLOCK, ServingPlan, plan_serving
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
@@ -124,7 +124,7 @@ class VLLMEngine:
         gpu = torch.cuda.is_available()
         if dtype == "auto":
             dtype = "bfloat16" if gpu else "float32"
-        more: dict[str, Any] = {"gpu_memory_utilization": memory} if gpu else {}
+        more: dict[str, Any] = {"gpu_memory_utilization": memory} if gpu else {"block_size": CPU_BLOCK}
         self._lora = None
         if lora is not None:
             from vllm.lora.request import LoRARequest
@@ -221,16 +221,15 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        choice: dict[str, Any] = {}
+        choice: dict[str, Any] = {"logprobs": 0}
         if ids:
             # one token out of these, and the log-probability of each before the others were ruled out
             each = sorted({token for spelled in ids for token in spelled})
-            choice = {"allowed_token_ids": each, "logprob_token_ids": each}
+            choice = {"allowed_token_ids": each, "logprob_token_ids": each, "logprobs": len(each)}
         return SamplingParams(
             temperature=0.0,
             seed=self._seed,
             max_tokens=1 if ids else query.max_tokens,
-            logprobs=0,
             # boxes of some dialects are written with special tokens
             skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
