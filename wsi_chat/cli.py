@@ -14,13 +14,16 @@ import typer
 
 from wsi_chat._version import __version__
 from wsi_chat.ask_command import ask
+from wsi_chat.chat_command import chat
 from wsi_chat.cohort.cli import cohort_like
 from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, set_up_logging
 from wsi_chat.datasets.cli import dataset, synth
 from wsi_chat.errors import WsiChatError
 from wsi_chat.evaluation.cli import evaluate
+from wsi_chat.fitting_cli import fit
 from wsi_chat.inference.cli import dashes, infer
 from wsi_chat.training.cli import train
+from wsi_chat.validation_cli import validate
 
 app = typer.Typer(
     name="wsi-chat",
@@ -33,9 +36,12 @@ app = typer.Typer(
 app.add_typer(synth, name="synth")
 app.add_typer(dataset, name="dataset")
 app.command("ask", context_settings={"allow_interspersed_args": True})(ask)
+app.command("chat")(chat)
 app.command(context_settings={"token_normalize_func": dashes})(infer)
 app.command()(evaluate)
 app.command("train")(train)
+app.command()(fit)
+app.command()(validate)
 
 
 def _version(show: bool) -> None:
@@ -98,11 +104,21 @@ def analyze(
     contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate each tile's score.")] = None,
     zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
     pool: Annotated[
-        str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above.")
+        str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above, findings.")
     ] = None,
     pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
     coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
+    aggregator: Annotated[str | None, typer.Option(help="Folder of a fitted aggregator (wsi-chat fit).")] = None,
+    miss_rate: Annotated[
+        float | None, typer.Option(help="With --aggregator: abnormal slides called normal, at most, e.g. 0.05.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="The same of normal slides; slides between are indeterminate.")
+    ] = None,
+    force: Annotated[
+        bool | None, typer.Option("--force", help="Apply an aggregator that was fitted under other conditions.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that draws.")] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite/--resume", help="Forget earlier answers, or go on from them.")
@@ -124,8 +140,10 @@ def analyze(
         "adequacy_tiles": adequacy_tiles, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
         "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
         "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
-        "coverage_floor": coverage_floor, "seed": seed, "overwrite": overwrite, "pdf": pdf, "gallery": gallery,
-        "font_path": font_path, "adapter": adapter, "views": views, "contrast": contrast, "zoom": zoom,
+        "coverage_floor": coverage_floor, "aggregator": aggregator, "miss_rate": miss_rate,
+        "false_alarm_rate": false_alarm_rate, "force": force, "seed": seed, "overwrite": overwrite, "pdf": pdf,
+        "gallery": gallery, "font_path": font_path, "adapter": adapter,
+        "views": views, "contrast": contrast, "zoom": zoom,
     }  # fmt: skip
     code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
     raise typer.Exit(code)
