@@ -160,7 +160,7 @@ class Conversation:
         if strange:
             text = f"I cannot answer that with {self._model.engine.model_name}. {strange}"
             yield text
-            return self._about_view(Reply(question=said, text=text, source="program", task=guessed.task), notes)
+            return Reply(question=said, text=text, source="program", task=guessed.task, notes=tuple(notes))
         return (yield from self._asked(said, guessed, self._sight.shown, notes))
 
     def _asked(self, said: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:

@@ -232,7 +232,8 @@ class SlideFacts:
         detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
         if not found:
             asked = row is not None and row.asked
-            text = f"No {label} was located in {detailed}." if asked else f"{label} was not asked for on this slide."
+            never = f"{label} was not asked for on this slide; ask about a place in view: locate all {label} here."
+            text = f"No {label} was located in {detailed}." if asked else never
             return Told(text, self._detailed(3) if asked else ())
         where = "; ".join(f"{f.id} at {corners(f.box)}" for f in found[:LISTED])
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""

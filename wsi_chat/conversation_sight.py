@@ -136,6 +136,9 @@ class Sight:
         assert self.shown is not None
         scale = f" at {self.shown.mpp:.3g} um/px" if self.shown.mpp else ""
         text = f"In view: {corners(self.shown.box)}{scale}"
+        reader = self.reader
+        if reader is not None and reader.side and self.shown.mpp and self.shown.mpp > reader.mpp * 1.05:
+            text += f", coarser than the {reader.mpp:g} that suit the model (it reads {reader.side} px at a time)"
         if self.pointed is not None:
             text += f", pointing at {corners(self.pointed)}"
         cites = self._facts.ids_in(self.pointed or self.shown.box) if self._facts else ()

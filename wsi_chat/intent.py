@@ -28,9 +28,11 @@ _LOCATE = re.compile(
 _COUNT = re.compile(r"\bhow many\b|\bcount\b|\bnumber of\b", re.I)
 _DESCRIBE = re.compile(r"\b(?:describe|description|diagnosis results?|write a report|report on|summari[sz]e)\b", re.I)
 _PHRASE = re.compile(r"\b(?:single|one|short) (?:phrase|word)\b|\bin a phrase\b", re.I)
+_THING = r"(?:this|that|it|these|here|the (?:region|box|cell|object)|(?:this|that|the) (?:region|box|cell|object))"
 _REFER = re.compile(
-    r"^\W*(?:what(?:'s| is| are)?(?: in)?|which cell|what (?:kind|type|class) of|name|classify|identify)\b.*"
-    r"\b(?:this|that|it|here|region|box|cell|cells|object)\b|^\W*what(?: is|'s) (?:this|that|it)\W*$|brief description",
+    rf"^\W*what(?:'s| is| are| do you see)?(?: shown| seen)?(?: in)? {_THING}\W*$"
+    r"|^\W*(?:which|what) (?:kind|type|class|sort)?\s*(?:of )?cells?\b"
+    rf"|^\W*(?:name|classify|identify) {_THING}|brief description",
     re.I,
 )
 _SCREEN = re.compile(
@@ -88,8 +90,11 @@ def guess(
         if target == "abnormal" and not pointed and system.screen.about_abnormality:
             return Guess("screen", reason="it asks whether anything is abnormal")
         return Guess("ground", target, reason=f"it asks whether {target!r} is there")
-    if _SCREEN.search(said) and system.screen.about_abnormality and not pointed:
-        return Guess("screen", reason="it asks whether anything is abnormal")
+    if _SCREEN.search(said) and system.screen.about_abnormality:
+        if not pointed:
+            return Guess("screen", reason="it asks whether anything is abnormal")
+        if dialect.name in KNOWN_QUESTIONS:
+            return Guess("screen", reason="it asks whether anything is abnormal, which is asked of the whole field")
     if pointed:
         return Guess("region", reason="a question about a region")
     return Guess("vqa", reason="a free question")
