@@ -13,18 +13,34 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat._version import __version__
 
 if TYPE_CHECKING:
+    from wsi_chat.ask_question import ask
+    from wsi_chat.asking import AskResult
     from wsi_chat.cohort.result import CohortResult
     from wsi_chat.cohort.run import analyze_cohort
+    from wsi_chat.conversation import Conversation
     from wsi_chat.pipeline import analyze
     from wsi_chat.result import SlideResult, load_result
 
-__all__ = ["CohortResult", "SlideResult", "__version__", "analyze", "analyze_cohort", "load_result"]
+__all__ = [
+    "AskResult",
+    "CohortResult",
+    "Conversation",
+    "SlideResult",
+    "__version__",
+    "analyze",
+    "analyze_cohort",
+    "ask",
+    "load_result",
+]
 
 _HOMES = {
+    "AskResult": "wsi_chat.asking",
     "CohortResult": "wsi_chat.cohort.result",
+    "Conversation": "wsi_chat.conversation",
     "SlideResult": "wsi_chat.result",
     "analyze": "wsi_chat.pipeline",
     "analyze_cohort": "wsi_chat.cohort.run",
+    "ask": "wsi_chat.ask_question",
     "load_result": "wsi_chat.result",
 }
 

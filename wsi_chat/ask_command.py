@@ -76,7 +76,7 @@ def run_ask(
     """Ask and print. Returns the exit code: 0, or 1 where no usable answer came."""
     import os
 
-    from wsi_chat.ask import as_region, ask_with
+    from wsi_chat.ask_question import as_region, ask_with
     from wsi_chat.pipeline import Model
     from wsi_chat.settings import resolve
 

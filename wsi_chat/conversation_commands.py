@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsi_chat.ask import as_region
+from wsi_chat.ask_question import as_region
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
