@@ -166,6 +166,15 @@ class VLLMEngine:
             log.debug("vLLM did not shut down cleanly: %s", said(error))
         self._loop.close()
 
+    def forget(self) -> None:
+        """Empty the caches of prefixes and of images, so that a measurement starts as the first one did."""
+
+        async def empty() -> None:
+            await self._vllm.reset_encoder_cache()
+            await self._vllm.reset_prefix_cache()
+
+        self._loop.run(empty())
+
     # ------------------------------------------------------------------------------------------ asking
 
     def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
