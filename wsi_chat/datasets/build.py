@@ -27,6 +27,7 @@ import numpy as np
 from wsi_chat._version import __version__
 from wsi_chat.datasets.annotated import Annotated
 from wsi_chat.datasets.questions import IMAGE_MARK, KINDS, Exchange, Interviewer
+from wsi_chat.datasets.rewrite import Rewriter
 from wsi_chat.datasets.splits import DEFAULT, Member, assign, leaks
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import Dialect
@@ -49,6 +50,7 @@ class Built:
     pictures: dict[str, int]
     kinds: dict[str, int]
     silent: int
+    rewritten: Mapping[str, Any] | None = None
 
 
 def build_dataset(
@@ -65,6 +67,7 @@ def build_dataset(
     most_boxes: int = 24,
     lossless: bool = False,
     overwrite: bool = False,
+    rewriter: Rewriter | None = None,
 ) -> Built:
     """Write a data set of conversations about annotated pictures.
 
@@ -75,6 +78,7 @@ def build_dataset(
         per_kind: at most so many questions of one kind per picture.
         most_boxes: classes with more objects in a picture are not asked to be located there.
         lossless: PNG in place of JPEG (quality 95, full chroma).
+        rewriter: has a model say the wordings differently; what it changes in substance is not taken.
 
     Raises:
         SettingError: a name, kind or number is out of range, or the sources' own splits leak.
@@ -109,11 +113,17 @@ def build_dataset(
         chosen = [i for i in range(len(members)) if splits[i] == split]
         rows = []
         texts = []
+        said: dict[int, list[tuple[Exchange, ...]]] = {}
         for i in chosen:
             # drawn from the picture's own content, so that adding a picture changes no other's questions
             rng = np.random.default_rng([seed, int(members[i].sha256[:12], 16)])
-            talks = Interviewer(pictures[i], dialect, names, rng, most=most_boxes).some(per_kind=per_kind)
-            for kind, text in _lines(talks, files[i], frozenset(kinds)):
+            said[i] = Interviewer(pictures[i], dialect, names, rng, most=most_boxes).some(per_kind=per_kind)
+        if rewriter is not None:
+            reworded = rewriter.rewrite_all([(members[i].sha256, said[i]) for i in chosen])
+            # two questions may have come out the same
+            said = {i: list(dict.fromkeys(talks)) for i, talks in zip(chosen, reworded, strict=True)}
+        for i in chosen:
+            for kind, text in _lines(said[i], files[i], frozenset(kinds)):
                 texts.append(text)
                 rows.append((len(texts), kind, files[i], members[i].group, pictures[i].source))
                 counted[kind] += 1
@@ -126,7 +136,8 @@ def build_dataset(
         raise SettingError("Nothing can be asked about these pictures.", hint="Give annotations, or more --kind.")
     _write(out / "dataset_info.json", _dump({f"{name}_{split}": _info(f"{name}_{split}.jsonl") for split in lines}))
     held = {split: splits.count(split) for split in lines}
-    built = Built(out, lines, held, dict(sorted(counted.items())), len(members) - len(asked))
+    built = Built(out, lines, held, dict(sorted(counted.items())), len(members) - len(asked),
+                  rewriter.done.payload() if rewriter else None)  # fmt: skip
     _write(out / "build.json", _dump(_about(built, dialect, names, seed, shares)))
     return built
 
@@ -230,6 +241,7 @@ def _about(built: Built, dialect: Dialect, names: Names, seed: int, shares: Mapp
         "pictures": built.pictures,
         "kinds": built.kinds,
         "silent": built.silent,
+        **({"rewritten": dict(built.rewritten)} if built.rewritten else {}),
         "finished": True,
     }
 

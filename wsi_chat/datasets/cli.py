@@ -127,12 +127,21 @@ def dataset_build(
     seed: Seed = 0,
     png: Annotated[bool, typer.Option("--png", help="Lossless pictures.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier build.")] = False,
+    rewrite: Annotated[
+        str | None, typer.Option(help="Checkpoint that says the wordings differently; what it distorts is not taken.")
+    ] = None,
+    rewrite_engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "auto",
+    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the texts offered to it.")] = 0.5,
+    rewrite_cache: Annotated[
+        Path | None, typer.Option(help="Journal of its answers. Default: OUT with .rewrites.sqlite.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
     from wsi_chat.datasets.build import build_dataset
     from wsi_chat.datasets.collect import Sources, collect
     from wsi_chat.datasets.questions import KINDS
+    from wsi_chat.datasets.rewrite import rewriting
     from wsi_chat.datasets.splits import parse_fractions
     from wsi_chat.datasets.wordings import Names
     from wsi_chat.terminology import load_system
@@ -148,20 +157,30 @@ def dataset_build(
         tile_px=tile_px or spoken.tile_px, tile_mpp=tile_mpp or spoken.mpp_for(system), slide_mpp=slide_mpp,
         negatives=negatives, seed=seed,
     )  # fmt: skip
-    built = build_dataset(
-        pictures, out, dialect=spoken, names=Names(system, benign=benign or ()), name=name,
-        fractions=parse_fractions(split), seed=seed, kinds=tuple(kind or KINDS), per_kind=per_kind,
-        most_boxes=most_boxes, lossless=png, overwrite=overwrite,
-    )  # fmt: skip
+    names = Names(system, benign=benign or ())
+    cache = rewrite_cache or out.with_name(f"{out.name}.rewrites.sqlite")
+    labels = {found.label for picture in pictures for found in picture.boxes}
+    with rewriting(
+        rewrite, spoken, names, labels, engine=rewrite_engine, share=rewrite_share, cache=cache, seed=seed
+    ) as rewriter:
+        built = build_dataset(
+            pictures, out, dialect=spoken, names=names, name=name, fractions=parse_fractions(split), seed=seed,
+            kinds=tuple(kind or KINDS), per_kind=per_kind, most_boxes=most_boxes, lossless=png, overwrite=overwrite,
+            rewriter=rewriter,
+        )  # fmt: skip
     if json_:
         import json
 
         payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
-        typer.echo(json.dumps({**payload, "silent": built.silent}, indent=2))
+        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
         return
     for part, number in built.lines.items():
         typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
     typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+    if built.rewritten:
+        told = built.rewritten
+        why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
+        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
     if built.silent:
         typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
 

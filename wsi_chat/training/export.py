@@ -33,11 +33,14 @@ def write_checkpoint(model: Any, base: Path, out: Path, dialect: Dialect, about:
 
 
 def _save(model: Any, out: Path) -> None:
+    from transformers import GenerationConfig
+
     settings = model.generation_config
     try:
-        # the base's file is copied; transformers refuses to write some that it reads
-        model.generation_config = None
+        # transformers refuses to write some that it reads; the base's own file is copied
+        model.generation_config = GenerationConfig()
         model.save_pretrained(str(out))
+        (out / "generation_config.json").unlink(missing_ok=True)
     finally:
         model.generation_config = settings
 

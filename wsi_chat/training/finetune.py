@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,7 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
         OutputError: the folder is taken or cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved behind the step that ran.
     """
+    _check_extras()
     plan = _plan(settings)
     device = pick_device(settings.device)
     _check_memory(plan.checkpoint, settings, device)
@@ -99,7 +102,8 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
     )
     resume_from = _shared(resume_from)
     try:
-        return _train(settings, plan, identity, device, resume_from, tell)
+        with _quiet():
+            return _train(settings, plan, identity, device, resume_from, tell)
     except (MemoryError, RuntimeError) as error:
         if not _no_memory(error):
             raise
@@ -110,6 +114,14 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
 
 
 # ---------------------------------------------------------------------------------------------- before the weights
+
+
+def _check_extras() -> None:
+    for name in ("accelerate", "peft"):
+        try:
+            version(name)
+        except PackageNotFoundError as error:
+            raise EngineError(f"{name} is not installed.", hint="pip install 'wsi-chat[train]'") from error
 
 
 def _plan(settings: TrainSettings) -> _Plan:
@@ -244,7 +256,7 @@ def _train(
     for theirs in (transformers.PrinterCallback, transformers.trainer_callback.ProgressCallback):
         # they write to stdout, which is for data
         trainer.remove_callback(theirs)
-    with stop.listening(), _quiet():
+    with stop.listening():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if not arguments.should_save:
         if stop.asked:
@@ -265,8 +277,7 @@ def _model(settings: TrainSettings, plan: _Plan, arguments: Any) -> Any:
 
     half = torch.bfloat16 if arguments.bf16 else torch.float16
     low = settings.method == "lora" and arguments.device.type == "cuda" and (arguments.bf16 or arguments.fp16)
-    with _quiet():
-        model = load_model(plan.checkpoint.path, half if low else torch.float32, arguments.device)
+    model = load_model(plan.checkpoint.path, half if low else torch.float32, arguments.device)
     if settings.method == "lora":
         model = lora.add_adapters(
             model, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, targets=settings.targets,
@@ -297,15 +308,13 @@ def _arguments(settings: TrainSettings, plan: _Plan, device: torch.device, *, re
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
         bf16=bf16,
         fp16=fp16,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        **_checkpointing(TrainingArguments, settings),
         logging_steps=settings.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -330,6 +339,16 @@ def _arguments(settings: TrainSettings, plan: _Plan, device: torch.device, *, re
         arguments._n_gpu = 1
         log.warning("%d GPUs are seen and one is used; use torchrun for more", torch.cuda.device_count())
     return arguments
+
+
+def _checkpointing(kind: Any, settings: TrainSettings) -> dict[str, Any]:
+    if not settings.gradient_checkpointing:
+        return {}
+    # transformers renamed the argument within version 5
+    name = "activation_checkpointing"
+    if name not in kind.__dataclass_fields__:
+        name = "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _precision(settings: TrainSettings, device: torch.device) -> tuple[bool, bool]:
@@ -365,6 +384,7 @@ def _schedule(arguments: Any, settings: TrainSettings, samples: int, best_by: st
     batches = -(-samples // (settings.batch_size * arguments.world_size))
     total = settings.steps or max(1, round(settings.epochs * -(-batches // settings.accumulate)))
     every = min(settings.eval_every or max(1, total // EVALUATIONS), total)
+    arguments.warmup_steps = int(settings.warmup * total)
     arguments.save_steps = every
     arguments.logging_steps = min(settings.log_every, max(1, total // 20))
     if best_by is not None:
@@ -397,8 +417,7 @@ def _finish(
         export.write_adapter(model, plan.checkpoint.path, settings.out, plan.dialect, about)
         if settings.merge:
             merged = settings.out / "merged"
-            with _quiet():
-                whole = lora.merge(plan.checkpoint.path, settings.out, dtype)
+            whole = lora.merge(plan.checkpoint, settings.out, dtype)
             export.write_checkpoint(whole, plan.checkpoint.path, merged, plan.dialect, about)
     else:
         export.write_checkpoint(model.to(dtype), plan.checkpoint.path, settings.out, plan.dialect, about)
@@ -437,10 +456,6 @@ def _record(
     settings: TrainSettings, plan: _Plan, identity: dict[str, Any], talks: Sequence[Conversation],
     held: Sequence[Conversation], left_out: Mapping[str, int], model: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    import peft
-    import torch
-    import transformers
-
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
         "identity": identity,
@@ -456,8 +471,8 @@ def _record(
         },
         "parameters": {"all": sum(p.numel() for p in model.parameters()), "trained": trained},
         "versions": {
-            "wsi_chat": __version__, "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "peft": peft.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("wsi-chat", "torch", "transformers", "accelerate", "peft")},
         },
     }  # fmt: skip
 
@@ -490,14 +505,17 @@ def _shared(found: Path | None) -> Path | None:
 
 
 @contextmanager
-def _quiet() -> Any:
-    """transformers' and peft's own remarks go to the log file of no one: ours say what matters."""
+def _quiet() -> Iterator[None]:
+    """Without transformers' and peft's own remarks: ours say what matters."""
     from transformers.utils import logging as theirs
 
     before = theirs.get_verbosity()
     theirs.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft and transformers remind each other of names that change in their next versions
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         theirs.set_verbosity(before)
 

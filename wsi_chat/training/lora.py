@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.engines.adapter import apply_adapter, read_adapter
+from wsi_chat.engines.checkpoint import Checkpoint
+from wsi_chat.engines.loading import load_model
+from wsi_chat.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +56,8 @@ def add_adapters(
     model: Any, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], vision: bool, base: str
 ) -> Any:
     """The model with fresh adapters, its own weights frozen. ``base`` is written as the adapter's base model."""
-    peft = _peft()
+    import peft
+
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -67,15 +71,12 @@ def add_adapters(
     return peft.get_peft_model(model, config)
 
 
-def merge(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
+def merge(base: Checkpoint, adapter: Path, dtype: torch.dtype) -> Any:
     """The base checkpoint with the adapter added to its weights (in float32, then ``dtype``), on the CPU."""
     import torch
 
-    from wsi_chat.engines.loading import load_model
-
-    model = load_model(base, torch.float32, torch.device("cpu"))
-    adapted = _peft().PeftModel.from_pretrained(model, str(adapter))
-    return adapted.merge_and_unload(safe_merge=True).to(dtype)
+    model = load_model(base.path, torch.float32, torch.device("cpu"))
+    return apply_adapter(model, read_adapter(adapter, base)).to(dtype)
 
 
 def freeze_vision(model: Any) -> None:
@@ -83,11 +84,3 @@ def freeze_vision(model: Any) -> None:
     for name, weights in model.named_parameters():
         if VISION.search(name):
             weights.requires_grad_(False)
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise EngineError("peft is not installed", hint="pip install 'wsi-chat[train]'") from error
-    return peft
