@@ -150,6 +150,8 @@ def _tell(result: SlideResult) -> None:
         + (f", {funnel.detail_failed} detailed only in part" if funnel.detail_failed else ""),
         markup=False,
     )
+    model = report.provenance.model
+    console.print(f"  model     {model.name}, engine {model.engine} ({model.engine_reason})", markup=False)
     for name in ("report.pdf", "report.json", "findings.geojson", "overview.png", "heatmap.png"):
         if (result.folder / name).exists():
             console.print(f"  {result.folder / name}", markup=False)
