@@ -64,8 +64,8 @@ def _readable(text: str, source: Path) -> None:
         data = json.loads(text)
     except ValueError as error:
         at_end = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
-        what = "it ends in the middle (truncated?)" if at_end or not text.strip() else f"Invalid JSON: {error}"
-        raise OutputError(f"{source} is no report: {what}.", hint=again) from error
+        what = "it ends in the middle (truncated?)" if at_end or not text.strip() else str(error)
+        raise OutputError(f"{source} is no report: Invalid JSON: {what}.", hint=again) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, str) and _number(version) > _number(SCHEMA_VERSION):
         raise OutputError(

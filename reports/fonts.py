@@ -19,8 +19,8 @@ SUFFIXES = (".otf", ".ttf", ".ttc", ".otc")
 # Names of fonts with simplified Chinese, the plain-stroked ones first: as files are called, in lower case.
 KNOWN = (
     "notosanscjk", "notosanssc", "sourcehansans", "pingfang", "hiraginosansgb", "msyh", "dengxian", "deng",
-    "wqy-microhei", "wqy-zenhei", "droidsansfallback", "simhei", "stheiti", "notoserifcjk", "sourcehanserif", "simsun", "songti",
-    "ukai", "uming",
+    "wqy-microhei", "wqy-zenhei", "droidsansfallback", "simhei", "stheiti", "notoserifcjk", "sourcehanserif", "simsun",
+    "songti", "ukai", "uming",
 )  # fmt: skip
 SAMPLE = "切片评分覆盖率阈值细胞未见上皮内病变"
 DEPTH = 4

@@ -117,7 +117,8 @@ def _exit_code(results: Sequence[SlideResult], failures: Sequence[Exception]) ->
     if failures and not results:
         return getattr(failures[0], "exit_code", EXIT_FAILED) if len(failures) == 1 else EXIT_FAILED
     by_error = any(indeterminate_by_error(result.report) for result in results)
-    return EXIT_PARTIAL if failures or by_error else 0
+    without = any(result.unwritten for result in results)
+    return EXIT_PARTIAL if failures or by_error or without else 0
 
 
 def _as_json(result: SlideResult) -> dict[str, Any]:
@@ -152,9 +153,11 @@ def _tell(result: SlideResult) -> None:
     )
     model = report.provenance.model
     console.print(f"  model     {model.name}, engine {model.engine} ({model.engine_reason})", markup=False)
-    for name in ("report.pdf", "report.json", "findings.geojson", "overview.png", "heatmap.png"):
+    for name in ("report.pdf", "report.html", "report.json", "findings.geojson", "overview.png", "heatmap.png"):
         if (result.folder / name).exists():
             console.print(f"  {result.folder / name}", markup=False)
+    for line in result.unwritten:
+        console.print(f"  not written: {line}", markup=False)
     console.print(f"  {report.disclaimer}", style="dim", markup=False)
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
+from wsi_chat.ancillary import read_ancillary
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
 from wsi_chat.cell_sample import sample_cells, what_was_supplied
-from wsi_chat.documents import write_documents
+from wsi_chat.documents import missing_font, write_documents
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 from wsi_chat.fitting_apply import apply_to, conditions_of, load_for, with_aggregator
 from wsi_chat.mechanisms import mechanism_notes, reader_of, screen_with_views, second_look
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine, EngineChoice
+    from wsi_chat.journal import Journal
     from wsi_chat.terminology import System
 
 log = logging.getLogger(__name__)
@@ -288,6 +290,8 @@ def analyze_slide(
 
     clock = Clock()
     find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
+    read_ancillary(settings.ancillary)
+    no_pdf = missing_font(settings)
     fitted = load_for(settings)
     dialect = model.dialect
     earlier = EarlierDocuments(out / slide_id(path))
@@ -355,7 +359,12 @@ def analyze_slide(
         report = _judge(
             slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample, applied
         )
-        write_documents(
+        if no_pdf:
+            report = report.model_copy(update={"notes": (*report.notes, no_pdf)})
+        if settings.narrative == "model":
+            report = _written_by_model(report, tile_verdicts, slide, system, model, journal, settings)
+            clock.lap("narrative")
+        unwritten = write_documents(
             report,
             tile_verdicts,
             slide=slide,
@@ -368,7 +377,7 @@ def analyze_slide(
         )
         earlier.forget()
         clock.lap("documents")
-    return SlideResult(report=report, folder=folder, slide_path=path)
+    return SlideResult(report=report, folder=folder, slide_path=path, unwritten=unwritten)
 
 
 def _judge(
@@ -421,6 +430,8 @@ def _judge(
             age=supplied.age,
         ),
         verdict=verdict,
+        language=settings.language,
+        ancillary=read_ancillary(settings.ancillary),
         funnel=funnel,
         notes=(
             *_notes(slide, foreground, plan, settings),
@@ -442,6 +453,32 @@ def _judge(
 def _specimen_code(given: str | None, system: System) -> str:
     """What the user gave; for a reporting system of the user's own its code, and not the path of its file."""
     return system.code if given is not None and given.lower().endswith((".yaml", ".yml")) else given or "unspecified"
+
+
+def _written_by_model(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    slide: Slide,
+    system: System,
+    model: Model,
+    journal: Journal,
+    settings: Settings,
+) -> Report:
+    """``--narrative model``: the model's own words, as far as they pass the check."""
+    from wsi_chat.narrator import MUTE, pictures_of, write_narrative
+
+    mute = model.dialect.name in MUTE or not tile_verdicts
+    pictures = [] if mute else pictures_of(report, slide, tile_verdicts, px=model.dialect.tile_px)
+    return write_narrative(
+        report,
+        tile_verdicts,
+        system,
+        engine=None if mute else model.engine,
+        dialect=model.dialect,
+        journal=journal,
+        pictures=pictures,
+        decoding={"greedy": True, "seed": settings.seed},
+    )
 
 
 def _specimen_name(given: str | None, system: System) -> str:

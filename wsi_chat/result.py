@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SlideResult:
-    """One slide's finished result. ``folder`` holds its documents; ``slide_path`` is None where it is not known."""
+    """One slide's finished result. ``folder`` holds its documents; ``slide_path`` is None where it is not known.
+
+    ``unwritten`` names the documents that were asked for and could not be made, with the reason.
+    """
 
     report: Report
     folder: Path
     slide_path: Path | None = None
+    unwritten: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
