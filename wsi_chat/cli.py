@@ -22,6 +22,7 @@ from wsi_chat.errors import WsiChatError
 from wsi_chat.evaluation.cli import evaluate
 from wsi_chat.fitting_cli import fit
 from wsi_chat.inference.cli import dashes, infer
+from wsi_chat.report_cli import report
 from wsi_chat.training.cli import train
 from wsi_chat.validation_cli import validate
 
@@ -41,6 +42,7 @@ app.command(context_settings={"token_normalize_func": dashes})(infer)
 app.command()(evaluate)
 app.command("train")(train)
 app.command()(fit)
+app.command()(report)
 app.command()(validate)
 
 
@@ -125,7 +127,16 @@ def analyze(
     ] = None,
     pdf: Annotated[bool | None, typer.Option("--pdf/--no-pdf", help="Write report.pdf.")] = None,
     gallery: Annotated[int | None, typer.Option(help="Cells in the gallery.")] = None,
-    font_path: Annotated[str | None, typer.Option(help="Folder with more fonts for the PDF.")] = None,
+    font_path: Annotated[str | None, typer.Option(help="Folder with more fonts for the PDF, or a font file.")] = None,
+    html: Annotated[bool | None, typer.Option("--html/--no-html", help="Write report.html.")] = None,
+    dicom: Annotated[
+        bool | None, typer.Option("--dicom/--no-dicom", help="Write DICOM objects where the slide is DICOM.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of the report: en or zh.")] = None,
+    narrative: Annotated[str | None, typer.Option(help="template, or model: written by it, then checked.")] = None,
+    ancillary: Annotated[
+        list[str] | None, typer.Option(help="Result of another test, as you supply it, or a YAML file; repeatable.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
@@ -142,7 +153,8 @@ def analyze(
         "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
         "coverage_floor": coverage_floor, "aggregator": aggregator, "miss_rate": miss_rate,
         "false_alarm_rate": false_alarm_rate, "force": force, "seed": seed, "overwrite": overwrite, "pdf": pdf,
-        "gallery": gallery, "font_path": font_path, "adapter": adapter,
+        "gallery": gallery, "font_path": font_path, "html": html, "dicom": dicom, "language": language,
+        "narrative": narrative, "ancillary": tuple(ancillary) if ancillary else None, "adapter": adapter,
         "views": views, "contrast": contrast, "zoom": zoom,
     }  # fmt: skip
     code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
