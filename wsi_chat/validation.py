@@ -221,8 +221,9 @@ def _auc(
     several = len(set(patients)) < len(patients)
     found = {"delong": _shown(auc_delong(positive, score)),
              "bootstrap": _shown(bootstrap(of, patients, resamples=resamples, seed=seed))}  # fmt: skip
-    # DeLong takes slides for independent, which slides of one patient are not
-    return {**found["bootstrap" if several else "delong"], **found, "one_slide_per_patient": not several}
+    # DeLong takes slides for independent, which slides of one patient are not; a bootstrap without spread says nothing
+    spread = found["bootstrap"]["low"] not in (None, found["bootstrap"]["high"])
+    return {**found["bootstrap" if several and spread else "delong"], **found, "one_slide_per_patient": not several}
 
 
 Way = Literal["decided", "undecided_wrong", "undecided_referred"]

@@ -24,6 +24,7 @@ def write_validation_pdf(payload: Mapping[str, Any], judged: Judged, path: Path)
     """
     import typst
 
+    make: Any = typst.compile
     template = resources.files("wsi_chat").joinpath("validation.typ").read_bytes()
     # names from a manifest may be in any script; the template sets them as strings, never as markup
     data = {**payload, "tool": __version__}
@@ -34,7 +35,7 @@ def write_validation_pdf(payload: Mapping[str, Any], judged: Judged, path: Path)
         profiles: tuple[Any, ...] = (["ua-1"], [])
         for standards in profiles:
             try:
-                pdf = typst.compile(template, root=scratch, sys_inputs=inputs, format="pdf", pdf_standards=standards,
+                pdf: bytes = make(template, root=scratch, sys_inputs=inputs, format="pdf", pdf_standards=standards,
                                     timestamp=0)  # fmt: skip
                 break
             except typst.TypstError as error:
