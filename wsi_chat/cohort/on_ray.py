@@ -47,7 +47,9 @@ CORES_PER_ACTOR = 4
 class SlideActor:
     """Lives in a worker process of Ray's: loads an engine once and does the slides that it is given."""
 
-    def __init__(self, out: str, settings: Settings, start: Callable[[], Engine] | None) -> None:
+    def __init__(self, out: str, settings: Settings, start: Callable[[], Engine] | None, threads: int) -> None:
+        # Ray gives a process one thread per core that it is granted; without GPUs the engine is what needs more
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         self._out = Path(out)
         self._model = Model(settings, start=start)
 
@@ -127,17 +129,14 @@ def _workers(ray: Any, out: Path, model: Model, *, wanted: int | None, most: int
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
     count = min(most, wanted or gpus or max(1, cpus // CORES_PER_ACTOR))
-    threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, cpus // count))}}
     kind = ray.remote(SlideActor).options(
         num_cpus=1 / math.ceil(count / cpus),
         num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
         max_restarts=-1,
         max_task_retries=TRIES - 1,
-        # Ray gives a process one thread per core that it is granted; without GPUs the engine is what needs them
-        runtime_env=None if gpus else threads,
     )
     log.info("ray: %d actors on %d GPUs and %d cores", count, gpus, cpus)
-    return [kind.remote(str(out.resolve()), model.settings, model.start) for _ in range(count)]
+    return [kind.remote(str(out.resolve()), model.settings, model.start, max(1, cpus // count)) for _ in range(count)]
 
 
 def _lost(ray: Any, sent: Mapping[str, tuple[Job, Any]]) -> Job:
