@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from wsi_chat.terminology import Category, Minimum, Problem, System
 
@@ -106,7 +107,7 @@ def _check(path: Path) -> Said:
     return Said(payload, Group(*lines))
 
 
-def _problem(problem: Problem) -> RenderableType:
+def _problem(problem: Problem) -> Text:
     from rich.text import Text
 
     return Text.assemble(
@@ -196,7 +197,7 @@ def _labels(system: System) -> RenderableType:
         others.setdefault(code or "", []).append(name)
     for label in system.labels:
         asked = "asked" if label.ask else "if known" if label.ask_if_known else ""
-        kind = "abnormal" if label.abnormal else label.axis
+        kind: str = "abnormal" if label.abnormal else label.axis
         also = ", ".join(others.get(label.code, ()))
         rows.append((label.code, label.long_name, kind, asked, also, label.source))
     if "" in others:
