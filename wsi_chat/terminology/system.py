@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from wsi_chat.errors import TerminologyError
 from wsi_chat.schema import Record
-from wsi_chat.terminology.adequacy import AdequacyRule
+from wsi_chat.terminology.adequacy import AdequacyRule, Component, Minimum
 from wsi_chat.terminology.fields import Code, Misfit, Text, repeated
 from wsi_chat.terminology.prohibition import Prohibition
 from wsi_chat.terminology.records import Category, FreeQuestion, Label, Note, ScreenQuestion, Wording
@@ -206,7 +206,11 @@ class System(Record):
         translated = self.zh.labels if self.zh is not None else {}
         named += [(f"zh.labels.{code}", code) for code in translated]
         named += [(f"label_map.{name}", code) for name, code in self.label_map.items() if code is not None]
-        for part, entries in (("minima", self.adequacy.minima), ("components", self.adequacy.components)):
+        counted: dict[str, Sequence[Minimum | Component]] = {
+            "minima": self.adequacy.minima,
+            "components": self.adequacy.components,
+        }
+        for part, entries in counted.items():
             for n, entry in enumerate(entries):
                 named += [(f"adequacy.{part}[{n}].labels[{m}]", code) for m, code in enumerate(entry.labels)]
         for path, code in named:
