@@ -103,7 +103,8 @@ def score_classes(rows: Sequence[Named], *, resamples: int = RESAMPLES, seed: in
         float(accuracy_score(truth, said)),
         float(recall_score(truth, said, labels=real, average="macro", zero_division=0)),
         float(f1_score(truth, said, labels=names, average="macro", zero_division=0)),
-        float(matthews_corrcoef(truth, said)),
+        # with one class on both sides it is 0 by definition, and scikit-learn warns
+        float(matthews_corrcoef(truth, said)) if len({*truth, *said}) > 1 else 0.0,
     )
     few = resamples if len(names) <= MOST_CLASSES else 0
     counts = _counts(truth, said, names) if few else np.zeros((len(rows), 1))

@@ -54,7 +54,7 @@ def _panels(result: Evaluation) -> list[tuple[str, list[Bar], list[Mark]]]:
             ("macro-F1", all_.scores.macro_f1),
             ("MCC", all_.scores.mcc),
         ]
-        marks = [
+        marks: list[Mark] = [
             ("majority class", (all_.majority, all_.majority_balanced)),
             ("always the first", (all_.always_first, all_.always_first_balanced)),
         ]

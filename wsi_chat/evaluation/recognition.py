@@ -48,12 +48,12 @@ _LETTERED = re.compile(r"option's letter|select the best option|multiple[- ]choi
 _TOPIC = re.compile(r"based on the image \[(.*?)\]\s*,\s*and select", re.DOTALL)
 
 _GROUND = (
-    re.compile(r"^\s*locate (?:all|every)(?: the)? (?P<name>.+?)(?: in (?:the|this) image)?\s*\.", re.IGNORECASE),
-    re.compile(r"^\s*locate (?:all|every)(?: the)? (?P<name>.+?)\s*$", re.IGNORECASE),
     re.compile(r"category:\s*\"?(?P<name>[^\"\n]+?)\"?\s*\.\s*Report", re.IGNORECASE),
     re.compile(r"belongs? to the following categor(?:y|ies):\s*\"(?P<name>[^\"\n]+)\"", re.IGNORECASE),
     re.compile(r"bounding box of every <\|object_ref_start\|>(?P<name>[^<]+)<\|object_ref_end\|>", re.IGNORECASE),
     re.compile(r"bounding box[^<]*<ref>(?P<name>[^<]+)</ref>", re.IGNORECASE),
+    re.compile(r"^\s*locate (?:all|every)(?: the)? (?P<name>.+?)(?: in (?:the|this) image)?\s*\.", re.IGNORECASE),
+    re.compile(r"^\s*locate (?:all|every)(?: the)? (?P<name>.+?)\s*$", re.IGNORECASE),
     re.compile(r"^\s*find every (?P<name>.+?) in (?:this|the) image", re.IGNORECASE),
     re.compile(r"^\s*detect all (?P<name>.+?) cells and mark", re.IGNORECASE),
     re.compile(

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsi_chat.analyze_command import _terminate_as_interrupt
+from wsi_chat.analyze_command import terminate_as_interrupt
 from wsi_chat.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.errors import SettingError
 from wsi_chat.inference.rows import find_data
@@ -46,7 +46,7 @@ def run_infer(
     model = Model(settings)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with _terminate_as_interrupt(), _progress(errors, quiet=quiet or not errors.is_terminal) as progress:
+        with terminate_as_interrupt(), _progress(errors, quiet=quiet or not errors.is_terminal) as progress:
             done = infer(
                 data,
                 out,

@@ -241,6 +241,6 @@ def _pairs(turns: list[Turn]) -> tuple[tuple[str, str | None], ...]:
     following: list[Turn | None] = [*turns[1:], None]
     return tuple(
         (turn.text, after.text if after is not None and after.role == "assistant" else None)
-        for turn, after in zip(turns, following, strict=True)
+        for turn, after in zip(turns, following, strict=False)
         if turn.role == "user"
     )
