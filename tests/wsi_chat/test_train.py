@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _build(family: str, folder: Path) -> Path:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     patch = 16 if family == "qwen3_vl" else 14
     text: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
         "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], "bos_token_id": None,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
@@ -199,7 +200,7 @@ def test_one_lora_step_changes_the_adapter_and_nothing_else(
     assert read_checkpoint(base).revision == before
     adapter = _weights(out, "adapter_model.safetensors")
     ups = [value for name, value in adapter.items() if "lora_B" in name]
-    assert len(ups) == 7
+    assert len(ups) == 2 * 7
     assert all(bool(value.abs().max() > 0) for value in ups), "lora_B begins as zeros: a step must move it"
     assert all("language_model" in name and "visual" not in name for name in adapter)
     config = json.loads((out / "adapter_config.json").read_text())
@@ -306,12 +307,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
         if row.get("steps") and row["step"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def listening(**_: Any) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(interrupts)
-
-    monkeypatch.setattr(command, "_progress", listening)
+    monkeypatch.setattr(command, "_progress", lambda **_: nullcontext(interrupts))
     out = tmp_path / "out"
     arguments = ["wsi-chat", "train", "--model", str(tiny["qwen2_vl"]), "--dataset", "cells_train", "--dataset-dir",
                  str(data), "-o", str(out), "--batch-size", "2", "--accumulate", "1", "--steps", "5",
@@ -320,12 +316,12 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 130
-    assert "interrupted: state saved" in capsys.readouterr().err
+    assert "interrupted: the state is saved; the same command with --resume goes on" in capsys.readouterr().err
     assert last_state(out) == out / "checkpoints" / "checkpoint-3"
     assert json.loads((out / "training.json").read_text())["state"] == "interrupted"
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(command, "_progress", lambda **_: __import__("contextlib").nullcontext(None))
+    monkeypatch.setattr(command, "_progress", lambda **_: nullcontext(None))
     monkeypatch.setattr(sys, "argv", [*arguments, "--resume", "--json"])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_chat.console import EXIT_INTERRUPTED
+
 if TYPE_CHECKING:
     from wsi_chat.training.finetune import Trained
     from wsi_chat.training.trainer import Tell
@@ -27,7 +29,7 @@ def train(
     ] = "auto",
     method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 16,
-    alpha: Annotated[float, typer.Option(help="LoRA alpha.")] = 32,
+    alpha: Annotated[int, typer.Option(help="LoRA alpha.")] = 32,
     dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.05,
     targets: Annotated[
         str | None, typer.Option(help="Layers that get adapters, e.g. q_proj,v_proj. Default: all linear layers.")
@@ -90,8 +92,12 @@ def train(
         eval_every=eval_every, eval_samples=eval_samples,
         eval_conversations=eval_conversations, best_by=best_by, keep=keep, log_every=log_every,
     )  # fmt: skip
-    with _progress(quiet=quiet) as tell:
-        trained = finetune(settings, tell=tell)
+    try:
+        with _progress(quiet=quiet) as tell:
+            trained = finetune(settings, tell=tell)
+    except KeyboardInterrupt as stopped:
+        typer.echo("interrupted: the state is saved; the same command with --resume goes on", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from stopped
     if json_:
         import json
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.datasets.check import Checked, check_file
 from wsi_chat.datasets.translate import Exchange, Translator
@@ -227,7 +227,7 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return cast("Image.Image", image.copy())
+            return image.copy()
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise SlideError(f"image {path} cannot be read: {error}") from error
 

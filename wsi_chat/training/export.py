@@ -33,12 +33,13 @@ def write_checkpoint(model: Any, base: Path, out: Path, dialect: Dialect, about:
 
 
 def _save(model: Any, out: Path) -> None:
-    from transformers import GenerationConfig
+    import transformers
 
+    blank: Any = transformers.GenerationConfig
     settings = model.generation_config
     try:
         # transformers refuses to write some that it reads; the base's own file is copied
-        model.generation_config = GenerationConfig()
+        model.generation_config = blank()
         model.save_pretrained(str(out))
         (out / "generation_config.json").unlink(missing_ok=True)
     finally:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import logging
 import platform
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +25,19 @@ from wsi_chat.engines.loading import load_model, pick_device, said
 from wsi_chat.engines.qwen import MODEL_TYPES
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.training import curves, export, lora, probes, state
+from wsi_chat.training.arguments import arguments_of, schedule
 from wsi_chat.training.data import Conversation, Source, find_dataset, read_conversations, validation_of
 from wsi_chat.training.encode import Conversations, Encoder, fitting
+from wsi_chat.training.machine import (
+    check_extras,
+    check_memory,
+    quiet,
+    ran_out_of_memory,
+    rank,
+    shared,
+    stored_dtype,
+    world_size,
+)
 from wsi_chat.training.settings import METRICS, TrainSettings
 
 if TYPE_CHECKING:
@@ -39,13 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_EVALUATION = "none"
-EVALUATIONS = 10
-"""How often a run is evaluated where the user does not say."""
-
-BYTES_FULL = 16
-"""Per parameter in full fine-tuning: weights, gradient and Adam's two moments in float32."""
-
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +90,24 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
         OutputError: the folder is taken or cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved behind the step that ran.
     """
-    _check_extras()
+    check_extras()
     plan = _plan(settings)
     device = pick_device(settings.device)
-    _check_memory(plan.checkpoint, settings, device)
+    check_memory(plan.checkpoint, settings, device)
     identity = _identity(settings, plan)
-    leader = _rank() == 0
+    leader = rank() == 0
     # every process must see the folder as it was, so only the first one touches it and the others follow
     resume_from = (
         state.take_folder(settings.out, identity, resume=settings.resume, overwrite=settings.overwrite)
         if leader
         else None
     )
-    resume_from = _shared(resume_from)
+    resume_from = shared(resume_from, device)
     try:
-        with _quiet():
+        with quiet():
             return _train(settings, plan, identity, device, resume_from, tell)
     except (MemoryError, RuntimeError) as error:
-        if not _no_memory(error):
+        if not ran_out_of_memory(error):
             raise
         raise EngineError(
             f"memory ran out while training ({said(error)})",
@@ -114,14 +116,6 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
 
 
 # ---------------------------------------------------------------------------------------------- before the weights
-
-
-def _check_extras() -> None:
-    for name in ("accelerate", "peft"):
-        try:
-            version(name)
-        except PackageNotFoundError as error:
-            raise EngineError(f"{name} is not installed.", hint="pip install 'wsi-chat[train]'") from error
 
 
 def _plan(settings: TrainSettings) -> _Plan:
@@ -171,37 +165,8 @@ def _identity(settings: TrainSettings, plan: _Plan) -> dict[str, Any]:
         "dialect": f"{plan.dialect.name}/{plan.dialect.prompts_sha256[:16]}",
         "datasets": [source.sha256[:16] for source in plan.sources],
         "eval_dataset": evaluation.sha256[:16] if evaluation else None,
-        "processes": _world(),
+        "processes": world_size(),
     }
-
-
-def _check_memory(checkpoint: Checkpoint, settings: TrainSettings, device: torch.device) -> None:
-    """Refuse at once what cannot fit: the weights and, in full fine-tuning, their gradients and moments."""
-    import psutil
-    import torch
-
-    stored = sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
-    parameters = stored / (4 if _dtype_of(checkpoint.path) == torch.float32 else 2)
-    each = BYTES_FULL if settings.method == "full" else (2 if device.type == "cuda" else 4)
-    needed = parameters * each
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
-        raise EngineError(
-            f"{settings.method} fine-tuning of {checkpoint.path} needs at least {needed / 2**30:.1f} GiB on {device}, "
-            f"{free / 2**30:.1f} GiB are free",
-            hint="Use --method lora, a smaller checkpoint, or a device with more memory.",
-        )
-
-
-def _dtype_of(folder: Path) -> torch.dtype:
-    """The number format in which a checkpoint stores its weights, read from a file's header."""
-    import torch
-    from safetensors import safe_open
-
-    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    with safe_open(str(min(folder.glob("*.safetensors"))), framework="pt") as file:
-        kinds = [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118
-    return names.get(max(set(kinds), key=kinds.count), torch.float32)
 
 
 # ---------------------------------------------------------------------------------------------- the run
@@ -219,7 +184,10 @@ def _train(
 
     from wsi_chat.training.trainer import ChatTrainer, Conduct, Stop
 
-    arguments = _arguments(settings, plan, device, resuming=resume_from is not None)
+    arguments = arguments_of(
+        settings, device, evaluates=bool(plan.held), resuming=resume_from is not None,
+        text_only=any(not talk.images for talk in plan.talks),
+    )  # fmt: skip
     transformers.set_seed(settings.seed)
     model = _model(settings, plan, arguments)
     encoder = Encoder(plan.checkpoint, _config(model), plan.dialect)
@@ -233,7 +201,7 @@ def _train(
     left_out = {**plan.left_out, **({"too_long": len(long)} if long else {})}
     asked = probes.choose(held, settings.eval_samples, seed=settings.seed)
     best_by = _best_by(settings, asked, bool(held))
-    _schedule(arguments, settings, len(talks), best_by)
+    schedule(arguments, settings, len(talks), best_by)
     stop = Stop()
     metrics_log = None
     if arguments.should_save:
@@ -294,78 +262,6 @@ def _config(model: Any) -> Any:
     return getattr(model, "get_base_model", lambda: model)().config
 
 
-def _arguments(settings: TrainSettings, plan: _Plan, device: torch.device, *, resuming: bool) -> Any:
-    """transformers' TrainingArguments; the counts of steps come later, when the data's length is known."""
-    import torch
-    from transformers import TrainingArguments
-
-    bf16, fp16 = _precision(settings, device)
-    text_only = settings.trains_vision and any(not talk.images for talk in plan.talks)
-    arguments = TrainingArguments(
-        output_dir=str(settings.out / state.STATE),
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulate,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.clip,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
-        bf16=bf16,
-        fp16=fp16,
-        **_checkpointing(TrainingArguments, settings),
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        seed=settings.seed,
-        data_seed=settings.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=device.type == "cuda",
-        save_strategy="steps",
-        # one more than asked for: the newest may be half-written when the machine stops
-        save_total_limit=settings.keep + 1,
-        eval_on_start=bool(plan.held) and not resuming,
-        ddp_find_unused_parameters=text_only,
-    )
-    if device.type == "cuda" and arguments.n_gpu > 1:
-        # without a launcher the trainer would split image patches by rows over all GPUs; torchrun is the way
-        arguments._n_gpu = 1
-        log.warning("%d GPUs are seen and one is used; use torchrun for more", torch.cuda.device_count())
-    return arguments
-
-
-def _checkpointing(kind: Any, settings: TrainSettings) -> dict[str, Any]:
-    if not settings.gradient_checkpointing:
-        return {}
-    # transformers renamed the argument within version 5
-    name = "activation_checkpointing"
-    if name not in kind.__dataclass_fields__:
-        name = "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-
-
-def _precision(settings: TrainSettings, device: torch.device) -> tuple[bool, bool]:
-    """(bf16, fp16): on a GPU bf16 where it can, else fp16; on a CPU neither, unless asked for."""
-    import torch
-
-    wanted = settings.precision
-    if wanted == "auto":
-        if device.type != "cuda":
-            return False, False
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return able, not able
-    if wanted == "fp16" and device.type != "cuda":
-        raise SettingError(f"--precision fp16 on {device}.", hint="On a CPU train in bf16 or fp32.")
-    return wanted == "bf16", wanted == "fp16"
-
-
 def _best_by(settings: TrainSettings, asked: Sequence[Conversation], held: bool) -> str | None:
     """The metric that picks the best checkpoint; None where nothing is evaluated."""
     possible = probes.metrics_of(asked) | ({"loss"} if held else set())
@@ -377,23 +273,6 @@ def _best_by(settings: TrainSettings, asked: Sequence[Conversation], held: bool)
             )
         return settings.best_by
     return next((name for name in METRICS if name in possible), None)
-
-
-def _schedule(arguments: Any, settings: TrainSettings, samples: int, best_by: str | None) -> None:
-    """How often to evaluate and save, now that the number of steps is known."""
-    batches = -(-samples // (settings.batch_size * arguments.world_size))
-    total = settings.steps or max(1, round(settings.epochs * -(-batches // settings.accumulate)))
-    every = min(settings.eval_every or max(1, total // EVALUATIONS), total)
-    arguments.warmup_steps = int(settings.warmup * total)
-    arguments.save_steps = every
-    arguments.logging_steps = min(settings.log_every, max(1, total // 20))
-    if best_by is not None:
-        arguments.eval_strategy = type(arguments.eval_strategy)("steps")
-        arguments.eval_steps = every
-        arguments.do_eval = True
-        arguments.load_best_model_at_end = True
-        arguments.metric_for_best_model = f"eval_{best_by}"
-        arguments.greater_is_better = best_by != "loss"
 
 
 # ---------------------------------------------------------------------------------------------- behind the run
@@ -411,7 +290,7 @@ def _finish(
         "metrics": metrics, "wsi_chat": __version__,
     }  # fmt: skip
     model = trainer.accelerator.unwrap_model(trainer.model)
-    dtype = _dtype_of(plan.checkpoint.path)
+    dtype = stored_dtype(plan.checkpoint.path)
     merged = None
     if settings.method == "lora":
         export.write_adapter(model, plan.checkpoint.path, settings.out, plan.dialect, about)
@@ -475,54 +354,3 @@ def _record(
             **{name: version(name) for name in ("wsi-chat", "torch", "transformers", "accelerate", "peft")},
         },
     }  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- processes and memory
-
-
-def _rank() -> int:
-    import os
-
-    return int(os.environ.get("RANK", "0"))
-
-
-def _world() -> int:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _shared(found: Path | None) -> Path | None:
-    """What the first process found, in every process."""
-    if _world() == 1:
-        return found
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    PartialState()
-    told = broadcast_object_list([str(found) if found else ""])
-    return Path(told[0]) if told[0] else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' and peft's own remarks: ours say what matters."""
-    from transformers.utils import logging as theirs
-
-    before = theirs.get_verbosity()
-    theirs.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            # peft and transformers remind each other of names that change in their next versions
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        theirs.set_verbosity(before)
-
-
-def _no_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)

@@ -53,7 +53,7 @@ def _end(name: str) -> str:
 
 
 def add_adapters(
-    model: Any, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], vision: bool, base: str
+    model: Any, *, rank: int, alpha: int, dropout: float, targets: Sequence[str], vision: bool, base: str
 ) -> Any:
     """The model with fresh adapters, its own weights frozen. ``base`` is written as the adapter's base model."""
     import peft

@@ -163,8 +163,10 @@ def _greedy(model: Any, encoder: Encoder) -> Iterator[Callable[[list[Prompt], in
         for ids in output[:, inputs["input_ids"].shape[1] :].tolist():
             stop = next((place for place, token in enumerate(ids) if token in ends), None)
             text = encoder.tokenizer.decode(ids[:stop], skip_special_tokens=False)
-            status = "truncated" if stop is None else "ok"
-            answers.append(Answer("", "vqa", text, status=status, finish_reason="length" if stop is None else "stop"))
+            cut = stop is None
+            answers.append(
+                Answer("", "vqa", text, status="truncated" if cut else "ok", finish_reason="length" if cut else "stop")
+            )
         return answers
 
     try:

@@ -41,7 +41,7 @@ class TrainSettings(BaseModel):
 
     method: Literal["lora", "full"] = "lora"
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: tuple[str, ...] = ()
     vision: bool | None = None

@@ -25,7 +25,7 @@ Tell = Callable[[dict[str, Any]], None]
 """Called with every row of the metrics log, and with ``{"step", "steps"}`` after every step."""
 
 
-class ChatTrainer(Trainer):  # type: ignore[misc]
+class ChatTrainer(Trainer):
     """Trains on `encode.Conversations`; an evaluation also asks ``asked`` and scores the answers."""
 
     def __init__(self, *, encoder: Encoder, asked: Sequence[Conversation], grouped: bool, **rest: Any) -> None:
@@ -33,13 +33,15 @@ class ChatTrainer(Trainer):  # type: ignore[misc]
         self.encoder, self.asked, self.grouped = encoder, asked, grouped
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        data = self.train_dataset if train_dataset is None else train_dataset
+        data: Any = self.train_dataset if train_dataset is None else train_dataset
         batch = self.args.train_batch_size * self.args.world_size
-        return LengthGrouped(data.lengths, batch, seed=self.args.data_seed, grouped=self.grouped)
+        return LengthGrouped(data.lengths, batch, seed=self.args.seed, grouped=self.grouped)
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Loss on the evaluation set, and our metrics on a sample of it."""
-        metrics: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **rest)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.asked:
             said = {f"{metric_key_prefix}_{name}": value for name, value in self._scores().items()}
             self.log(dict(said))
@@ -86,7 +88,7 @@ class Stop:
                 signal.signal(number, handler)
 
 
-class Conduct(TrainerCallback):  # type: ignore[misc]
+class Conduct(TrainerCallback):
     """Writes the metrics, tells of progress, stops when asked, and refuses to go on with a loss that is no number."""
 
     def __init__(self, log: MetricsLog | None, stop: Stop, tell: Tell | None, batch: int) -> None:
