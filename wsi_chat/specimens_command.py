@@ -197,6 +197,8 @@ def _labels(system: System) -> RenderableType:
         others.setdefault(code or "", []).append(name)
     for label in system.labels:
         asked = "asked" if label.ask else "if known" if label.ask_if_known else ""
+        if not asked and label.code in system.adequacy.asked_labels:
+            asked = "adequacy"
         kind: str = "abnormal" if label.abnormal else label.axis
         also = ", ".join(others.get(label.code, ()))
         rows.append((label.code, label.long_name, kind, asked, also, label.source))
