@@ -185,8 +185,9 @@ def test_from_rendered_truth_to_the_figure(tmp_path: Path, monkeypatch: pytest.M
         return result.stdout
 
     call("synth", "fields", "fields", "-n", "1", "--seed", "970000000")
-    call("dataset", "build", "data", "--rendered", "fields/truth.json", "--dialect", "embedded", "--specimen", "cervix",
-         "--split", "test=1", "--png", "--per-kind", "1", "--kind", "ground", "--kind", "mcq", "--kind", "refer")  # fmt: skip
+    call("dataset", "build", "data", "--rendered", "fields/truth.json", "--dialect", "embedded", "--specimen",
+         "cervix", "--split", "test=1", "--png", "--per-kind", "1", "--kind", "ground", "--kind", "mcq",
+         "--kind", "refer")  # fmt: skip
     file = tmp_path / "data" / "cytology_test.jsonl"
     turns = [
         {"role": "user", "content": "<image>Locate all hsil."},
