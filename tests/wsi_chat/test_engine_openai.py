@@ -12,8 +12,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +24,12 @@ from PIL import Image
 from wsi_chat.engines import Engine, EngineCrashed, SupervisedEngine, load_engine
 from wsi_chat.engines.chat_requests import choice_probabilities
 from wsi_chat.engines.openai import OpenAIEngine
+from wsi_chat.engines.protocol import StreamingEngine
 from wsi_chat.engines.server import check_address, is_this_machine, notice
 from wsi_chat.errors import EngineDied, EngineError, SettingError
 from wsi_chat.schema import Answer, Query, Turn
 
-Said = dict[str, Any] | tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
+Said = dict[str, Any] | list[Any] | tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 Script = Callable[[dict[str, Any], int], Said]
 RED = Image.new("RGB", (64, 32), (200, 10, 30))
 
@@ -98,10 +101,22 @@ class FakeServer:
                     self.end_headers()
                     self.wfile.write(b'{"choices": [')
                     self.close_connection = True
+                elif isinstance(said, list):
+                    self._stream(said)
                 elif isinstance(said, tuple):
                     self._send(*said)
                 else:
                     self._send(200, said)
+
+            def _stream(self, events: list[Any]) -> None:
+                self.close_connection = True
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                for event in events:
+                    data = event if isinstance(event, str) else json.dumps(event)
+                    self.wfile.write(f"data: {data}\n\n".encode())
 
             def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -451,7 +466,8 @@ def test_a_closed_engine_answers_no_more(serve: Any) -> None:
 # ------------------------------------------------------------------------------------------------ the server's death
 
 
-def test_a_server_that_dies_for_good_ends_the_run_with_what_was_answered() -> None:
+def test_a_server_that_dies_for_good_ends_the_run_with_what_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_chat.engines.openai.PAUSE", 0.02)
     server = FakeServer(_echo)
     engine = load_engine(None, base_url=server.url, concurrency=2, timeout=1.0)
     answered: list[Answer] = []
@@ -569,3 +585,110 @@ def test_images_that_leave_this_machine_are_announced() -> None:
         assert not is_this_machine(away)
     assert "are sent to api.example, which is not this machine" in notice("https://api.example/v1")
     assert "unencrypted to 10.0.0.7:8000" in notice("http://10.0.0.7:8000/v1")
+
+
+# ------------------------------------------------------------------------------------------------ streaming
+
+
+def _heard(engine: Any, query: Query) -> tuple[list[str], Answer]:
+    pieces: list[str] = []
+    stream = engine.stream(query)
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def _event(words: str, finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": words}, "finish_reason": finish}]}
+
+
+def test_words_come_as_they_are_written_and_join_to_the_answer(serve: Any) -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": 40, "completion_tokens": 3}}
+    events = [_event("Nor"), _event("mal "), _event("cells.", "stop"), usage, "[DONE]"]
+    server, engine = serve(lambda body, number: events if body["stream"] else reply("not asked"))
+    assert isinstance(engine, StreamingEngine)
+    pieces, answer = _heard(engine, _query())
+    assert pieces == ["Nor", "mal ", "cells."]
+    assert (answer.text, answer.status, answer.prompt_tokens, answer.new_tokens) == ("Normal cells.", "ok", 40, 3)
+    _, answer = _heard(engine, replace(_query(), key="cut"))
+    server.script = lambda body, number: [_event("Normal ce", "length"), "[DONE]"]
+    assert _heard(engine, _query())[1].status == "truncated"
+
+
+def test_a_stream_that_never_began_is_asked_plainly_and_one_that_broke_is_failed(serve: Any) -> None:
+    _, engine = serve(lambda body, number: (500, {}) if body["stream"] else reply("in one piece"))
+    pieces, answer = _heard(engine, _query())
+    assert (pieces, answer.text, answer.status) == (["in one piece"], "in one piece", "ok")
+    _, engine = serve(lambda body, number: [_event("Nor"), "{broken"])
+    pieces, answer = _heard(engine, _query())
+    assert (pieces, answer.status) == (["Nor"], "failed")
+    _, engine = serve(lambda body, number: reply("B", top={"A": -2.0, "B": -0.1}))
+    pieces, answer = _heard(engine, _screen())
+    assert (pieces, answer.text) == (["B"], "B")
+    _, engine = serve(lambda body, number: (401, {}))
+    with pytest.raises(EngineError, match="refuses the key"):
+        _heard(engine, _query())
+
+
+# ------------------------------------------------------------------------------------------------ a whole run
+
+
+def _cytologist(body: dict[str, Any], number: int) -> Said:
+    """A server that knows the embedded dialect's questions and gives no log-probabilities."""
+    words = _words(body)
+    if "multiple-choice" in words:
+        return reply("B")
+    return reply("There is no such cell in the image." if words.startswith("Locate") else "Normal cells.")
+
+
+def test_a_run_on_a_server_says_who_answered_and_that_its_scores_are_words(
+    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi_chat.pipeline import analyze
+
+    monkeypatch.setenv("WSI_CHAT_API_KEY", "secret-of-the-user")
+    server = FakeServer(_cytologist, models={"data": [{"id": "embedded-v2"}]})
+    settings: dict[str, Any] = {"specimen": "cervix", "limit": 4, "top_k": 1, "pdf": False, "base_url": server.url}
+    result = analyze(small_slide, out=tmp_path, **settings)
+    server.stop()
+    report = result.report
+    assert (report.funnel.screened, report.funnel.screen_failed, report.funnel.detailed) == (4, 0, 1)
+    model = report.provenance.model
+    assert (model.engine, model.name, model.dialect) == ("openai", "embedded-v2", "embedded")
+    assert model.engine_reason == "a server is named with --base-url"
+    assert model.revision == f"embedded-v2@{server.url}"
+    assert any(note.startswith("4 answers came without probabilities") for note in report.notes)
+    assert {body["mm_processor_kwargs"]["size"]["longest_edge"] for body in server.bodies if "top_k" in body} == {65536}
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"secret-of-the-user" not in file.read_bytes(), file
+
+
+def test_a_run_whose_server_dies_keeps_its_answers_and_goes_on_later(
+    small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi_chat.analyze_command import run_analyze
+
+    monkeypatch.setattr("wsi_chat.engines.openai.PAUSE", 0.02)
+
+    server = FakeServer(_cytologist)
+    flags: dict[str, Any] = {
+        "base_url": server.url, "dialect": "embedded", "specimen": "cervix", "top_k": 0, "pdf": False,
+        "concurrency": 1, "timeout": 1.0,
+    }  # fmt: skip
+
+    def dying(body: dict[str, Any], number: int) -> Said:
+        if number == 6:
+            threading.Thread(target=server.stop).start()
+            time.sleep(0.2)
+            return "close"
+        return _cytologist(body, number)
+
+    server.script = dying
+    assert run_analyze([small_slide], out=tmp_path, flags=flags, config=None, environ={}, quiet=True) == 3
+    again = FakeServer(_cytologist, port=server.port)
+    assert run_analyze([small_slide], out=tmp_path, flags=flags, config=None, environ={}, quiet=True) == 0
+    again.stop()
+    (path,) = tmp_path.glob("*/report.json")
+    assert json.loads(path.read_text())["timings"]["answers_reused"] >= 2

@@ -168,6 +168,35 @@ def read_reply(reply: Any, query: Query) -> Answer:
     )
 
 
+class Pieces:
+    """A streamed reply, put together event by event into the reply that an unstreamed request would have had."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._finish = "stop"
+        self._usage: Any = None
+        self._logs: list[Any] = []
+
+    def take(self, event: Any) -> str:
+        """The words of one event. Raises AnswerError where it is none of a chat completion."""
+        try:
+            self._usage = event.get("usage") or self._usage
+            for first in event["choices"][:1]:
+                words = str((first.get("delta") or {}).get("content") or "")
+                self._finish = first.get("finish_reason") or self._finish
+                self._logs += (first.get("logprobs") or {}).get("content") or []
+                self.text += words
+                return words
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AnswerError(f"the server's stream is no chat completion: {error}") from error
+        return ""
+
+    def reply(self) -> dict[str, Any]:
+        """The whole, as `read_reply` takes it."""
+        message = {"message": {"content": self.text}, "finish_reason": self._finish}
+        return {"choices": [{**message, "logprobs": {"content": self._logs}}], "usage": self._usage}
+
+
 def choice_probabilities(choices: Sequence[str], entry: Mapping[str, Any]) -> dict[str, float] | None:
     """Probability of each option from the first token's likeliest alternatives, summing to 1.
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -100,3 +100,31 @@ def feed(
     finally:
         for future in running:
             future.cancel()
+
+
+def listen(
+    loop: LoopThread, speak: Callable[[Callable[[str], None]], Awaitable[Answer]]
+) -> Generator[str, None, Answer]:
+    """The pieces that ``speak`` says on the loop's thread, and its Answer at the end; leaving early cancels it.
+
+    What ``speak`` raises is raised here.
+    """
+    heard: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
+
+    async def run() -> None:
+        try:
+            heard.put(await speak(heard.put))
+        except BaseException as error:
+            heard.put(error)
+
+    future = loop.submit(run())
+    try:
+        while True:
+            item = heard.get()
+            if isinstance(item, Answer):
+                return item
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        future.cancel()

@@ -11,12 +11,21 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from wsi_chat.engines.chat_requests import CHOICE_FORMS, TEXT_FORMS, ImageUrls, messages_of, read_reply, request_body
-from wsi_chat.engines.feeding import LoopThread, feed
+from wsi_chat.engines.chat_requests import (
+    CHOICE_FORMS,
+    TEXT_FORMS,
+    Form,
+    ImageUrls,
+    Pieces,
+    messages_of,
+    read_reply,
+    request_body,
+)
+from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, notice, open_server
@@ -28,6 +37,9 @@ log = logging.getLogger(__name__)
 KEY_VARIABLES = ("WSI_CHAT_API_KEY", "OPENAI_API_KEY")
 CONCURRENCY = 32
 """Requests under way at once: enough to keep a server's batch full, few enough for a hosted model's limits."""
+
+PAUSE = 0.5
+"""Seconds before the first retry."""
 
 FAILURES_IN_A_ROW = 8
 """So many questions, or as many as are asked at once, failing one after another: the server is dead, not the tiles."""
@@ -42,7 +54,7 @@ def look_up(base_url: str, model: str | None, *, timeout: float = 30.0) -> Serve
     """The model that a server would be asked for; raises as `OpenAIEngine` does. No image is sent."""
 
     async def look() -> ServedModel:
-        server = await open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=1, pause=0.5)
+        server = await open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=1, pause=PAUSE)
         try:
             return await find_model(server, model, patience=0.0)
         finally:
@@ -66,7 +78,7 @@ class OpenAIEngine:
         retries: further tries of a request after what may pass.
         patience: seconds to wait for a server that does not answer yet.
         pixel_bounds: fewest and most pixels of an image as the model's processor is to be told; None: not told.
-        pause: seconds before the first retry; each further one waits twice as long.
+        pause: seconds before the first retry; each further one waits twice as long. None: `PAUSE`.
 
     Raises:
         SettingError: an unusable address, or a model that the server does not have.
@@ -86,13 +98,14 @@ class OpenAIEngine:
         patience: float = 0.0,
         seed: int = 0,
         pixel_bounds: tuple[int, int] | None = None,
-        pause: float = 0.5,
+        pause: float | None = None,
     ) -> None:
         if concurrency < 1:
             raise SettingError(f"concurrency is {concurrency}", hint="Give 1 or more.")
         leaving = notice(base_url)
         if leaving:
             log.warning(leaving)
+        pause = PAUSE if pause is None else pause
         self._loop = LoopThread("wsi-chat-openai")
         try:
             self._server: Server = self._loop.run(
@@ -132,6 +145,43 @@ class OpenAIEngine:
         """
         yield from feed(self._loop, self._ask, queries, under_way=self.lookahead)
 
+    def stream(self, query: Query) -> Generator[str, None, Answer]:
+        """The answer piece by piece, as `StreamingEngine` says; leaving the generator ends the request."""
+
+        async def speak(say: Callable[[str], None]) -> Answer:
+            if query.choices:
+                answer = await self._ask(query)
+                say(answer.text)
+                return answer
+            return await self._spoken(query, say)
+
+        return listen(self._loop, speak)
+
+    async def _spoken(self, query: Query, say: Callable[[str], None]) -> Answer:
+        started = time.perf_counter()
+        pieces = Pieces()
+        try:
+            messages = await asyncio.to_thread(messages_of, query, self._urls)
+            form = TEXT_FORMS[self._form[False]]
+            body = self._body(query, messages, form) | {"stream": True, "stream_options": {"include_usage": True}}
+            async for event in self._server.events("chat/completions", body):
+                words = pieces.take(event)
+                if words:
+                    say(words)
+            answer = self._read(pieces.reply(), query)
+        except (ServerTrouble, Refused) as trouble:
+            if not pieces.text:  # nothing was said yet: ask as for a tile, with its retries
+                answer = await self._ask(query)
+                if answer.text:
+                    say(answer.text)
+                return answer
+            return self._lost(query, trouble, time.perf_counter() - started)
+        except EngineError:
+            raise
+        except Exception as error:
+            return failed(query, said(error), seconds=time.perf_counter() - started)
+        return replace(answer, seconds=time.perf_counter() - started)
+
     async def _ask(self, query: Query) -> Answer:
         started = time.perf_counter()
         try:
@@ -166,15 +216,7 @@ class OpenAIEngine:
         place = self._form[choice]
         while True:
             form = forms[place]
-            body = request_body(
-                query,
-                messages,
-                form,
-                model=self.served.name,
-                seed=self._seed,
-                pixel_bounds=self._bounds,
-                length_field=self._length_field,
-            )
+            body = self._body(query, messages, form)
             try:
                 answer = await self._server.post("chat/completions", body, lambda reply: self._read(reply, query))
             except Refused as refused:
@@ -194,6 +236,17 @@ class OpenAIEngine:
                 log.info("%s takes %s questions as %s", self._server.address, "choice" if choice else "text", form)
                 self._form[choice] = place
             return answer
+
+    def _body(self, query: Query, messages: list[dict[str, Any]], form: Form) -> dict[str, Any]:
+        return request_body(
+            query,
+            messages,
+            form,
+            model=self.served.name,
+            seed=self._seed,
+            pixel_bounds=self._bounds,
+            length_field=self._length_field,
+        )
 
     def _read(self, reply: Any, query: Query) -> Answer:
         answer = read_reply(reply, query)

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import email.utils
 import ipaddress
+import json
 import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -140,6 +141,41 @@ class Server:
         """As `post`, for something to look up."""
         return await self._tried("GET", path, None, read)
 
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """The JSON of each event of a streamed reply; asked once, since half of it may have been passed on.
+
+        Raises as `post` does.
+        """
+        import httpx2
+
+        try:
+            async with self._client.stream("POST", path, json=dict(body)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise self._unwelcome(response)
+                async for line in response.aiter_lines():
+                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    if data == "[DONE]":
+                        return
+                    if data:
+                        yield json.loads(data)
+        except httpx2.TransportError as error:
+            raise ServerTrouble(
+                f"{type(error).__name__}: {error}", gone=isinstance(error, httpx2.ConnectError)
+            ) from error
+        except ValueError as error:
+            raise ServerTrouble(f"its stream is no JSON: {error}") from error
+
+    def _unwelcome(self, response: httpx2.Response) -> Exception:
+        """The error that a reply with an error's status stands for."""
+        trouble = f"HTTP {response.status_code}: {_complaint(response)}"
+        if response.status_code in NOT_ALLOWED:
+            return EngineError(
+                f"{self.address} refuses the key ({trouble})",
+                hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
+            )
+        return ServerTrouble(trouble) if response.status_code in RETRIED else Refused(trouble)
+
     async def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         import httpx2
 
@@ -152,14 +188,10 @@ class Server:
                 response = await self._client.request(method, path, json=body)
                 if response.is_success:
                     return read(response.json())
-                trouble = f"HTTP {response.status_code}: {_complaint(response)}"
-                if response.status_code in NOT_ALLOWED:
-                    raise EngineError(
-                        f"{self.address} refuses the key ({trouble})",
-                        hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
-                    )
-                if response.status_code not in RETRIED:
-                    raise Refused(trouble)
+                unwelcome = self._unwelcome(response)
+                if not isinstance(unwelcome, ServerTrouble):
+                    raise unwelcome
+                trouble = str(unwelcome)
                 wish = _wished_pause(response.headers.get("retry-after"))
             except httpx2.TimeoutException as error:
                 timeouts += 1

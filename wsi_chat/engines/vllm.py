@@ -12,13 +12,13 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.adapter import read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
-from wsi_chat.engines.feeding import LoopThread, feed
+from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.qwen import choice_token_ids, count_marks, message_parts
@@ -183,13 +183,26 @@ class VLLMEngine:
             raise EngineError("the engine is closed", hint="Load it again.")
         yield from feed(self._loop, self._ask, queries, under_way=self.lookahead)
 
-    async def _ask(self, query: Query) -> Answer:
+    def stream(self, query: Query) -> Generator[str, None, Answer]:
+        """The answer piece by piece, as `StreamingEngine` says; leaving the generator ends the generation."""
+
+        async def speak(say: Callable[[str], None]) -> Answer:
+            return await self._ask(query, say)
+
+        if self._vllm is None:
+            raise EngineError("the engine is closed", hint="Load it again.")
+        return listen(self._loop, speak)
+
+    async def _ask(self, query: Query, say: Callable[[str], None] | None = None) -> Answer:
         started = time.perf_counter()
         try:
             count_marks(query)
             ids = self._ids_of(query.choices)
-            output = await self._generated(query, ids)
-            return self._read(query, output, ids, time.perf_counter() - started)
+            output = await self._generated(query, ids, None if ids else say)
+            answer = self._read(query, output, ids, time.perf_counter() - started)
+            if ids and say is not None:
+                say(answer.text)
+            return answer
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -203,7 +216,9 @@ class VLLMEngine:
             self._choice_ids[choices] = choice_token_ids(self._vllm.renderer.get_tokenizer(), choices)
         return self._choice_ids[choices]
 
-    async def _generated(self, query: Query, ids: tuple[tuple[int, ...], ...]) -> Any:
+    async def _generated(
+        self, query: Query, ids: tuple[tuple[int, ...], ...], say: Callable[[str], None] | None
+    ) -> Any:
         from vllm.renderers.params import ChatParams
 
         images = iter(query.images)
@@ -221,12 +236,20 @@ class VLLMEngine:
             [messages], ChatParams(chat_template_content_format="openai")
         )
         stream = self._vllm.generate(
-            prompt, self._sampling(query, ids), request_id=f"{next(self._number)}", lora_request=self._lora
+            prompt,
+            self._sampling(query, ids, whole=say is None),
+            request_id=f"{next(self._number)}",
+            lora_request=self._lora,
         )
-        outputs = [output async for output in stream]  # one: FINAL_ONLY
-        return outputs[-1]
+        output, spoken = None, 0
+        async for output in stream:
+            text = output.outputs[0].text
+            if say is not None and len(text) > spoken:
+                say(text[spoken:])
+                spoken = len(text)
+        return output
 
-    def _sampling(self, query: Query, ids: tuple[tuple[int, ...], ...]) -> Any:
+    def _sampling(self, query: Query, ids: tuple[tuple[int, ...], ...], *, whole: bool) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -241,7 +264,7 @@ class VLLMEngine:
             max_tokens=1 if ids else query.max_tokens,
             # boxes of some dialects are written with special tokens
             skip_special_tokens=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.CUMULATIVE,
             **choice,
         )
 
