@@ -26,8 +26,6 @@ HIDDEN, GATE = 32, 16
 TOP_TILES = 128
 """The head sees so many tiles of a slide, those with the highest probability: what is far below them says little, and
 rare abnormal tiles would drown in it (published slide-level recipes feed the top 100 to 200 instances)."""
-CHECKPOINTS = (5, 10, 20)
-"""Epochs at which a training is looked at; the inner folds choose one."""
 BATCH = 16
 RATE, DECAY, DROPOUT = 1e-2, 1e-2, 0.25
 NAMES = (
@@ -79,6 +77,15 @@ class AttentionHead:
         return standardised(bag, self.mean, self.scale)
 
 
+def checkpoints(slides: int) -> tuple[int, ...]:
+    """Epochs at which a training on so many slides is looked at; the inner folds choose one.
+
+    Small cohorts take more epochs for as many steps.
+    """
+    batches = -(-slides // BATCH)
+    return tuple(max(epochs, -(-steps // batches)) for epochs, steps in ((3, 60), (6, 120), (12, 240)))
+
+
 def top_tiles(bag: Bag) -> Bag:
     """The `TOP_TILES` rows with the highest logit (column 0), the highest first; ties by the other columns."""
     import numpy as np
@@ -104,7 +111,7 @@ def train_attention(
     classes: int,
     weights: Floats,
     seed: int,
-    epochs: Sequence[int] = CHECKPOINTS,
+    epochs: Sequence[int],
 ) -> Iterator[AttentionHead]:
     """Train once and give the head as it stands after each of ``epochs`` (rising).
 

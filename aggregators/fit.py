@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from aggregators.attention import CHECKPOINTS, AttentionHead, to_bytes, train_attention
+from aggregators.attention import AttentionHead, checkpoints, to_bytes, train_attention
 from aggregators.calibration import Calibration, calibration_error, fit_calibration
 from aggregators.conformal import band, needed, per_patient
 from aggregators.features import Evidence, tile_features, verdict_features
@@ -272,7 +272,7 @@ def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: O
     """Choose the strength on inner folds, calibrate on their held-out margins, and fit on everything given."""
     import numpy as np
 
-    grid: Sequence[float] = GRID if options.head == "logistic" else CHECKPOINTS
+    grid: Sequence[float] = GRID if options.head == "logistic" else checkpoints(len(y))
     classes = int(y.max()) + 1
     held = np.zeros((len(grid), len(y), classes))
     for fold in grouped_folds(y, patients, k=options.inner, seed=options.seed + 1):

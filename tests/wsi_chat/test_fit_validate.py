@@ -45,7 +45,7 @@ def tile_verdicts(rng: np.random.Generator, *, abnormal: bool, failed: int = 0) 
     """Sixty tiles; an abnormal slide has five that answer high, three of them with a box of one class."""
     logits = rng.normal(-3, 1, TILES)
     if abnormal:
-        logits[:5] = rng.normal(2.0, 1.5, 5)
+        logits[:5] = rng.normal(1.5, 1.5, 5)
     rows = []
     for i, p in enumerate(1 / (1 + np.exp(-logits))):
         tile = Tile(i, 600 * i, 0, 512, 512, 0, (512, 512), 512, 0.5, round(float(rng.uniform(0.1, 0.9)), 3))
