@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reports.check_terms import IDS, Names, lexicon, names_of, numbers
+from reports.check_terms import IDS, Names, lexicon, names_of, numbers, plain
 from wsi_chat.schema import Language, Sentence
 from wsi_chat.terminology import System
 
@@ -166,8 +166,8 @@ class Checker:
     def _differing(self, text: str, said: Sequence[int], meant: Sequence[int]) -> str:
         """The name that makes the difference, as written; or that one is left out."""
         extra = Counter(said) - Counter(meant)
-        plain = re.sub(r"[\s\u202f\u00a0_‐‑–-]+", " ", IDS.sub(" ", text))
-        for match in self.names.pattern.finditer(plain):
+        text = plain(IDS.sub(" ", text))
+        for match in self.names.pattern.finditer(text):
             if extra[self.names.groups[match[0].casefold()]]:
                 return match[0]
         return "left out"

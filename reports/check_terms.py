@@ -67,9 +67,9 @@ class Names:
 
     def taken_out(self, text: str) -> tuple[list[int], str]:
         """The groups that a sentence names, in order, and the sentence with a mark in place of each name."""
-        plain = _plain(text)
-        found = [self.groups[match[0].casefold()] for match in self.pattern.finditer(plain)]
-        return found, self.pattern.sub(MARK, plain)
+        text = plain(text)
+        found = [self.groups[match[0].casefold()] for match in self.pattern.finditer(text)]
+        return found, self.pattern.sub(MARK, text)
 
 
 def names_of(system: System) -> Names:
@@ -119,11 +119,11 @@ def _spellings(system: System) -> Iterable[list[str]]:
 
 
 def _normal(names: Iterable[str]) -> list[str]:
-    spelled = (_plain(name).casefold().strip() for name in names)
+    spelled = (plain(name).casefold().strip() for name in names)
     return list(dict.fromkeys(name for name in spelled if len(name) > 1))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One kind of space between words, which stands for hyphens too."""
     return _SPACES.sub(" ", text)
 

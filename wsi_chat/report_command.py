@@ -125,7 +125,9 @@ def _report_of(folder: Path) -> Report:
     if below:
         some = ", ".join(str(folder / name) for name in below[:3])
         more = f" and {len(below) - 3} more" if len(below) > 3 else ""
-        raise OutputError(f"{folder} is a run of several slides.", hint=f"Name one of its slides: {some}{more}.")
+        raise OutputError(
+            f"{folder} is a whole run, not one slide of it.", hint=f"Name one of its slides: {some}{more}."
+        )
     if not folder.exists():
         what = "does not exist"
     elif not folder.is_dir():
@@ -186,7 +188,7 @@ def _retold(
         return report
     if system is None:
         raise AnswerError("without its reporting system the narrative cannot be told anew")
-    if report.narrator is not None and narrative is None:
+    if report.narrator is not None and report.narrator.kept and narrative is None:
         log.warning("the model's narrative is replaced by the template's; --narrative model would ask it again")
     told = report.model_copy(
         update={"language": language, "ancillary": ancillary or report.ancillary, "narrator": None, "narrative": ()}
