@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 OVERLAP = 0.25
 MARGIN = 1.2
-"""A region that is pointed out in a field takes at most 1 / MARGIN of its side: its surroundings belong to it."""
+"""A region that is larger than a field is shown with surroundings: this many times its longer side."""
+FITS = 1.05
+"""A region up to this many times a field's side is taken for the field."""
 WHOLE_PX = 4
 """A picture of unknown scale is shown whole while its longer side is at most this many times the model's tile."""
 
@@ -135,7 +137,7 @@ class FieldReader:
             if max(self.slide.size) <= WHOLE_PX * self.px:
                 return self.whole()
             side = self.px
-        wanted = max(side, round(longest * MARGIN))
+        wanted = side if longest <= side * FITS else round(longest * MARGIN)
         if wanted > side and self.slide.mpp is not None:
             self.note(
                 f"The region is {longest:.0f} px long, a field at {self.mpp:g} um/px {side} px: it is shown at"
@@ -168,7 +170,7 @@ class FieldReader:
                 return [self.whole()]
             return [self.read(_whole_pixels(self.inside(region)), _region_name(region))]
         area = self.bounds if region is None else self.inside(region)
-        if max(area.width, area.height) <= side * 1.05:
+        if max(area.width, area.height) <= side * FITS:
             return [self.around(area)]
         tiles, all_ = self._tiles(region, limit, cells_only)
         if not tiles:

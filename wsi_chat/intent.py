@@ -21,6 +21,13 @@ KNOWN_QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 """Dialects of models that were trained on a closed set of free questions, and those questions."""
 
+SPOKEN = {
+    "wbc": ("white blood cell", "white cell", "leukocyte"),
+    "rbc": ("red blood cell", "red cell", "erythrocyte"),
+    "platelet": ("thrombocyte",),
+}
+"""Classes of models beyond the reporting system in use, as people say them."""
+
 _LOCATE = re.compile(
     r"^\W*(?:please\s+)?(?:locate|where|find|point|mark|outline|box|detect|show(?: me)?(?: all| the| where)|ground)\b",
     re.I,
@@ -31,7 +38,7 @@ _PHRASE = re.compile(r"\b(?:single|one|short) (?:phrase|word)\b|\bin a phrase\b"
 _THING = r"(?:this|that|it|these|here|the (?:region|box|cell|object)|(?:this|that|the) (?:region|box|cell|object))"
 _REFER = re.compile(
     rf"^\W*what(?:'s| is| are| do you see)?(?: shown| seen)?(?: in)? {_THING}\W*$"
-    r"|^\W*(?:which|what) (?:kind|type|class|sort)?\s*(?:of )?cells?\b"
+    r"|\bwhich cell is (?:it|this|that)\b|\bwhat (?:kind|type|class|sort) of cell\b"
     rf"|^\W*(?:name|classify|identify) {_THING}|brief description",
     re.I,
 )
@@ -126,8 +133,9 @@ def _spellings(dialect: Dialect, system: System) -> list[tuple[str, str]]:
     for label in system.labels:
         for spelling in (label.code, label.name, label.long_name, label.plural):
             add(spelling, label.code)
-    for label_ in dialect.labels:
-        add(label_, label_)
+    for known in dialect.labels:
+        for spelling in (known, *SPOKEN.get(known, ())):
+            add(spelling, known)
     for spelling, code in (*dialect.spec.aliases.items(), *((n, c) for c, n in dialect.spec.names.items())):
         add(spelling, code)
     return sorted(found.items(), key=lambda item: -len(item[0]))

@@ -542,3 +542,180 @@ def test_the_revision_follows_the_content(copy: Path, monkeypatch: pytest.Monkey
     large = read_checkpoint(copy).revision
     middle = (len(original) - 100) // 2
     assert len({large, changed_at(middle), changed_at(len(original) - 1)}) == 3
+
+
+# ---------------------------------------------------------------------------------------------- streaming, turns
+
+
+def _heard(pieces: Any) -> tuple[list[str], Answer]:
+    heard = []
+    while True:
+        try:
+            heard.append(next(pieces))
+        except StopIteration as end:
+            return heard, replace(end.value, seconds=0.0)
+
+
+def test_streamed_pieces_are_the_answer_given_at_once(folder: Path) -> None:
+    from wsi_chat.engines.protocol import StreamingEngine, stream
+
+    engine = TransformersEngine(folder, batch_size=2)
+    assert isinstance(engine, StreamingEngine)
+    for query in (_query(1, tokens=12), _query(2, "other", tokens=1), _query(3, choices=("A", "B"))):
+        heard, streamed = _heard(stream(engine, query))
+        whole = _answers(engine, [query])[query.key]
+        assert "".join(heard) == whole.text
+        assert streamed == whole
+    heard, bad = _heard(stream(engine, replace(_query(0), images=())))
+    assert (heard, bad.status) == ([], "failed")
+
+
+def test_whoever_stops_listening_stops_the_model(engine: TransformersEngine) -> None:
+    steps = []
+    inner = engine._model.forward
+
+    def counted(*given: Any, **named: Any) -> Any:
+        steps.append(1)
+        return inner(*given, **named)
+
+    engine._model.forward = counted
+    try:
+        pieces = engine.stream(_query(4, tokens=400))
+        next(pieces)
+        pieces.close()
+    finally:
+        engine._model.forward = inner
+    assert len(steps) < 200
+    assert _answers(engine, [_query(5, tokens=2)])
+
+
+def test_a_stream_survives_one_crash_without_repeating_itself(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi_chat.engines.protocol import stream
+
+    query = _query(1, tokens=8)
+    whole = _answers(TransformersEngine(checkpoints["qwen2_vl"]), [query])[query.key]
+    loaded = load_engine(checkpoints["qwen2_vl"], engine="transformers")
+    inner, crashes = TransformersEngine.stream, []
+
+    def crashing(self: Any, query: Query) -> Any:
+        for number, piece in enumerate(inner(self, query)):
+            if number == 2 and not crashes:
+                crashes.append(1)
+                raise EngineCrashed("gone")
+            yield piece
+        return whole
+
+    monkeypatch.setattr(TransformersEngine, "stream", crashing)
+    heard, _ = _heard(stream(loaded, query))
+    assert "".join(heard) == whole.text
+    assert crashes
+
+
+def test_several_turns_and_images_are_the_stock_template_and_text(folder: Path) -> None:
+    import torch
+
+    engine, stock = TransformersEngine(folder), Stock(folder)
+    turns = (
+        Turn("system", "Be brief."),
+        Turn("user", "<image>One?"),
+        Turn("assistant", "Yes."),
+        Turn("user", "And <image> this one, beside <image>?"),
+    )
+    query = Query("k", "vqa", turns, images=(_image(1), _image(2), _image(3)), max_tokens=6)
+    prompt = engine._prompts.prompt(query)
+    inputs = stock.inputs(query)
+    assert list(prompt.ids) == inputs["input_ids"][0].tolist()
+    text = stock.tokenizer.decode(prompt.ids)
+    pads = "<|image_pad|>" * 16 if "qwen2" in str(folder) else ""
+    if pads:
+        seen = f"<|vision_start|>{pads}<|vision_end|>"
+        assert text == (
+            f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{seen}One?<|im_end|>\n"
+            f"<|im_start|>assistant\nYes.<|im_end|>\n"
+            f"<|im_start|>user\nAnd {seen} this one, beside {seen}?<|im_end|>\n<|im_start|>assistant\n"
+        )
+    with torch.inference_mode():
+        out = stock.model.generate(**inputs, **GREEDY, max_new_tokens=6)
+    said = out[0, inputs["input_ids"].shape[1] :].tolist()
+    end = stock.tokenizer.eos_token_id
+    expected = stock.tokenizer.decode(said[: said.index(end)] if end in said else said, skip_special_tokens=False)
+    assert _answers(engine, [query])["k"].text == expected
+    assert engine.room(query) == 4096 - len(prompt.ids)
+
+
+# ---------------------------------------------------------------------------------------------- LoRA adapters
+
+
+@pytest.fixture(scope="module")
+def adapter(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter with weights large enough to change answers, on the Qwen2-VL checkpoint."""
+    import peft
+    import torch
+    import transformers
+
+    loader: Any = transformers.AutoModelForImageTextToText
+    base = loader.from_pretrained(checkpoints["qwen2_vl"])
+    config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(5)
+    tuned = peft.get_peft_model(base, config)
+    for name, weights in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weights, std=0.6)
+    place = tmp_path_factory.mktemp("adapters") / "cells-lora"
+    tuned.save_pretrained(place, save_embedding_layers=False)
+    return place
+
+
+def test_an_adapter_changes_the_answers_as_peft_does(checkpoints: dict[str, Path], adapter: Path) -> None:
+    import peft
+    import torch
+
+    folder, query = checkpoints["qwen2_vl"], _query(2, choices=("A", "B", "C"))
+    plain, engine = TransformersEngine(folder), TransformersEngine(folder, adapter=adapter)
+    stock = Stock(folder)
+    tuned = peft.PeftModel.from_pretrained(stock.model, str(adapter)).eval()
+    with torch.inference_mode():
+        logs = tuned(**stock.inputs(query)).logits[0, -1].double().log_softmax(-1)
+    vocabulary = stock.tokenizer.get_vocab()
+    mass = [sum(math.exp(logs[vocabulary[t]]) for t in tokens) for tokens in (("A", "ĠA"), ("B",), ("C",))]
+    found, before = (_answers(e, [query])[query.key].probabilities for e in (engine, plain))
+    assert found is not None
+    assert before is not None
+    assert [found[c] for c in "ABC"] == pytest.approx([m / sum(mass) for m in mass], abs=1e-4)
+    assert max(abs(found[c] - before[c]) for c in "ABC") > 0.01
+    assert engine.model_name == "qwen2_vl+cells-lora"
+    assert engine.model_id.startswith("qwen2_vl+cells-lora@")
+    assert engine.model_id != plain.model_id
+
+
+def test_an_adapter_of_another_base_or_shape_is_refused(
+    checkpoints: dict[str, Path], adapter: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=r"was trained on '.*qwen2_vl', the model is 'qwen3_vl'"):
+        TransformersEngine(checkpoints["qwen3_vl"], adapter=adapter)
+    forged = Path(shutil.copytree(adapter, tmp_path / "forged"))
+    config = json.loads((forged / "adapter_config.json").read_text())
+    (forged / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "", "r": 4}))
+    with pytest.raises(EngineError, match="does not fit the model"):
+        TransformersEngine(checkpoints["qwen2_vl"], adapter=forged)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "lacks adapter_config.json"),
+        (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "is a pickle"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}'), "of type 'PROMPT_TUNING'"),
+        (shutil.rmtree, "is no folder"),
+    ],
+)
+def test_broken_adapters_are_named(
+    checkpoints: dict[str, Path], adapter: Path, tmp_path: Path, broken: Any, says: str
+) -> None:
+    copied = Path(shutil.copytree(adapter, tmp_path / "copied"))
+    broken(copied)
+    with pytest.raises(EngineError, match=says):
+        TransformersEngine(checkpoints["qwen2_vl"], adapter=copied)
