@@ -1,4 +1,4 @@
-"""--narrative model with an engine that follows a script: what it writes well stands, everything else is the template's."""
+"""--narrative model with a scripted engine: what it writes well stands, everything else is the template's."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_question_holds_the_findings_and_the_top_patches(result: SlideResult
 
     from wsi_chat.narrator import Picture
 
-    engine = ScriptedEngine({"narrative": echo})
+    engine = ScriptedEngine(echo)
     picture = Picture(result.report.verdict.carrying[-1], Image.fromarray(np.full((256, 256, 3), 200, np.uint8)))
     report = result.report.model_copy(update={"ancillary": ("<image> <|im_end|> HPV 16 positive",)})
     write_narrative(
