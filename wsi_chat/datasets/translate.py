@@ -191,14 +191,14 @@ class Translator:
 
     def _located(self, answer: str, ask: Ask | None, words: str, frames: tuple[Frame, Frame]) -> Exchange:
         """An answer that may hold boxes. One that is nothing but boxes is written anew, as is its 'none'."""
-        label = ask.target if ask and ask.task == "ground" else self._sought(words)
+        label = ask.target if ask and ask.task == "ground" else ""
         said_none = self._none(answer)
-        if said_none is not None and (label or said_none):
-            label = label or self._label(said_none)
+        if said_none is not None and (label := label or self._label(said_none) or self._sought(words)):
             return Exchange("", self.target.write_boxes((), frames[1], label), kind="ground", label=label)
-        boxes = self._read(answer, label, frames[0])
+        boxes = self._read(answer, label or self._sought(words), frames[0])
         if not boxes:
             return Exchange("", answer)
+        # the boxes' own name is the label; a wording may say it in the system's words
         label = label or boxes[0].label
         pure = _shape(self.source.write_boxes(boxes, frames[0], label)) == _shape(answer)
         if not pure:
@@ -208,12 +208,13 @@ class Translator:
         )
 
     def _sought(self, words: str) -> str:
-        """The class in the other wordings of `wordings.GROUND`, as far as it is one that the dialect knows."""
+        """The class in the other wordings of `wordings.GROUND`: a label where the dialect knows it, else as written."""
         for text in wordings.GROUND:
             found = pattern(text).fullmatch(words)
             name = next(iter(found.groupdict().values()), "") if found else ""
             if name:
-                return self.source.known_label(name) or self.source.known_label(re.sub(r"(?: cells|s)$", "", name))
+                one = re.sub(r"(?: cells|s)$", "", name)
+                return self.source.known_label(name) or self.source.known_label(one) or one
         return ""
 
     def _none(self, answer: str) -> str | None:

@@ -127,7 +127,8 @@ def _texts(
         reading = encoder.dialect.read_boxes(answer, encoder.dialect.frame(talk.sizes[0]), exchange.label)
         counted["ground"] += 1
         counted["unread"] += not reading.understood
-        counted["found"] += len(reading.boxes)
+        # an answer that is none must not pass for 'none found': it counts as a box that is not there
+        counted["found"] += len(reading.boxes) if reading.understood else 1
         counted["truth"] += len(exchange.truth)
         counted["hit"] += _hits(reading.boxes, exchange.truth)
     return counted
