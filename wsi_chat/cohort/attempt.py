@@ -57,7 +57,8 @@ def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
     report = result.report
     return job.state(
         status="indeterminate" if indeterminate_by_error(report) else "done",
-        reason=report.verdict.reason,
+        reason=" ".join([report.verdict.reason, *(f"Not written: {line}" for line in result.unwritten)]),
+        unwritten=result.unwritten,
         seconds=round(seconds, 3),
         fingerprint=report.slide.fingerprint,
         row=row_of(report),

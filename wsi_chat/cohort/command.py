@@ -62,7 +62,7 @@ def run_cohort(
     if result.interrupted:
         errors.print("interrupted: every answer so far is saved; the same command goes on from there")
         return EXIT_INTERRUPTED
-    return EXIT_PARTIAL if result.failures else 0
+    return EXIT_PARTIAL if result.failures or any(state.unwritten for state in result.states) else 0
 
 
 def _as_json(result: CohortResult) -> dict[str, Any]:
@@ -80,8 +80,9 @@ def _tell(result: CohortResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
     console.print(f"{len(result.samples)} slides: {counts}", markup=False)
-    for state in result.failures:
-        console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
+    for state in result.states:
+        if state in result.failures or state.unwritten:
+            console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
     for name in ("summary.csv", "index.html"):
         console.print(f"  {result.out / name}", markup=False)
     console.print("  Research use only. Not a diagnosis; not for clinical decisions.", style="dim", markup=False)
@@ -131,6 +132,7 @@ class Lines(Silent):
             said += [f"score {float(row['score']):.3f}"] if row.get("score") else []
             said += [str(row["category"])] if row.get("category") else []
             said += [state.reason] if state.status == "indeterminate" else []
+            said += [f"not written: {line}" for line in state.unwritten]
         if state.seconds is not None:
             said.append(f"{state.seconds:.1f} s")
         self._console.print("  ".join(said), markup=False)

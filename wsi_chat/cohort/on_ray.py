@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.cascade import Progress
 from wsi_chat.cohort.attempt import attempt, failed_outside
 from wsi_chat.cohort.state import Job, SlideState
+from wsi_chat.engines.server import notice
 from wsi_chat.errors import EngineDied, SettingError, WsiChatError
 from wsi_chat.pipeline import Model
 
@@ -81,6 +82,8 @@ def run_on_ray(
         raise SettingError(f"--actors is {actors}.", hint="Give at least 1.")
     if not jobs:
         return
+    if model.settings.base_url and (said := notice(model.settings.base_url)):
+        log.warning(said)  # the engine says it too, but in a worker's log
     with _cluster(address, most=min(actors or len(jobs), len(jobs))) as ray:
         yield from _work(ray, jobs, out, model, actors=actors, begun=begun)
 

@@ -146,9 +146,13 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
 def _check_settings(settings: Settings) -> None:
     """What would be wrong with every slide is said before the first."""
     from aggregators.pool import find_pool
+    from wsi_chat.ancillary import read_ancillary
+    from wsi_chat.fitting_apply import load_for
     from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
+    read_ancillary(settings.ancillary)
+    load_for(settings)
     load_system(settings.specimen)
 
 
@@ -172,16 +176,22 @@ def _jobs(samples: Sequence[Sample], settings: Settings, model: Model) -> list[J
 
 
 def _model_id(settings: Settings, model: Model) -> str:
-    """What tells one model from another without loading it; a checkpoint replaced under its name is another."""
+    """What tells one model (and aggregator) from another without loading it; one replaced under its name is another."""
     from wsi_chat.engines import find_checkpoint
     from wsi_chat.engines.checkpoint import revision
 
+    beside = [Path(name) for name in (settings.adapter, settings.aggregator) if name is not None]
+    parts = [revision(folder) for folder in beside if folder.is_dir()]
     if model.given is not None:
-        return model.given.model_id
-    if model.start is not None:
-        return "loaded by the caller"
-    folder = find_checkpoint(settings.model)
-    return revision(folder) if folder.is_dir() else str(settings.model)
+        parts.append(model.given.model_id)
+    elif model.start is not None:
+        parts.append("loaded by the caller")
+    elif settings.base_url is not None:
+        parts.append(f"{settings.model} at {settings.base_url}")
+    else:
+        folder = find_checkpoint(settings.model)
+        parts.append(revision(folder) if folder.is_dir() else str(settings.model))
+    return " ".join(parts)
 
 
 @contextmanager

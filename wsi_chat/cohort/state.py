@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from wsi_chat.cell_sample import what_was_supplied
 from wsi_chat.cohort.manifest import Sample
 from wsi_chat.errors import OutputError, WsiChatError
 from wsi_chat.pipeline import config_of, system_stamp
@@ -37,7 +38,8 @@ class SlideState(Record):
 
     ``status`` is ``indeterminate`` where the slide was finished without a verdict because tiles or answers failed (a
     verdict that is in doubt for other reasons is ``done``). ``stamp`` is the file's (bytes, mtime in ns) when it was
-    last looked at, None where it was not there. ``row`` is what summary.csv says of it.
+    last looked at, None where it was not there. ``row`` is what summary.csv says of it;
+    ``unwritten`` names documents that were asked for and could not be made.
     """
 
     slide_id: str
@@ -51,6 +53,7 @@ class SlideState(Record):
     fingerprint: str = ""
     stamp: tuple[int, int] | None = None
     row: dict[str, Any] = Field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -79,16 +82,22 @@ class Job:
 
 
 def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str) -> Job:
-    """The settings of one slide (its row's mpp and specimen go before the run's) and their key."""
+    """The settings of one slide (its row's mpp and specimen go before the run's) and their key.
+
+    Raises:
+        SettingError: a setting does not go with the slide's specimen.
+    """
     from wsi_chat.terminology import load_system
 
     own = {"mpp": sample.mpp, "specimen": sample.specimen}
     chosen = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
+    system = load_system(chosen.specimen)
+    what_was_supplied(chosen, system)
     content = {
         "config": config_of(chosen),
         "model": model_id,
         "prompts": model.dialect.prompts_sha256,
-        "reporting_system": system_stamp(load_system(chosen.specimen)),
+        "reporting_system": system_stamp(system),
     }
     text = json.dumps(content, sort_keys=True)
     return Job(sample, chosen, hashlib.sha256(text.encode()).hexdigest()[:16])
