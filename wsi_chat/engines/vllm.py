@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+TEMPLATE = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 SLOTS = 128
 """Questions under way in the engine core at once; vLLM batches as many as its cache holds."""
 STOP_SECONDS = 10.0
@@ -233,7 +234,9 @@ class VLLMEngine:
             for turn in query.turns
         ]
         _, (prompt,) = await self._vllm.renderer.render_chat_async(
-            [messages], ChatParams(chat_template_content_format="openai")
+            [messages],
+            # left out, the answer's own header is missing from the prompt: vLLM's default here is False
+            ChatParams(chat_template_content_format="openai", chat_template_kwargs=TEMPLATE),
         )
         stream = self._vllm.generate(
             prompt,
