@@ -262,7 +262,7 @@ def check_narrative(
         if line.number is not None:
             by_number.setdefault(line.number, line)
     told = [_settled(checker, by_number.get(n), finding) for n, finding in enumerate(findings, start=1)]
-    remarks = []
+    remarks: list[Sentence] = []
     for line in written:
         if line.number is not None or len(remarks) >= REMARKS or not line.whole:
             continue

@@ -71,7 +71,7 @@ def find_level0(source: Path, report: Report) -> Dataset:
     Raises:
         DicomUnavailable: there is none beside ``source``.
     """
-    first = _header(source)
+    first: Dataset | None = _header(source)
     series = getattr(first, "SeriesInstanceUID", None)
     if first is None or getattr(first, "SOPClassUID", "") != WSI_STORAGE:
         raise DicomUnavailable(
@@ -92,7 +92,7 @@ def find_level0(source: Path, report: Report) -> Dataset:
     )
 
 
-def _header(path: Path) -> Any:
+def _header(path: Path) -> Dataset | None:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -131,7 +131,8 @@ def measurement_report(report: Report, image: Dataset) -> Dataset:
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
-        **_uids(report, image, SR_NAME),
+        series_instance_uid=_uid(str(image.SeriesInstanceUID), SR_NAME),
+        sop_instance_uid=_uid(_identity(report, image), SR_NAME),
     )
     return made
 
@@ -243,7 +244,8 @@ def bulk_annotations(report: Report, image: Dataset) -> Dataset:
         device_serial_number="0",
         content_description="Candidate findings, research use only",
         content_label="FINDINGS",
-        **_uids(report, image, ANNOTATIONS_NAME),
+        series_instance_uid=_uid(str(image.SeriesInstanceUID), ANNOTATIONS_NAME),
+        sop_instance_uid=_uid(_identity(report, image), ANNOTATIONS_NAME),
     )
     return made
 
@@ -296,13 +298,6 @@ def _identity(report: Report, image: Dataset) -> str:
     """A hash of the slide's instance and of all that the report says but for its timings."""
     said = json.dumps(report.model_dump(mode="json", exclude={"timings"}), sort_keys=True)
     return hashlib.sha256(f"{image.SOPInstanceUID}\n{said}".encode()).hexdigest()
-
-
-def _uids(report: Report, image: Dataset, name: str) -> dict[str, str]:
-    return {
-        "series_instance_uid": _uid(str(image.SeriesInstanceUID), name),
-        "sop_instance_uid": _uid(_identity(report, image), name),
-    }
 
 
 def _uid(*parts: str) -> str:

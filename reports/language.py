@@ -126,7 +126,8 @@ class Words:
         codes = verdict.category.split("+")
         known = self._names.categories if self._names else {}
         if all(code in known for code in codes):
-            return self._catalogue["listing"]["between"].join(known[code] for code in codes)
+            between: str = self._catalogue["listing"]["between"]
+            return between.join(known[code] for code in codes)
         return verdict.category_name or verdict.category
 
     def specimen(self, report: Report) -> str:

@@ -130,8 +130,8 @@ def read_outline(path: Path | str) -> list[list[tuple[float, float]]]:
     import zarr
 
     try:
-        stored = zarr.open_group(str(path), mode="r").attrs.get("outline", [])
-        return [[(float(x), float(y)) for x, y in ring] for ring in stored]  # type: ignore[union-attr]
+        stored: Any = zarr.open_group(str(path), mode="r").attrs.get("outline", [])
+        return [[(float(x), float(y)) for x, y in ring] for ring in stored]
     except (OSError, ValueError, TypeError, KeyError):
         return []
 
