@@ -56,6 +56,7 @@ print(json.dumps({"counts": result.counts, "reasons": [s.reason for s in result.
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # half a minute where nothing else runs
 def test_a_killed_worker_loses_nothing_and_asks_nothing_twice(small_slide: Path, tmp_path: Path) -> None:
     names = ("a", "b", "c")
     for name in names:
@@ -65,7 +66,7 @@ def test_a_killed_worker_loses_nothing_and_asks_nothing_twice(small_slide: Path,
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(small_slide)],
-        capture_output=True, text=True, timeout=280, env=environment,
+        capture_output=True, text=True, timeout=560, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {"counts": {"done": 3}, "reasons": []}
