@@ -1,6 +1,6 @@
 """How fast the embedded checkpoint is fine-tuned: LoRA and full, against one conversation at a time.
 
-    python benchmarks/training_speed.py [--samples 64] [--batch 8]
+    python benchmarks/training_speed.py [--samples 64] [--batch 8] [--method lora full]
 
 The same conversations for every row, the same optimiser steps: in batches of like length (the default of
 `wsi-chat train`), in batches as they come, and one by one. Prints samples/s and the ratios to one by one, all of one
@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--method", nargs="+", choices=("lora", "full"), default=("lora", "full"))
     options = parser.parse_args()
     steps, batch = max(2, options.samples // options.batch), options.batch
     ways = {
@@ -80,7 +81,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         data = conversations(Path(folder), options.samples)
-        for method in ("lora", "full"):
+        for method in options.method:
             speeds = {
                 name: measure(
                     data, Path(folder) / f"{method}-{number}", method=method, batch=size, accumulate=accumulate,

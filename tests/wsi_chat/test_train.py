@@ -433,3 +433,16 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setattr(ChatTrainer, "training_step", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(EngineError, match=r"the loss is nan at step 1"):
         _train(tiny["qwen2_vl"], data, tmp_path / "out")
+
+
+def test_where_the_metric_ties_the_loss_decides(tiny: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    # a random model never finds a box: F1 is 0 at every evaluation, while the loss goes down
+    out = tmp_path / "out"
+    trained = _train(
+        tiny["qwen2_vl"], data, out, steps=3, eval_dataset=None, eval_every=1, eval_samples=3, best_by="ground_f1"
+    )
+    rows = read_metrics(out / "metrics.jsonl")
+    assert {row["eval_ground_f1"] for row in rows if "eval_ground_f1" in row} == {0.0}
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row and row["step"]}
+    assert trained.best_step == min(losses, key=losses.__getitem__)
+    assert trained.best_step != 1

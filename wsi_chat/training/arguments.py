@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ORDER = "order"
+"""What checkpoints are ordered by, the best highest: the chosen metric, and where that ties the loss."""
+
 EVALUATIONS = 10
 """How often a run is evaluated where the user does not say."""
 
@@ -90,5 +93,5 @@ def schedule(arguments: Any, settings: TrainSettings, samples: int, best_by: str
         arguments.eval_steps = every
         arguments.do_eval = True
         arguments.load_best_model_at_end = True
-        arguments.metric_for_best_model = f"eval_{best_by}"
-        arguments.greater_is_better = best_by != "loss"
+        arguments.metric_for_best_model = f"eval_{ORDER}"
+        arguments.greater_is_better = True

@@ -80,6 +80,7 @@ def train(
     GPU). Ctrl-C saves the state and exits 130; the same command with --resume goes on.
     """
     from wsi_chat.training.finetune import finetune
+    from wsi_chat.training.machine import rank as process
     from wsi_chat.training.settings import settings_of
 
     settings = settings_of(
@@ -93,11 +94,14 @@ def train(
         eval_conversations=eval_conversations, best_by=best_by, keep=keep, log_every=log_every,
     )  # fmt: skip
     try:
-        with _progress(quiet=quiet) as tell:
+        with _progress(quiet=quiet or process() > 0) as tell:
             trained = finetune(settings, tell=tell)
     except KeyboardInterrupt as stopped:
         typer.echo("interrupted: the state is saved; the same command with --resume goes on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stopped
+    if process() > 0:
+        # the first process speaks for all
+        return
     if json_:
         import json
 

@@ -213,6 +213,7 @@ def _train(
     trainer = ChatTrainer(
         encoder=encoder,
         asked=asked,
+        best_by=best_by,
         grouped=settings.group_by_length,
         model=model,
         args=arguments,
@@ -232,7 +233,8 @@ def _train(
         return Trained(settings.out, None, trainer.state.global_step, None, best_by, left_out=left_out)
     rows = state.read_metrics(settings.out / state.METRICS)
     best = trainer.state.best_global_step if best_by else None
-    curves.draw(rows, settings.out / state.CURVES, best=best or None, title=f"{settings.method}: {plan.base}")
+    title = f"{settings.method}: {Path(plan.base).name}"
+    curves.draw(rows, settings.out / state.CURVES, best=best or None, title=title)
     if stop.asked:
         state.write_record(settings.out, {**record, "state": "interrupted", "step": trainer.state.global_step})
         raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from wsi_chat.errors import EngineError
 from wsi_chat.training import probes
+from wsi_chat.training.arguments import ORDER
 from wsi_chat.training.data import Conversation
 from wsi_chat.training.encode import Encoder
 from wsi_chat.training.sampling import LengthGrouped
@@ -25,12 +26,18 @@ Tell = Callable[[dict[str, Any]], None]
 """Called with every row of the metrics log, and with ``{"step", "steps"}`` after every step."""
 
 
+TIE = 1e-6
+"""Weight of the loss where the chosen metric ties: a grounding F1 is 0 for long before it is anything else."""
+
+
 class ChatTrainer(Trainer):
     """Trains on `encode.Conversations`; an evaluation also asks ``asked`` and scores the answers."""
 
-    def __init__(self, *, encoder: Encoder, asked: Sequence[Conversation], grouped: bool, **rest: Any) -> None:
+    def __init__(
+        self, *, encoder: Encoder, asked: Sequence[Conversation], best_by: str | None, grouped: bool, **rest: Any
+    ) -> None:
         super().__init__(**rest)
-        self.encoder, self.asked, self.grouped = encoder, asked, grouped
+        self.encoder, self.asked, self.best_by, self.grouped = encoder, asked, best_by, grouped
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -46,6 +53,10 @@ class ChatTrainer(Trainer):
             said = {f"{metric_key_prefix}_{name}": value for name, value in self._scores().items()}
             self.log(dict(said))
             metrics |= said
+        if self.best_by is not None:
+            loss = metrics[f"{metric_key_prefix}_loss"]
+            best = metrics[f"{metric_key_prefix}_{self.best_by}"]
+            metrics[f"{metric_key_prefix}_{ORDER}"] = -loss if self.best_by == "loss" else best - TIE * loss
         return metrics
 
     def _scores(self) -> dict[str, float]:
