@@ -100,18 +100,22 @@ def _lines(terminal: bool) -> Iterator[str]:
 
 def _exchange(conversation: Conversation, line: str, aside: Console, *, terminal: bool, as_json: bool) -> None:
     pieces = conversation.stream(line)
+    writer = _Writer(aside.width if terminal else None)
+    waiting = aside.status("asking", spinner="dots") if terminal else contextlib.nullcontext()
     started = False
     try:
-        while True:
+        with waiting:
             piece = next(pieces)
+        while True:
             if not as_json:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
                 started = True
+                writer.write(piece)
+            piece = next(pieces)
     except StopIteration as end:
         reply: Reply = end.value
     except KeyboardInterrupt:
         pieces.close()
+        writer.end()
         if started:
             print()
         if not terminal:
@@ -121,8 +125,44 @@ def _exchange(conversation: Conversation, line: str, aside: Console, *, terminal
     if as_json:
         print(reply.model_dump_json(), flush=True)
         return
+    writer.end()
     print(flush=True)
     _tell(reply, aside, terminal=terminal)
+
+
+class _Writer:
+    """Writes text to stdout as it comes; with a width, breaks lines between words, the last word held back."""
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._column = 0
+        self._word = ""
+
+    def write(self, text: str) -> None:
+        if self._width is None:
+            sys.stdout.write(text)
+        else:
+            for letter in text:
+                if letter in " \n":
+                    self._put(letter)
+                else:
+                    self._word += letter
+        sys.stdout.flush()
+
+    def _put(self, after: str) -> None:
+        assert self._width is not None
+        if self._column and self._column + len(self._word) >= self._width:
+            sys.stdout.write("\n")
+            self._column = 0
+        sys.stdout.write(self._word + after)
+        self._column = 0 if after == "\n" else self._column + len(self._word) + len(after)
+        self._word = ""
+
+    def end(self) -> None:
+        """Write what is held back."""
+        if self._word:
+            self._put("")
+        sys.stdout.flush()
 
 
 def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:

@@ -111,3 +111,16 @@ def test_ctrl_d_at_the_prompt_is_a_clean_end(chat: Conversation, monkeypatch: py
     monkeypatch.setattr("sys.stdout", Terminal())
     monkeypatch.setattr("builtins.input", prompt)
     assert talk(chat) == 0
+
+
+def test_lines_break_between_words_and_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    from wsi_chat.chat_command import _Writer
+
+    writer = _Writer(20)
+    text = "The verdict is abnormal, carried by f0001\nand t000042."
+    for letter in text:
+        writer.write(letter)
+    writer.end()
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 20
+    assert out.split() == text.split()

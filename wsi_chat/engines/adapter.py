@@ -6,6 +6,7 @@ Nothing is unpickled: an adapter is ``adapter_config.json`` and ``adapter_model.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,13 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
             "LoRA adapters need the package peft", hint="Install it: pip install 'wsi-chat[train]'."
         ) from error
     try:
-        tuned = peft.PeftModel.from_pretrained(
-            model, str(adapter.path), is_trainable=False, local_files_only=True, use_safetensors=True
-        )
-        merged = tuned.merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that it renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            tuned = peft.PeftModel.from_pretrained(
+                model, str(adapter.path), is_trainable=False, local_files_only=True, use_safetensors=True
+            )
+            merged = tuned.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise EngineError(
             f"adapter {adapter.path} does not fit the model: {said(error)}",
