@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.errors import EngineError, SettingError
@@ -98,10 +98,12 @@ def shared(found: Path | None, device: torch.device) -> Path | None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' and peft's own remarks: ours say what matters."""
-    from transformers.utils import logging as theirs
+    from transformers.utils import logging
 
-    before = theirs.get_verbosity()
+    theirs: Any = logging
+    before, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     theirs.set_verbosity(theirs.ERROR)
+    theirs.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             # peft and transformers remind each other of names that change in their next versions
@@ -109,6 +111,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         theirs.set_verbosity(before)
+        if bars:
+            theirs.enable_progress_bar()
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
