@@ -182,7 +182,7 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
     if evidence.image is None or width != image:
         raise SettingError(
             f"a slide has {width or 'no'} image features, and {image} are wanted.",
-            hint="Analyze it with --image-features and the model that the aggregator was fitted with.",
+            hint="Give every slide's Evidence the image features that the head was fitted with.",
         )
     return np.concatenate([rows, evidence.image.astype(np.float32)], axis=1)
 

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 NEGATIVE = ("normal", "negative", "nilm", "benign", "0", "false", "no", "nfm", "nhguc", "non-neoplastic")
 COLUMNS = ["tile_id", "p_screen", "cellularity", "focus", "status"]
-FEATURES_FILE = "features.npz"
 Progress = Callable[[str, int, int], None]
 
 
@@ -114,13 +113,12 @@ def _joined(row: LabelledSlide, runs: Path, by_name: Mapping[str, list[Path]]) -
         return replace(row, problem=error.message)
 
 
-def evidence_of_folder(folder: Path, report: Report, *, image: bool = False) -> Evidence:
+def evidence_of_folder(folder: Path, report: Report) -> Evidence:
     """A slide's evidence from its run folder.
 
     Raises:
-        OutputError: tiles.parquet is missing or damaged, or ``image`` is wanted and features.npz is not there.
+        OutputError: tiles.parquet is missing or damaged.
     """
-    import numpy as np
     import pyarrow.parquet as parquet
 
     from aggregators.features import evidence_from_columns
@@ -130,18 +128,7 @@ def evidence_of_folder(folder: Path, report: Report, *, image: bool = False) -> 
         columns = parquet.read_table(path, columns=COLUMNS).to_pydict()
     except Exception as error:
         raise OutputError(f"{path} cannot be read: {error}.", hint="Analyze the slide again.") from error
-    features = None
-    if image:
-        path = folder / FEATURES_FILE
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                place = {str(name): i for i, name in enumerate(stored["tile_id"])}
-                rows = stored["features"]
-                features = rows[[place[name] for name in columns["tile_id"]]].astype(np.float32)
-        except (OSError, KeyError, ValueError) as error:
-            hint = "Analyze the slide again with --image-features."
-            raise OutputError(f"{path} has no image features of every tile ({error}).", hint=hint) from error
-    return evidence_from_columns(columns, report.verdict.findings, image=features)
+    return evidence_from_columns(columns, report.verdict.findings)
 
 
 def classes_of(labels: Iterable[str], *, negative: str | None, order: Sequence[str] = ()) -> tuple[str, ...]:
@@ -172,7 +159,6 @@ class Ready:
 
     cohort: Cohort
     labels: tuple[str, ...]
-    image: int
     conditions: dict[str, Any]
     mixed: tuple[str, ...]
 
@@ -181,7 +167,6 @@ def ready_to_fit(
     rows: Sequence[LabelledSlide],
     *,
     negative: str | None = None,
-    image: bool = False,
     skip_missing: bool = False,
     force: bool = False,
     runs: Path = Path("wsi-chat-out"),
@@ -206,7 +191,7 @@ def ready_to_fit(
         problem = row.problem or (_unusable(row.report) if row.report else "not analyzed")
         if not problem and row.report is not None and row.folder is not None:
             try:
-                usable.append((row, row.report, evidence_of_folder(row.folder, row.report, image=image)))
+                usable.append((row, row.report, evidence_of_folder(row.folder, row.report)))
             except OutputError as error:
                 problem = error.message
         if problem:
@@ -237,10 +222,7 @@ def ready_to_fit(
         left_out=tuple(lost),
     )
     labels = sorted({count.label for _, report, _ in usable for count in report.verdict.counts if count.abnormal})
-    widths = {0 if e.image is None else e.image.shape[1] for e in cohort.evidence}
-    if len(widths) > 1:
-        raise SettingError(f"slides have {sorted(widths)} image features.", hint="Analyze them with one model.")
-    return Ready(cohort, tuple(labels), widths.pop(), conditions, mixed)
+    return Ready(cohort, tuple(labels), conditions, mixed)
 
 
 def _unusable(report: Report) -> str:

@@ -29,9 +29,6 @@ def fit(
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="The same of normal slides; slides between are indeterminate.")
     ] = None,
-    image_features: Annotated[
-        bool, typer.Option("--image-features", help="Attention head: also the stored image features of the tiles.")
-    ] = False,
     folds: Annotated[int, typer.Option(min=2, max=20, help="Outer folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds, held-out patients and training.")] = 0,
     skip_missing: Annotated[
@@ -48,5 +45,5 @@ def fit(
     run_fit(
         manifest, out=out, runs=runs, head=head, label_column=label_column, negative=negative, split=split,
         class_weight=class_weight, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate,
-        image_features=image_features, folds=folds, seed=seed, skip_missing=skip_missing, force=force, as_json=json_,
+        folds=folds, seed=seed, skip_missing=skip_missing, force=force, as_json=json_,
     )  # fmt: skip

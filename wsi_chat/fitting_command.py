@@ -32,7 +32,6 @@ def run_fit(
     class_weight: str,
     miss_rate: float | None,
     false_alarm_rate: float | None,
-    image_features: bool,
     folds: int,
     seed: int,
     skip_missing: bool,
@@ -42,7 +41,7 @@ def run_fit(
     """Fit, write the aggregator into ``out`` and say how well it does."""
     from aggregators.fit import fit
     from aggregators.fitted import HEADS
-    from wsi_chat.pipeline import versions
+    from wsi_chat.provenance import versions
 
     if head not in HEADS:
         raise SettingError(f"--head {head!r} is not known.", hint=f"Choose one of: {', '.join(HEADS)}.")
@@ -52,14 +51,13 @@ def run_fit(
     with bar() as progress:
         rows = read_labelled(manifest, runs, label_column=label_column, split=split, progress=progress)
         ready = ready_to_fit(
-            rows, negative=negative, image=image_features, skip_missing=skip_missing, force=force, runs=runs,
+            rows, negative=negative, skip_missing=skip_missing, force=force, runs=runs,
             progress=progress,
         )  # fmt: skip
         fitted = fit(
             ready.cohort,
             head=head,
             labels=ready.labels,
-            image=ready.image,
             class_weight=cast(Literal["balanced", "none"], class_weight),
             miss_rate=miss_rate,
             false_alarm_rate=false_alarm_rate,

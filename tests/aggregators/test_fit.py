@@ -256,3 +256,30 @@ def test_a_reading_says_how_it_is_calibrated(fitted):
     reading = forced.read(slide(np.random.default_rng(2), 1))
     assert reading.kind.startswith("uncalibrated here")
     assert reading.fitted.guarantee == ""
+
+
+def test_a_fitted_aggregator_draws_the_verdict_with_its_band(fitted, make_tile, make_verdict, make_funnel, cervix):
+    from aggregators import aggregate
+    from aggregators.features import evidence_of
+    from wsi_chat.schema import Box
+
+    chances = np.random.default_rng(0).uniform(0.02, 0.2, 80).tolist()
+    rows = [make_verdict(make_tile(i, 600 * i), p) for i, p in enumerate(chances)]
+    score = Applied(fitted.aggregator, Band(0.5, 0.5)).read(evidence_of(rows, [])).score
+
+    def status(low: float, high: float, coverage: int = 80):
+        applied = Applied(fitted.aggregator, Band(low, high), "a promise")
+        funnel = make_funnel(rows, foreground=coverage, selected=coverage)
+        return aggregate(rows, system=cervix, funnel=funnel, bounds=Box(0, 0, 10**6, 600), applied=applied)
+
+    assert status(score / 2, score).status == "abnormal"
+    between = status(score / 2, (1 + score) / 2)
+    assert between.status == "indeterminate"
+    assert "lies between" in between.reason
+    assert between.category is None
+    below = status((1 + score) / 2, (1 + score) / 2)
+    assert below.status == "normal"
+    assert below.score_kind.startswith("calibrated by Platt scaling on")
+    assert below.fitted.guarantee == "a promise"
+    assert below.fitted.classes["normal"] == pytest.approx(1 - score)
+    assert status((1 + score) / 2, (1 + score) / 2, coverage=200).status == "indeterminate", "missing is never normal"

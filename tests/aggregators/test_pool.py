@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aggregators import (
     POOLS,
+    findings_share,
     fraction_above,
     maximum,
     mean,
@@ -154,3 +155,13 @@ def test_what_is_no_probability_is_refused(name, bad):
 def test_wrong_settings_are_named_with_their_value(call, names):
     with pytest.raises(SettingError, match=names):
         call()
+
+
+def test_the_count_of_findings_is_a_rising_score_that_crosses_one_half_at_k():
+    assert [findings_share(n, 10) for n in (0, 10, 30)] == [0.0, 0.5, 0.75]
+    assert POOLS["findings"]([0.5], k=10, findings=30) == (
+        0.75,
+        "uncalibrated count of merged abnormal findings (30), as n / (n + 10)",
+    )
+    with pytest.raises(SettingError, match="-1 findings"):
+        findings_share(-1)
