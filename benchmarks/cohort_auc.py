@@ -62,11 +62,13 @@ def tiles_per_cell(row: LabelledSlide) -> float:
 
 
 def tokens_of(row: LabelledSlide) -> float:
-    """Generated tokens by the report, or by the journal of a run that recorded none."""
+    """Generated tokens by the report, or by the journal of a run that recorded none; NaN where neither knows."""
     assert row.report is not None
     assert row.folder is not None
     if row.report.provenance.generated_tokens is not None:
         return float(row.report.provenance.generated_tokens)
+    if not (row.folder / "journal.sqlite").is_file():
+        return float("nan")
     with sqlite3.connect(f"file:{row.folder / 'journal.sqlite'}?mode=ro", uri=True) as journal:
         return float(journal.execute("SELECT coalesce(sum(new_tokens), 0) FROM answers").fetchone()[0])
 
@@ -121,7 +123,7 @@ def compare(cascade: Analyzed, exhaustive: Analyzed, given: tuple[dict[str, Any]
 
     both = sorted(set(cascade.ready.cohort.ids) & set(exhaustive.ready.cohort.ids))
     places = [[run.ready.cohort.ids.index(name) for name in both] for run in (cascade, exhaustive)]
-    share = float(cascade.tokens[places[0]].sum() / max(1.0, exhaustive.tokens[places[1]].sum()))
+    share = float(cascade.tokens[places[0]].sum() / np.maximum(1.0, exhaustive.tokens[places[1]].sum()))
     print(f"cascade against exhaustive on {len(both)} slides: {share:.1%} of the generated tokens")
     found: dict[str, Any] = {"slides": len(both), "token_share": share, "auc": {}}
     for name in given[0]:
@@ -132,7 +134,10 @@ def compare(cascade: Analyzed, exhaustive: Analyzed, given: tuple[dict[str, Any]
         found["auc"][name] = values
         within = "within .01" if abs(values[0] - values[1]) <= 0.01 else "NOT within .01"
         print(f"  {name:<18} {values[0]:.3f} against {values[1]:.3f}: {within}")
-    print("  tokens: " + ("at most 25 %" if share <= 0.25 else "MORE than 25 %"))
+    if np.isnan(share):
+        print("  tokens: not recorded")
+    else:
+        print("  tokens: " + ("at most 25 %" if share <= 0.25 else "MORE than 25 %"))
     return found
 
 
