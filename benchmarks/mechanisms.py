@@ -30,7 +30,7 @@ from wsi_chat.datasets.voc import read_voc
 from wsi_chat.engines import Engine, load_engine
 from wsi_chat.field import FieldReader
 from wsi_chat.intent import Guess
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 from wsi_chat.schema import Box, LabelledBox
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import System, load_system

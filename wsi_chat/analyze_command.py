@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
 from wsi_chat.errors import EngineDied, WsiChatError
-from wsi_chat.pipeline import Model, analyze_slide
+from wsi_chat.model import Model
+from wsi_chat.pipeline import analyze_slide
 from wsi_chat.result import SlideResult
 from wsi_chat.runfolder import (
     indeterminate_by_error,

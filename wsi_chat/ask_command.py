@@ -77,7 +77,7 @@ def run_ask(
     import os
 
     from wsi_chat.ask_question import as_region, ask_with
-    from wsi_chat.pipeline import Model
+    from wsi_chat.model import Model
     from wsi_chat.settings import resolve
 
     settings, _ = resolve(flags, config=config, environ=os.environ)

@@ -14,7 +14,7 @@ from wsi_chat.asking import POINTING, Asking, AskResult, FieldAnswer, wanted
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.field import FieldReader
 from wsi_chat.intent import Guess, find_label, guess
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 from wsi_chat.schema import Box, TaskName
 from wsi_chat.settings import resolve
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from wsi_chat import tasks
 from wsi_chat.field import Field, FieldReader, keep_inside
 from wsi_chat.intent import Guess, out_of_grammar
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 from wsi_chat.schema import Answer, AnswerStatus, Box, LabelledBox, Query, Record, TaskName, TileVerdict
 from wsi_chat.views import ViewedDialect, contrasted_choice, degraded, joined, mean_choice, other_views, takes_many
 

@@ -26,7 +26,7 @@ from wsi_chat.engines.protocol import stream
 from wsi_chat.errors import SettingError, SlideError, WsiChatError
 from wsi_chat.field import Field
 from wsi_chat.intent import Guess, guess, out_of_grammar
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 from wsi_chat.result import SlideResult, load_result
 from wsi_chat.schema import Answer, Box, LabelledBox
 from wsi_chat.settings import Settings, resolve

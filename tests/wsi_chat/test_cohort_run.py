@@ -17,7 +17,8 @@ from wsi_chat.cohort.local import Ahead
 from wsi_chat.cohort.state import make_job
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
 from wsi_chat.errors import EngineDied, EngineError, OutputError, SettingError
-from wsi_chat.pipeline import Model, PreparedSlide
+from wsi_chat.model import Model
+from wsi_chat.pipeline import PreparedSlide
 from wsi_chat.schema import Query
 from wsi_chat.settings import Settings
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from wsi_chat.cascade import Progress
 from wsi_chat.cohort.attempt import attempt
 from wsi_chat.cohort.state import Job, SlideState
-from wsi_chat.pipeline import Model, PreparedSlide, prepare_slide
+from wsi_chat.model import Model
+from wsi_chat.pipeline import PreparedSlide, prepare_slide
 
 AHEAD = 1
 

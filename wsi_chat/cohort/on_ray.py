@@ -31,7 +31,7 @@ from wsi_chat.cohort.attempt import attempt, failed_outside
 from wsi_chat.cohort.state import Job, SlideState
 from wsi_chat.engines.server import notice
 from wsi_chat.errors import EngineDied, SettingError, WsiChatError
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine

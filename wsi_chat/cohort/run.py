@@ -17,7 +17,8 @@ from wsi_chat.cohort.result import CohortResult, columns_of
 from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, SlideState, make_job, settled, write_state
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.pipeline import DEFAULT_OUT, Model
+from wsi_chat.model import Model
+from wsi_chat.pipeline import DEFAULT_OUT
 from wsi_chat.runfolder import open_folder, write_run, write_summary
 from wsi_chat.settings import Settings, resolve
 

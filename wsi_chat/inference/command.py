@@ -16,7 +16,7 @@ from wsi_chat.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.errors import SettingError
 from wsi_chat.inference.rows import find_data
 from wsi_chat.inference.run import Inferred, infer
-from wsi_chat.pipeline import Model
+from wsi_chat.model import Model
 from wsi_chat.settings import resolve
 
 SHOWN = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from wsi_chat.schema import Record
 
@@ -36,10 +36,10 @@ class Translation(Record):
     """
 
     name: Text
-    specimens: dict[str, Text] = {}
+    specimens: dict[str, Text] = Field(default_factory=dict)
     screen_topic: Text
-    labels: dict[str, LabelNames] = {}
-    categories: dict[str, Text] = {}
+    labels: dict[str, LabelNames] = Field(default_factory=dict)
+    categories: dict[str, Text] = Field(default_factory=dict)
     adequacy: Text
     wording: Verdicts
     never_claim: tuple[Text, ...] = ()
