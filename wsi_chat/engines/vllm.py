@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # its processes speak of what their libraries will change one day
+    "PYTHONWARNINGS": "ignore",
 }
 TEMPLATE = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 SLOTS = 128
@@ -147,6 +149,7 @@ class VLLMEngine:
             # compiling pays on a GPU only
             enforce_eager=not gpu,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             enable_log_requests=False,
             **more,
         )
