@@ -72,7 +72,7 @@ def pictures_of(report: Report, slide: Slide, tile_verdicts: Sequence[TileVerdic
     from wsi_chat.errors import SlideUnreadable
 
     boxes = {row.tile.id: row.tile.box for row in tile_verdicts}
-    found = []
+    found: list[Picture] = []
     for name in carrying_tiles(report):
         if name not in boxes or len(found) >= PICTURES:
             continue

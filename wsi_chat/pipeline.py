@@ -73,7 +73,7 @@ def analyze(
     slide: str | Path,
     *,
     out: str | Path = DEFAULT_OUT,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     config: str | Path | None = None,
     progress: Progress = no_progress,
     **settings: Any,
@@ -83,7 +83,8 @@ def analyze(
     Args:
         slide: the slide file (or OME-Zarr folder).
         out: the run folder; results go to ``out/<slide id>/``.
-        engine: an engine that is already loaded; None loads the one that the settings name.
+        engine: an engine that is already loaded; a name (``transformers``) is the setting; None loads the one that the
+            settings name.
         config: a YAML file of settings.
         progress: called as ``progress(stage, done, total)``.
         **settings: any field of :class:`wsi_chat.settings.Settings`, e.g. ``specimen="cervix"``.
@@ -94,6 +95,8 @@ def analyze(
     Raises:
         WsiChatError: see :mod:`wsi_chat.errors`; the message names the file or setting and the way out.
     """
+    if isinstance(engine, str):
+        settings["engine"], engine = engine, None
     unknown = sorted(set(settings) - set(Settings.model_fields))
     if unknown:
         raise SettingError(

@@ -83,7 +83,7 @@ def run_report(
         font_path=font_path,
         slide_path=slide_path,
     )
-    payload = {"folder": str(folder), "written": [str(path) for path in written], "not_written": failed}
+    payload: dict[str, Any] = {"folder": str(folder), "written": [str(path) for path in written], "not_written": failed}
     lines = [str(path) for path in written] + [f"not written: {line}" for line in failed]
     if told.narrator is not None and narrative == "model":
         lines.append(f"narrative: {told.narrator.kept} sentences kept, {told.narrator.replaced} replaced")

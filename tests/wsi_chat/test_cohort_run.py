@@ -385,3 +385,10 @@ def test_a_list_of_paths_is_a_cohort_too(slides: Path, tmp_path: Path) -> None:
     assert wsi_chat.analyze_cohort(paths, out=tmp_path, engine=engine, **QUICK).counts == {"done": 2}
     with pytest.raises(SettingError, match="twice"):
         wsi_chat.analyze_cohort([paths[0], paths[0]], out=tmp_path, engine=engine, **QUICK)
+
+
+def test_the_name_of_an_engine_is_a_setting_and_not_an_engine(slides: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="abacus"):
+        wsi_chat.analyze_cohort([slides / "a.png"], out=tmp_path / "many", engine="abacus")
+    with pytest.raises(SettingError, match="abacus"):
+        wsi_chat.analyze(slides / "a.png", out=tmp_path / "one", engine="abacus")

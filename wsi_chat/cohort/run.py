@@ -58,7 +58,7 @@ def analyze_cohort(
     source: str | Path | Sequence[str | Path],
     *,
     out: str | Path = DEFAULT_OUT,
-    engine: Engine | Callable[[], Engine] | None = None,
+    engine: Engine | Callable[[], Engine] | str | None = None,
     config: str | Path | None = None,
     environ: Mapping[str, str] | None = None,
     retry_failed: bool = False,
@@ -75,7 +75,7 @@ def analyze_cohort(
         source: a manifest (CSV), a folder that is searched for slides, or paths of slides.
         out: the run folder; ``out/<slide id>/`` per slide, ``summary.csv`` and ``index.html`` above them.
         engine: an engine that is loaded already (one for all slides), or a function that loads one: each Ray worker
-            calls it for its own. None loads the one that the settings name.
+            calls it for its own. A name (``transformers``) is the setting; None loads the one that the settings name.
         config: a YAML file of settings. ``environ``: an environment to look for ``WSI_CHAT_*`` in.
         retry_failed: do failed slides, and those indeterminate by error, again though their files are the same.
         executor: ``local``, or ``ray``: see `wsi_chat.cohort.on_ray`.
@@ -93,6 +93,8 @@ def analyze_cohort(
         OutputError: the run folder cannot be written, or another cohort is writing it.
         EngineError: the engine cannot be loaded, or died; everything so far is kept.
     """
+    if isinstance(engine, str):
+        settings["engine"], engine = engine, None
     unknown = sorted(set(settings) - set(Settings.model_fields))
     if unknown:
         raise SettingError(

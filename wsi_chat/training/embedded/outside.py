@@ -27,7 +27,7 @@ def outside(rng: np.random.Generator) -> Sample:
     else:
         image = tissue(rng)
     if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 4.0)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 4.0))), dtype=np.float32)
     noisy = image + rng.normal(0, rng.uniform(0.5, 4.0), image.shape)
     domain = "cervix" if rng.random() < 0.75 else "blood"
     pixels = np.clip(noisy, 0, 255).astype(np.uint8)
@@ -87,7 +87,7 @@ def tissue(rng: np.random.Generator) -> F32:
         axes = (max(1, round(radius)), max(1, round(radius * rng.uniform(0.35, 1))))
         angle = float(rng.uniform(0, 180))
         cv2.ellipse(ink, (int(x), int(y)), axes, angle, 0, 360, float(rng.uniform(0.5, 1)), -1, cv2.LINE_AA)
-    ink = np.asarray(cv2.GaussianBlur(ink, (0, 0), float(rng.uniform(0.4, 1.5))))
+    ink = np.asarray(cv2.GaussianBlur(ink, (0, 0), float(rng.uniform(0.4, 1.5))), dtype=np.float32)
     ink *= 1 + 0.2 * clouds(rng, 3)
     stain = np.array([rng.uniform(0.4, 0.7), rng.uniform(0.55, 0.8), rng.uniform(0.2, 0.45)])
     image = image * (1 - np.clip(ink, 0, 1.2)[..., None] * stain)
