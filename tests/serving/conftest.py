@@ -120,7 +120,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     words = ["env", *shlex.split(said["command"]), *said["cpu_flags"], "--max-num-seqs", "32"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1"}
-    log = tmp_path_factory.mktemp("server") / "server.log"
+    folder = tmp_path_factory.mktemp("server")
+    environ["PYTHONPATH"] = str(_named_vllm(folder))
+    log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environ, start_new_session=True)
     server = Server(said["base_url"], process)
@@ -129,6 +131,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
+
+
+def _named_vllm(folder: Path) -> Path:
+    """A folder for the path in which the package vllm-cpu also goes by the name that its own command looks up."""
+    import importlib.metadata
+
+    version = importlib.metadata.version("vllm-cpu")
+    info = folder / "names" / f"vllm-{version}+cpu.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n", encoding="utf-8")
+    return info.parent
 
 
 def _await(server: Server, log: Path) -> None:
