@@ -92,8 +92,8 @@ def tissue(rng: np.random.Generator) -> F32:
     stain = np.array([rng.uniform(0.4, 0.7), rng.uniform(0.55, 0.8), rng.uniform(0.2, 0.45)])
     image = image * (1 - np.clip(ink, 0, 1.2)[..., None] * stain)
     if rng.random() < 0.6:
-        gaps = (clouds(rng, rng.uniform(25, 90)) > rng.uniform(-0.8, 1.6)).astype(np.float32)
-        gaps = np.asarray(cv2.GaussianBlur(gaps, (0, 0), 1.5))[..., None]
+        torn = (clouds(rng, rng.uniform(25, 90)) > rng.uniform(-0.8, 1.6)).astype(np.float32)
+        gaps = np.asarray(cv2.GaussianBlur(torn, (0, 0), 1.5))[..., None]
         image = image * (1 - gaps) + rng.uniform(225, 250) * gaps
     return np.asarray(image, dtype=np.float32)
 
