@@ -85,6 +85,7 @@ def test_the_first_page_holds_what_a_reader_needs(case, printed):
         assert _squeezed(verdict.score_kind) in first
     for page in pages:
         assert _squeezed(case.report.disclaimer) in _squeezed(page)
+    assert _squeezed(case.report.narrative[0].text) in first, "the narrative begins on page one"
     assert f"Page1/{len(pages)}" in first
     assert "FINDINGS" in first, "capitals are letter-spaced"
     assert any("Evidence and methods" in page for page in pages[1:])
