@@ -221,16 +221,17 @@ def tables(report: dict[str, Any]) -> str:
     """The figures as Markdown, with the aims beside them."""
     cervix, blood = report["cervix"], report.get("blood")
     ground, score = cervix["ground"], cervix["ground"]["f1"]
-    low, high = score["interval"]["low"], score["interval"]["high"]
+    interval = score["interval"]
+    spread = f" ({interval['low']:.3f}-{interval['high']:.3f})" if interval else ""
     lines = [
         f"| rendered cervix, {cervix['fields']} held-out fields | measured | aim |",
         "|---|---|---|",
         f"| normal / abnormal field, AUC | {cervix['auc']:.3f} | .98 |",
         f"| balanced accuracy at 0.5 | {cervix['balanced_accuracy']:.3f} | |",
         f"| expected calibration error of p(abnormal) | {cervix['calibration_error']:.3f} | .05 |",
-        f"| grounding F1 at IoU 0.5 over the classes | {score['value']:.3f} ({low:.3f}-{high:.3f}) | .80 |",
-        f"| precision / recall | {ground['precision']:.3f} / {ground['recall']:.3f} | |",
-        f"| F1 at IoU 0.3 | {ground['f1_iou30']:.3f} | |",
+        f"| grounding F1 at IoU 0.5 over the classes | {_share(score['value'])}{spread} | .80 |",
+        f"| precision / recall | {_share(ground['precision'])} / {_share(ground['recall'])} | |",
+        f"| F1 at IoU 0.3 | {_share(ground['f1_iou30'])} | |",
         *(f"| recall, cells {name} ({n} boxes) | {_share(v)} | |" for name, (v, n) in ground["by_size"].items()),
         f"| absent class denied ({ground['absent_asked']} questions) | {ground['absent_denied']:.3f} | |",
         f"| 6-way class of a region, balanced accuracy | {cervix['regions']['balanced_accuracy']:.3f} | .80 |",
