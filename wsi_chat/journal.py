@@ -168,7 +168,7 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from error
         try:
-            _lock_file(file)
+            lock_file(file)
         except OSError as error:
             file.close()
             raise OutputError(
@@ -301,7 +301,7 @@ def _answer(row: tuple[Any, ...]) -> Answer:
     )
 
 
-def _lock_file(file: IO[bytes]) -> None:
+def lock_file(file: IO[bytes]) -> None:
     """Raises OSError at once where another process (or another journal of this one) holds the lock."""
     if os.name == "nt":
         import msvcrt

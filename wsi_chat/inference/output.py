@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from wsi_chat.errors import OutputError
-from wsi_chat.journal import _lock_file
+from wsi_chat.journal import lock_file
 
 SYNC_SECONDS = 1.0
 HEAD = b'{"prompt": "'
@@ -61,7 +61,7 @@ class AnswerFile:
 
     def _lock(self) -> None:
         try:
-            _lock_file(self._file)
+            lock_file(self._file)
         except OSError as error:
             raise OutputError(
                 f"another process is writing {self.path}", hint="Wait for it to finish, or choose another --save-name."
