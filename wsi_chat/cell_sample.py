@@ -131,6 +131,10 @@ def count_cells(
             if patch.pixels is None:
                 finish(CellSample(tile=patch.tile, status="unreadable", error=patch.error))
                 continue
+            if not wanted:  # a tile of which nothing can be asked must not vanish
+                why = f"the dialect {asker.dialect.name} lists none of the classes that are counted"
+                finish(CellSample(tile=patch.tile, status="failed", error=why))
+                continue
             states[patch.tile.index] = _Counting()
             image = Image.fromarray(np.ascontiguousarray(patch.pixels))
             for ask in wanted:

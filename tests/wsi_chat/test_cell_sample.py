@@ -69,6 +69,16 @@ def test_a_model_that_takes_any_class_is_also_asked_what_is_obscured(count) -> N
     assert rows[0].p_obscured == pytest.approx(0.1)
 
 
+def test_tiles_of_which_nothing_can_be_asked_do_not_vanish(count) -> None:
+    assert get_dialect("cytochat").labels, "a dialect that lists its classes"
+    assert not set(get_dialect("cytochat").labels) & set(COUNTED)
+    engine = ScriptedEngine(says)
+    rows = count(engine, 2, dialect="cytochat", unreadable=(1,))
+    assert not engine.asked
+    assert [row.status for row in rows] == ["failed", "unreadable"]
+    assert "cytochat lists none" in rows[0].error
+
+
 def test_unreadable_failed_and_refused_tiles_are_not_empty(count) -> None:
     faults = [Fault(at=0, kind="fail"), Fault(at=6, kind="refuse")]
     rows = count(ScriptedEngine(says, faults=faults), 4, unreadable=(1,))

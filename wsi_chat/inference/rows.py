@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsi_chat.datasets.info import INFO, read_info
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Turn
 
-INFO = "dataset_info.json"
 IMAGE_MARK = "<image>"
 CARRIED = ("main_tag", "sub_task", "sub_tag", "object", "dataset")
 """Columns of EndoChat's data that its evaluation reads; they are passed through."""
@@ -95,7 +95,7 @@ def find_data(dataset: str, folder: Path | None = None) -> DataFile:
                 return DataFile(path, path.stem, _listed_columns(path))
         raise SettingError(f"--dataset {dataset} is not a file.", hint="Give a .jsonl file, or a name of dataset_info.")
     where = folder or Path("data")
-    entries = _info(where / INFO)
+    entries = read_info(where)
     if dataset not in entries:
         known = ", ".join(sorted(entries)) or "none"
         raise SettingError(f"{where / INFO} names no data set {dataset!r}.", hint=f"It names: {known}.")
@@ -111,22 +111,10 @@ def _listed_columns(path: Path) -> Columns | None:
     info = path.parent / INFO
     if not info.is_file():
         return None
-    for name, entry in _info(info).items():
+    for name, entry in read_info(path.parent).items():
         if isinstance(entry, dict) and entry.get("file_name") == path.name:
             return _columns(entry, info, name)
     return None
-
-
-def _info(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"{path} cannot be read: {error}.", hint="Point --dataset-dir to the folder of dataset_info.json."
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingError(f"{path} holds no JSON object.", hint="Build the data set anew.")
-    return content
 
 
 def _columns(entry: Any, info: Path, name: str) -> Columns | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.datasets.check import Checked, check_file
+from wsi_chat.datasets.info import INFO, read_info
 from wsi_chat.datasets.translate import Exchange, Translator
 from wsi_chat.dialects import Dialect, DialectSpec, get_dialect
 from wsi_chat.dialects.frame import fit
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INFO = "dataset_info.json"
 SHOWN = 5
 HARMLESS = ("info", "duplicate_line")
 """Findings of the check that spoil no training: other files that the folder lacks, and a line that is there twice."""
@@ -89,20 +89,6 @@ def find_dataset(name: str, folder: Path | None = None) -> Source:
     if not file.is_file():
         raise SettingError(f"{file}, which {where / INFO} names for {name!r}, is not a file.")
     return Source(name, file, written_in(file.parent))
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """The entries of a folder's dataset_info.json. Raises SettingError where it cannot be read."""
-    path = folder / INFO
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"{path} cannot be read: {error}.", hint="Point --dataset-dir to what `wsi-chat dataset build` wrote."
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingError(f"{path} holds no JSON object.", hint="Build the data set anew.")
-    return content
 
 
 def _check_entry(path: Path, name: str, entry: Any) -> None:
