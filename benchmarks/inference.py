@@ -127,12 +127,14 @@ def main() -> None:
         rows = first_turns(data)
         engine = load_engine(None, engine="vllm" if given.vllm else "transformers", batch_size=given.batch_size)
         if given.vllm:
+            import torch
             from vllm import LLM
 
+            # compiled or not, as wsi-chat's own engine
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             llm = LLM(
                 str(embedded_checkpoint()), max_model_len=2048, limit_mm_per_prompt={"image": 1, "video": 0},
-                generation_config="vllm", mm_processor_cache_gb=0,
+                generation_config="vllm", mm_processor_cache_gb=0, enforce_eager=not torch.cuda.is_available(),
             )  # fmt: skip
             plain, other = chat_loop(llm, data, rows, limit), "LLM.chat, one row at a time"
         else:
