@@ -12,6 +12,9 @@ from wsi_chat.settings import Settings
 if TYPE_CHECKING:
     from aggregators.fitted import Applied, FittedAggregator
 
+#: Folder inside a checkpoint with the aggregator that was fitted on its answers.
+OWN = "aggregator"
+
 #: Settings that change what a slide's tiles and findings are.
 CONFIGURED = ("limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom")
 
@@ -38,13 +41,33 @@ def conditions_of(provenance: Provenance, *, system: str, system_version: str) -
     return found
 
 
+def folder_of_aggregator(settings: Settings) -> Path | None:
+    """The folder that the settings name, or for ``auto`` the checkpoint's own; None where no aggregator is wanted.
+
+    ``auto`` gives way to a pool that the user chose.
+    """
+    if settings.aggregator == "none":
+        return None
+    if settings.aggregator != "auto":
+        return Path(settings.aggregator)
+    defaults = Settings.model_fields
+    chosen = any(getattr(settings, name) != defaults[name].default for name in ("pool", "pool_k"))
+    if chosen or settings.base_url is not None or settings.adapter is not None:
+        return None
+    from wsi_chat.engines import find_checkpoint
+
+    own = find_checkpoint(settings.model) / OWN
+    return own if own.is_dir() else None
+
+
 def load_for(settings: Settings) -> FittedAggregator | None:
     """The aggregator that the settings name, None where they name none; before anything is asked.
 
     Raises:
         SettingError: it cannot be read, or a rate is set without one.
     """
-    if settings.aggregator is None:
+    folder = folder_of_aggregator(settings)
+    if folder is None:
         for name in ("miss_rate", "false_alarm_rate"):
             if getattr(settings, name) is not None:
                 raise SettingError(
@@ -54,7 +77,33 @@ def load_for(settings: Settings) -> FittedAggregator | None:
         return None
     from aggregators.fitted import load_fitted
 
-    return load_fitted(Path(settings.aggregator))
+    return load_fitted(folder)
+
+
+def apply_or_pass(
+    fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]
+) -> tuple[Applied | None, str]:
+    """As `apply_to`; but the checkpoint's own aggregator, which nobody named, is left out of a run that is not its own.
+
+    Returns:
+        The aggregator with its thresholds or None, and a note for the reader where a run came close to its
+        conditions (the same model, the same reporting system) without meeting them.
+    """
+    differences = [] if settings.aggregator != "auto" or settings.force else fitted.differences(conditions)
+    if not differences:
+        return apply_to(fitted, settings, conditions), ""
+    if settings.miss_rate is not None or settings.false_alarm_rate is not None:
+        raise SettingError(
+            f"no aggregator was fitted for this run, and the thresholds of the checkpoint's own do not hold for it:"
+            f" {'; '.join(differences)}.",
+            hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
+        )
+    if any(fitted.record.conditions.get(key) != conditions.get(key) for key in ("model", "reporting system")):
+        return None, ""
+    return None, (
+        "The score is uncalibrated: the checkpoint's own aggregator holds for other settings"
+        f" ({'; '.join(differences)})."
+    )
 
 
 def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]) -> Applied:
