@@ -74,7 +74,7 @@ class AttentionHead:
         return found
 
     def _standard(self, bag: Bag) -> Bag:
-        return standardised(bag, self.mean, self.scale)
+        return standardised(top_tiles(bag), self.mean, self.scale)
 
 
 def checkpoints(slides: int) -> tuple[int, ...]:
@@ -86,22 +86,52 @@ def checkpoints(slides: int) -> tuple[int, ...]:
     return tuple(max(epochs, -(-steps // batches)) for epochs, steps in ((3, 60), (6, 120), (12, 240)))
 
 
-def top_tiles(bag: Bag) -> Bag:
-    """The `TOP_TILES` rows with the highest logit (column 0), the highest first; ties by the other columns."""
+def top_rows(bag: Bag) -> NDArray[np.intp]:
+    """Places of the `TOP_TILES` rows with the highest logit (column 0), highest first; ties by the other columns."""
     import numpy as np
 
+    kept = np.arange(len(bag))
     if len(bag) > TOP_TILES:
         least = np.partition(bag[:, 0], -TOP_TILES)[-TOP_TILES]
-        bag = bag[bag[:, 0] >= least]
-    return bag[np.lexsort(-bag.T[::-1])][:TOP_TILES]
+        kept = np.flatnonzero(bag[:, 0] >= least)
+    logits = bag[kept, 0]
+    # a thousand columns are sorted by only where the first does not decide
+    untied = len(np.unique(logits)) == len(logits)
+    order = np.argsort(-logits) if untied else np.lexsort(-bag[kept].T[::-1])
+    found: NDArray[np.intp] = kept[order][:TOP_TILES]
+    return found
 
 
-def standardised(bag: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Bag:
-    """The top tiles in units of the cohort's spread; far outliers are held at eight of them."""
+def top_tiles(bag: Bag) -> Bag:
+    """The rows of `top_rows`; the same array where it is these already."""
     import numpy as np
 
-    rows: Bag = np.clip((top_tiles(bag) - mean) / scale, -8, 8).astype(np.float32)
-    return rows
+    chosen = top_rows(bag)
+    return bag if np.array_equal(chosen, np.arange(len(bag))) else bag[chosen]
+
+
+def standardised(rows: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Bag:
+    """Tiles in units of the cohort's spread; far outliers are held at eight of them, what is unknown (NaN) is at 0."""
+    import numpy as np
+
+    found: Bag = np.nan_to_num(np.clip((rows - mean) / scale, -8, 8), nan=0.0).astype(np.float32, copy=False)
+    return found
+
+
+def moments(bags: Sequence[Bag]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and scale (features,) of what is known in the rows of all bags; scale 1 where nothing varies."""
+    import numpy as np
+
+    width = bags[0].shape[1]
+    count, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+    for bag in bags:
+        count += (~np.isnan(bag)).sum(axis=0)
+        total += np.nansum(bag, axis=0, dtype=np.float64)
+    mean = total / np.maximum(count, 1)
+    for bag in bags:
+        squares += np.nansum((bag - mean) ** 2, axis=0)
+    spread = np.sqrt(squares / np.maximum(count, 1))
+    return mean.astype(np.float32), np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
 
 
 def train_attention(
@@ -116,28 +146,27 @@ def train_attention(
     """Train once and give the head as it stands after each of ``epochs`` (rising).
 
     Args:
-        bags: (tiles, features) of each slide, unstandardised; column 0 is the logit.
+        bags: (tiles, features) of each slide, unstandardised; column 0 is the logit, NaN is not known.
         y: (slides,) class indices. weights: (slides,) sample weights, mean 1.
     """
     import numpy as np
     import torch
 
-    rows = np.concatenate([top_tiles(bag) for bag in bags])
-    spread = rows.std(axis=0)
-    mean, scale = rows.mean(axis=0), np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-    ready = [standardised(bag, mean, scale) for bag in bags]
+    tops = [top_tiles(bag) for bag in bags]
+    mean, scale = moments(tops)
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng([seed, 5])
-    parameters = _start(rows.shape[1], classes, generator)
+    parameters = _start(len(mean), classes, generator)
     optimizer = torch.optim.AdamW(parameters.values(), lr=RATE, weight_decay=DECAY)
     target, weight = torch.from_numpy(np.asarray(y, dtype=np.int64)), torch.from_numpy(weights.astype(np.float32))
     done = 0
     for until in epochs:
         for _ in range(done, until):
-            order = rng.permutation(len(ready))
+            order = rng.permutation(len(tops))
             for start in range(0, len(order), BATCH):
                 chosen = order[start : start + BATCH]
-                tiles, slide, count = _pack([ready[i] for i in chosen])
+                # standardised batch by batch: a cohort with image features is not held twice
+                tiles, slide, count = _pack([standardised(tops[i], mean, scale) for i in chosen])
                 logits, _ = _forward(parameters, tiles, slide, count, dropout=DROPOUT, generator=generator)
                 loss = torch.nn.functional.cross_entropy(logits, target[chosen], reduction="none")
                 optimizer.zero_grad()
@@ -145,7 +174,7 @@ def train_attention(
                 optimizer.step()
         done = until
         frozen = {name: value.detach().numpy().copy() for name, value in parameters.items()}
-        yield AttentionHead(frozen, mean.astype(np.float32), scale, until)
+        yield AttentionHead(frozen, mean, scale, until)
 
 
 def _start(width: int, classes: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -6,12 +6,13 @@ neither depends on the order of the tiles. Tiles without a screening answer are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from aggregators.attention import top_rows, top_tiles
 from aggregators.pool import CLIP
-from wsi_chat.errors import SettingError
+from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Finding, TileVerdict
 
 if TYPE_CHECKING:
@@ -25,6 +26,29 @@ TILE_FEATURES = "tile-1"
 TOP = (1, 3, 10, 30)
 QUANTILES = (0.5, 0.9, 0.99)
 CUTOFFS = (0.5, 0.9)
+MISSING = 0.1
+"""Share of the tiles that may be without image features; with more of them a slide is not read as if it had them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """The model's own features of tiles, read from where they are kept only for the tiles that are wanted.
+
+    ``width`` numbers of a ``kind`` for each tile, as ``model`` saw it. ``read`` takes (m,) tile indices and gives (m,
+    width), rows of NaN for tiles without features. ``tiles`` are the indices of the n tiles of an `Evidence`.
+    """
+
+    width: int
+    kind: str
+    model: str
+    read: Callable[[NDArray[np.intp]], NDArray[np.float32]]
+    tiles: Sequence[int] = ()
+
+    def rows(self, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(m, width) features of the tiles at these places among the n."""
+        import numpy as np
+
+        return self.read(np.asarray(self.tiles, dtype=np.intp)[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +58,7 @@ class Evidence:
     ``p`` (n,) probabilities of the screen question's positive option; ``cellularity`` (n,) 0..1 and ``focus``
     (n,) variance of the Laplacian, NaN where unknown; ``detailed`` (n,) whether cells were asked for;
     ``findings`` label -> merged findings of the slide; ``seen`` label -> (n,) findings that lie in each tile;
-    ``abnormal`` the labels that count as abnormal; ``image`` (n, d) the model's own image features, or None.
+    ``abnormal`` the labels that count as abnormal; ``image`` the model's own image features, or None.
     """
 
     p: Floats
@@ -44,7 +68,7 @@ class Evidence:
     findings: Mapping[str, int]
     seen: Mapping[str, Floats]
     abnormal: frozenset[str]
-    image: NDArray[np.float32] | None = None
+    image: ImageFeatures | None = None
 
     @property
     def abnormal_findings(self) -> int:
@@ -52,8 +76,10 @@ class Evidence:
         return sum(n for label, n in self.findings.items() if label in self.abnormal)
 
 
-def evidence_of(tile_verdicts: Iterable[TileVerdict], findings: Sequence[Finding]) -> Evidence:
-    """Evidence from the verdicts of a slide's tiles and its merged findings."""
+def evidence_of(
+    tile_verdicts: Iterable[TileVerdict], findings: Sequence[Finding], *, image: ImageFeatures | None = None
+) -> Evidence:
+    """Evidence from the verdicts of a slide's tiles, its merged findings and, where there are any, image features."""
     rows = [verdict for verdict in tile_verdicts if verdict.p_screen is not None]
     columns: dict[str, Sequence[Any]] = {
         "tile_id": [row.tile.id for row in rows],
@@ -62,17 +88,19 @@ def evidence_of(tile_verdicts: Iterable[TileVerdict], findings: Sequence[Finding
         "focus": [row.focus for row in rows],
         "status": [row.status for row in rows],
     }
-    return evidence_from_columns(columns, findings)
+    columns["index"] = [row.tile.index for row in rows]
+    return evidence_from_columns(columns, findings, image=image)
 
 
 def evidence_from_columns(
-    columns: Mapping[str, Sequence[Any]], findings: Sequence[Finding], *, image: NDArray[np.float32] | None = None
+    columns: Mapping[str, Sequence[Any]], findings: Sequence[Finding], *, image: ImageFeatures | None = None
 ) -> Evidence:
     """Evidence from the columns ``tile_id, p_screen, cellularity, focus, status`` of tiles.parquet.
 
     Args:
-        columns: lists of one length, None where unknown; rows without ``p_screen`` are left out.
-        image: (rows, d) image features in the order of the columns, or None.
+        columns: lists of one length, None where unknown; rows without ``p_screen`` are left out. Image features also
+            need ``index``.
+        image: of the slide's tiles, by index; or None.
     """
     import numpy as np
 
@@ -100,7 +128,7 @@ def evidence_from_columns(
         findings=totals,
         seen=seen,
         abnormal=frozenset(finding.label for finding in findings if finding.abnormal),
-        image=None if image is None else image[kept],
+        image=None if image is None else replace(image, tiles=[columns["index"][i] for i in kept]),
     )
 
 
@@ -152,15 +180,20 @@ def tile_feature_names(labels: Sequence[str], image: int = 0) -> tuple[str, ...]
         "focus_unknown",
         "detailed",
         *(f"log_findings:{label}" for label in labels),
+        *(("image_unknown",) if image else ()),
         *(f"image:{i}" for i in range(image)),
     )
 
 
 def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) -> NDArray[np.float32]:
-    """One row for each screened tile, shape (n, len(tile_feature_names(labels, image))), all finite.
+    """One row for each screened tile, shape (n, len(tile_feature_names(labels, image))).
+
+    With image features these are the rows of `attention.top_tiles` alone, in its order, so that no more are read than
+    are looked at; a tile without them has NaN there and ``image_unknown`` 1. All else is finite.
 
     Raises:
         SettingError: ``image`` features are wanted, but the slide has none or another number of them.
+        OutputError: too few of the tiles have them (`MISSING`), or they cannot be read.
     """
     import numpy as np
 
@@ -178,13 +211,33 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
     rows = np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
     if not image:
         return rows
-    width = 0 if evidence.image is None else evidence.image.shape[1]
+    width = 0 if evidence.image is None else evidence.image.width
     if evidence.image is None or width != image:
         raise SettingError(
             f"a slide has {width or 'no'} image features, and {image} are wanted.",
-            hint="Give every slide's Evidence the image features that the head was fitted with.",
+            hint="Analyze it with --features and the model that the head was fitted with.",
         )
-    return np.concatenate([rows, evidence.image.astype(np.float32)], axis=1)
+    chosen = _candidates(rows)
+    found = evidence.image.rows(chosen)
+    missing = np.logical_not(np.isfinite(found).all(axis=1, keepdims=True))
+    if missing.sum() > MISSING * len(chosen):
+        raise OutputError(
+            f"{int(missing.sum())} of the {len(chosen)} highest tiles of a slide have no image features.",
+            hint="Analyze it again with --features: known answers are not asked again.",
+        )
+    found = np.where(missing, np.float32(np.nan), found)
+    return top_tiles(np.concatenate([rows[chosen], missing.astype(np.float32), found], axis=1))
+
+
+def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The rows that `attention.top_tiles` takes, and all that are the same as the last of them."""
+    import numpy as np
+
+    if len(rows) == 0:
+        return np.arange(0)
+    chosen = top_rows(rows)
+    found: NDArray[np.intp] = np.union1d(chosen, np.flatnonzero((rows == rows[chosen[-1]]).all(axis=1)))
+    return found
 
 
 def logit(p: Floats) -> Floats:

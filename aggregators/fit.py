@@ -107,6 +107,14 @@ class Fit:
     predictions: tuple[Prediction, ...] = field(repr=False)
 
 
+class ImageSource(NamedTuple):
+    """Whose image features a cohort has, and how many; nobody's by default."""
+
+    width: int = 0
+    kind: str = ""
+    model: str = ""
+
+
 class _Trained(NamedTuple):
     head: LogisticHead | AttentionHead
     calibration: Calibration
@@ -118,7 +126,7 @@ def fit(
     *,
     head: HeadName = "logistic",
     labels: Sequence[str] = (),
-    image: int = 0,
+    image: bool = False,
     class_weight: Literal["balanced", "none"] = "balanced",
     miss_rate: float | None = None,
     false_alarm_rate: float | None = None,
@@ -133,7 +141,8 @@ def fit(
 
     Args:
         labels: finding classes that are features, in order.
-        image: number of image features of a tile to use (attention head), 0 for none.
+        image: use the tiles' image features too (attention head). They are standardised with the rest of a tile's
+            features inside the head, on the slides it is trained on.
         miss_rate: expected share of abnormal patients called normal, at most; holds patients out for thresholds.
         false_alarm_rate: the same for normal patients called abnormal; slides between are indeterminate.
         conditions: what must be the same wherever the aggregator is applied.
@@ -146,7 +155,8 @@ def fit(
     if image and head == "logistic":
         raise SettingError("image features are read by the attention head only.", hint="Add --head attention.")
     _check_size(cohort, folds)
-    options = Options(head, tuple(labels), image, class_weight, seed, folds, inner)
+    source = _image_source(cohort) if image else ImageSource()
+    options = Options(head, tuple(labels), source.width, class_weight, seed, folds, inner)
     split = _split(cohort, miss_rate, false_alarm_rate, seed)
     check_patients(
         [cohort.patients[i] for i in split.train], [cohort.patients[i] for i in split.test], where="held-out patients"
@@ -165,9 +175,11 @@ def fit(
         head=head,
         classes=cohort.classes,
         features=feature_set(head),
-        feature_names=feature_names(head, labels, image),
+        feature_names=feature_names(head, labels, source.width),
         labels=tuple(labels),
-        image_features=image,
+        image_features=source.width,
+        image_kind=source.kind,
+        image_model=source.model,
         logistic=trained.head if isinstance(trained.head, LogisticHead) else None,
         weights_sha256=None if attention is None else hashlib.sha256(to_bytes(attention)).hexdigest(),
         calibration=trained.calibration,
@@ -180,6 +192,27 @@ def fit(
         versions=dict(versions or {}),
     )
     return Fit(FittedAggregator(record, attention), predictions)
+
+
+def _image_source(cohort: Cohort) -> ImageSource:
+    """The one source of image features that every slide has. Raises SettingError, naming a slide that differs."""
+    hint = "Analyze every slide with --features and the same model; known answers are not asked again."
+    sources = [
+        None if slide.image is None else ImageSource(slide.image.width, slide.image.kind, slide.image.model)
+        for slide in cohort.evidence
+    ]
+    first = max(sources, key=sources.count)
+    for name, source in zip(cohort.ids, sources, strict=True):
+        if source is None or first is None:
+            raise SettingError(f"slide {name} has no image features.", hint=hint)
+        if source != first:
+            raise SettingError(
+                f"slide {name} has {source.width} image features ({source.kind} of {source.model}), and others have"
+                f" {first.width} ({first.kind} of {first.model}).",
+                hint=hint,
+            )
+    assert first is not None
+    return first
 
 
 def _check_size(cohort: Cohort, folds: int) -> None:

@@ -100,7 +100,9 @@ class Aggregator(Record):
     features: str
     feature_names: tuple[str, ...]
     labels: tuple[str, ...]
-    image_features: int = Field(default=0, ge=0)
+    image_features: int = Field(default=0, ge=0, description="of a tile; 0: none are read")
+    image_kind: str = Field(default="", description="how they are made of what the vision tower gives")
+    image_model: str = Field(default="", description="whose they are")
     logistic: LogisticHead | None = None
     weights_sha256: str | None = None
     calibration: Calibration
@@ -120,6 +122,8 @@ class Aggregator(Record):
             raise ValueError("the head's weights are missing")
         if self.logistic and len(self.logistic.weights) != (1 if len(self.classes) == 2 else len(self.classes)):
             raise ValueError("the head has another number of classes")
+        if bool(self.image_features) != bool(self.image_kind and self.image_model):
+            raise ValueError("it does not say whose image features it reads")
         if self.feature_names != feature_names(self.head, self.labels, self.image_features):
             raise ValueError("the features are not those of this version of wsi-chat")
         return self
@@ -206,7 +210,7 @@ class FittedAggregator:
                 from aggregators.attention import to_bytes
 
                 _put(folder / WEIGHTS, to_bytes(self.attention))
-            payload = {**self.record.model_dump(mode="json"), "sha256": self.sha256}
+            payload = {**_said(self.record), "sha256": self.sha256}
             text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
             return _put(folder / FILE, text.encode())
         except OSError as error:
@@ -220,8 +224,14 @@ def _put(path: Path, data: bytes) -> Path:
     return path
 
 
+def _said(record: Aggregator) -> dict[str, Any]:
+    """What aggregator.json says; without image features as it was before there were any, so that its hash stays."""
+    unused = set() if record.image_features else {"image_kind", "image_model"}
+    return record.model_dump(mode="json", exclude=unused)
+
+
 def _digest(record: Aggregator) -> str:
-    text = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(_said(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Funnel, SlideVerdict, TileVerdict, VerdictStatus
 
 if TYPE_CHECKING:
+    from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
     from wsi_chat.terminology import System
 
@@ -39,6 +40,7 @@ def aggregate(
     sample: Sample | None = None,
     supplied: Supplied | None = None,
     applied: Applied | None = None,
+    image: ImageFeatures | None = None,
 ) -> SlideVerdict:
     """The slide's verdict.
 
@@ -61,6 +63,7 @@ def aggregate(
         sample: tiles in which normal cells were counted, to judge adequacy.
         supplied: what the user said of the specimen: preparation, age.
         applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``.
+        image: image features of the tiles, for an aggregator that reads them.
 
     Returns:
         The verdict; ``carrying`` holds the abnormal findings behind the category (else all abnormal ones, on an
@@ -86,7 +89,7 @@ def aggregate(
         score, score_kind = None, "none: cells were counted, abnormality was not asked about"
     elif applied is not None:
         low, threshold = applied.band.low, applied.band.high
-        reading = applied.read(evidence_of(verdicts, findings))
+        reading = applied.read(evidence_of(verdicts, findings, image=image))
         if reading is not None:
             score, score_kind = reading.score, reading.kind
 

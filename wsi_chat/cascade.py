@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilers import Patch
     from wsi_chat.dialects import Dialect, Frame
     from wsi_chat.engines import Engine
+    from wsi_chat.features_keeper import FeatureKeeper
     from wsi_chat.journal import Journal
     from wsi_chat.tasks import Ask
     from wsi_chat.terminology import System
@@ -48,6 +49,8 @@ class Asker:
     tokens: dict[str, int] = field(default_factory=dict)
     choices_in_words: int = 0
     """Choices that came without probabilities, from a server that gives none."""
+    keeper: FeatureKeeper | None = None
+    """Keeps image features of the tiles that are screened."""
     _waiting: dict[str, list[tuple[Tile, Ask, Frame]]] = field(default_factory=dict)
 
     @property
@@ -85,6 +88,8 @@ class Asker:
                 ask, image, tile_id=tile.id, model_id=self.engine.model_id, decoding=self.decoding
             )
             earlier = self.journal.get(query.key)
+            if self.keeper is not None and ask.task == "screen":
+                self.keeper.shown(tile, query, known=earlier is not None)
             if earlier is not None:
                 self.answers_reused += 1
                 self.tokens[earlier.key] = earlier.new_tokens
@@ -133,6 +138,8 @@ def screen(
         sharpness = focus.pop(tile.index, None)
         chances = asker.dialect.read_choice(answer, ask)
         asker.choices_in_words += chances is not None and answer.probabilities is None
+        if asker.keeper is not None:
+            asker.keeper.answered(tile, usable=chances is not None)
         if chances is None:
             why = answer.error or f"the answer {answer.text[:80]!r} names none of the options"
             record(TileVerdict(tile=tile, status="screen_failed", focus=sharpness, error=why))

@@ -105,13 +105,16 @@ def analyze(
     views: Annotated[str | None, typer.Option(help="none, quadrants or context: more views of each tile.")] = None,
     contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate each tile's score.")] = None,
     zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
+    features: Annotated[
+        bool | None, typer.Option("--features/--no-features", help="Keep image features of every tile (wsi-chat fit).")
+    ] = None,
     pool: Annotated[
         str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above, findings.")
     ] = None,
     pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
     coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
-    aggregator: Annotated[str | None, typer.Option(help="Folder of a fitted aggregator (wsi-chat fit).")] = None,
+    aggregator: Annotated[str | None, typer.Option(help="Folder of wsi-chat fit; auto: the checkpoint's own; none.")] = None,
     miss_rate: Annotated[
         float | None, typer.Option(help="With --aggregator: abnormal slides called normal, at most, e.g. 0.05.")
     ] = None,
@@ -155,7 +158,7 @@ def analyze(
         "false_alarm_rate": false_alarm_rate, "force": force, "seed": seed, "overwrite": overwrite, "pdf": pdf,
         "gallery": gallery, "font_path": font_path, "html": html, "dicom": dicom, "language": language,
         "narrative": narrative, "ancillary": tuple(ancillary) if ancillary else None, "adapter": adapter,
-        "views": views, "contrast": contrast, "zoom": zoom,
+        "views": views, "contrast": contrast, "zoom": zoom, "features": features,
     }  # fmt: skip
     code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
     raise typer.Exit(code)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.cohort.manifest import Sample, read_manifest
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.features import read_features
 from wsi_chat.fitting_apply import conditions_of
 from wsi_chat.schema import Report
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEGATIVE = ("normal", "negative", "nilm", "benign", "0", "false", "no", "nfm", "nhguc", "non-neoplastic")
-COLUMNS = ["tile_id", "p_screen", "cellularity", "focus", "status"]
+COLUMNS = ["tile_id", "index", "p_screen", "cellularity", "focus", "status"]
 Progress = Callable[[str, int, int], None]
 
 
@@ -113,11 +114,12 @@ def _joined(row: LabelledSlide, runs: Path, by_name: Mapping[str, list[Path]]) -
         return replace(row, problem=error.message)
 
 
-def evidence_of_folder(folder: Path, report: Report) -> Evidence:
-    """A slide's evidence from its run folder.
+def evidence_of_folder(folder: Path, report: Report, *, image: bool = False) -> Evidence:
+    """A slide's evidence from its run folder, with ``image`` also the image features that were kept.
 
     Raises:
-        OutputError: tiles.parquet is missing or damaged.
+        OutputError: tiles.parquet is missing or damaged, or features.zarr is damaged.
+        SettingError: with ``image``, the folder holds no image features, or not those of its report.
     """
     import pyarrow.parquet as parquet
 
@@ -128,7 +130,8 @@ def evidence_of_folder(folder: Path, report: Report) -> Evidence:
         columns = parquet.read_table(path, columns=COLUMNS).to_pydict()
     except Exception as error:
         raise OutputError(f"{path} cannot be read: {error}.", hint="Analyze the slide again.") from error
-    return evidence_from_columns(columns, report.verdict.findings)
+    kept = read_features(folder, report) if image else None
+    return evidence_from_columns(columns, report.verdict.findings, image=kept)
 
 
 def classes_of(labels: Iterable[str], *, negative: str | None, order: Sequence[str] = ()) -> tuple[str, ...]:
@@ -169,19 +172,21 @@ def ready_to_fit(
     negative: str | None = None,
     skip_missing: bool = False,
     force: bool = False,
+    image: bool = False,
     runs: Path = Path("wsi-chat-out"),
     progress: Progress = lambda stage, done, total: None,
 ) -> Ready:
     """The rows as a cohort.
 
     A slide is usable with a finished report, tiles, and a coverage at its floor or above. Others stop the fit, or
-    with ``skip_missing`` are left out and named in the aggregator.
+    with ``skip_missing`` are left out and named in the aggregator. With ``image`` a slide also needs image features.
 
     Raises:
         SettingError: slides are not usable, or were analyzed under different conditions and ``force`` is off.
     """
     import numpy as np
 
+    from aggregators.features import tile_features
     from aggregators.fit import Cohort
 
     usable: list[tuple[LabelledSlide, Report, Evidence]] = []
@@ -191,8 +196,12 @@ def ready_to_fit(
         problem = row.problem or (_unusable(row.report) if row.report else "not analyzed")
         if not problem and row.report is not None and row.folder is not None:
             try:
-                usable.append((row, row.report, evidence_of_folder(row.folder, row.report)))
-            except OutputError as error:
+                evidence = evidence_of_folder(row.folder, row.report, image=image)
+                if evidence.image is not None:
+                    # read once here, so that what is missing is said with the slide's name
+                    tile_features(evidence, (), image=evidence.image.width)
+                usable.append((row, row.report, evidence))
+            except (OutputError, SettingError) as error:
                 problem = error.message
         if problem:
             lost.append(f"{row.id}: {problem}")
@@ -201,7 +210,8 @@ def ready_to_fit(
         more = f"; and {len(lost) - 8} more" if len(lost) > 8 else ""
         raise SettingError(
             f"{len(lost)} of {len(rows)} slides cannot be used: {'; '.join(lost[:8])}{more}.",
-            hint=f"Analyze them with wsi-chat cohort MANIFEST -o {runs}, or leave them out with --skip-missing.",
+            hint=f"Analyze them with wsi-chat cohort MANIFEST -o {runs}{' --features' if image else ''}, or leave them"
+            " out with --skip-missing.",
         )
     if not usable:
         raise SettingError("no slide can be used.", hint=f"Analyze them with wsi-chat cohort MANIFEST -o {runs}.")

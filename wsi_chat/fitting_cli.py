@@ -17,6 +17,10 @@ def fit(
     head: Annotated[
         str, typer.Option(help="logistic (on the slide's features) or attention (on its tiles).")
     ] = "logistic",
+    image_features: Annotated[
+        bool,
+        typer.Option("--image-features", help="Attention: also read the image features of analyze --features."),
+    ] = False,
     label_column: Annotated[str, typer.Option(help="Column with the truth.")] = "label",
     negative: Annotated[
         str | None, typer.Option(help="The negative class. Default: normal, negative, nilm, 0 ...")
@@ -43,7 +47,8 @@ def fit(
     from wsi_chat.fitting_command import run_fit
 
     run_fit(
-        manifest, out=out, runs=runs, head=head, label_column=label_column, negative=negative, split=split,
+        manifest, out=out, runs=runs, head=head, image_features=image_features, label_column=label_column,
+        negative=negative, split=split,
         class_weight=class_weight, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate,
         folds=folds, seed=seed, skip_missing=skip_missing, force=force, as_json=json_,
     )  # fmt: skip

@@ -29,6 +29,7 @@ def run_fit(
     label_column: str,
     negative: str | None,
     split: str | None,
+    image_features: bool = False,
     class_weight: str,
     miss_rate: float | None,
     false_alarm_rate: float | None,
@@ -47,17 +48,22 @@ def run_fit(
         raise SettingError(f"--head {head!r} is not known.", hint=f"Choose one of: {', '.join(HEADS)}.")
     if class_weight not in ("balanced", "none"):
         raise SettingError(f"--class-weight {class_weight!r} is not known.", hint="Choose balanced or none.")
+    if image_features and head != "attention":
+        raise SettingError(
+            f"--image-features: the {head} head reads none.", hint="Add --head attention, or leave it out."
+        )
     open_folder(out)
     with bar() as progress:
         rows = read_labelled(manifest, runs, label_column=label_column, split=split, progress=progress)
         ready = ready_to_fit(
-            rows, negative=negative, skip_missing=skip_missing, force=force, runs=runs,
+            rows, negative=negative, skip_missing=skip_missing, force=force, image=image_features, runs=runs,
             progress=progress,
         )  # fmt: skip
         fitted = fit(
             ready.cohort,
             head=head,
             labels=ready.labels,
+            image=image_features,
             class_weight=cast(Literal["balanced", "none"], class_weight),
             miss_rate=miss_rate,
             false_alarm_rate=false_alarm_rate,
@@ -91,6 +97,7 @@ def _summary(fitted: Fit, path: Path) -> dict[str, object]:
         "aggregator": str(path.parent),
         "sha256": fitted.aggregator.sha256,
         "head": record.head,
+        "image_features": record.image_features,
         "classes": list(record.classes),
         "calibration": record.calibration.method,
         "cohort": record.cohort.model_dump(exclude={"patient_hashes", "slide_fingerprints"}),
@@ -105,6 +112,8 @@ def _lines(fitted: Fit, path: Path) -> Iterator[str]:
     cohort, cv = record.cohort, record.cv
     classes = ", ".join(f"{name} {cohort.per_class[name]}" for name in record.classes)
     yield f"{record.head} head, {len(record.feature_names)} features ({record.features})"
+    if record.image_features:
+        yield f"  image        {record.image_features} features of a tile, {record.image_kind} of {record.image_model}"
     yield f"  cohort       {cohort.slides} slides of {cohort.patients} patients: {classes}"
     if cohort.left_out:
         yield f"  left out     {len(cohort.left_out)}: {'; '.join(cohort.left_out[:5])}"

@@ -118,6 +118,8 @@ def screen_with_views(
             parts = states[index]
             parts.answers += 1
             chances = plain.read_choice(answer, ask)
+            if asker.keeper is not None and role == "whole":
+                asker.keeper.answered(handle, usable=chances is not None)
             if chances is None:
                 parts.errors.append(answer.error or f"the answer {answer.text[:80]!r} names none of the options")
             else:

@@ -20,7 +20,8 @@ from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, scree
 from wsi_chat.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.documents import missing_font, write_documents
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
-from wsi_chat.fitting_apply import apply_to, conditions_of, load_for, with_aggregator
+from wsi_chat.features_keeper import FeatureKeeper, open_keeper, wants_features
+from wsi_chat.fitting_apply import apply_or_pass, conditions_of, load_for, with_aggregator
 from wsi_chat.mechanisms import reader_of, screen_with_views, second_look
 from wsi_chat.model import Model
 from wsi_chat.provenance import (
@@ -57,6 +58,7 @@ from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from aggregators import Sample
+    from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.dialects import Dialect
@@ -221,6 +223,7 @@ def analyze_slide(
     read_ancillary(settings.ancillary)
     no_pdf = missing_font(settings)
     fitted = load_for(settings)
+    with_features = wants_features(settings, fitted, model)
     dialect = model.dialect
     earlier = EarlierDocuments(out / slide_id(path))
     earlier.expect("provenance", {"config": config_of(settings)})
@@ -243,17 +246,26 @@ def analyze_slide(
         journal = stack.enter_context(Journal(folder / JOURNAL, overwrite=settings.overwrite))
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
+        keeper: FeatureKeeper | None = None
         sample: Sample | None = None
         provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
+        passed_over = ""
         if fitted is not None and plan.tiles:
             conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
-            applied = apply_to(fitted, settings, conditions)
-            provenance = with_aggregator(provenance, applied)
+            applied, passed_over = apply_or_pass(fitted, settings, conditions)
+            provenance = with_aggregator(provenance, applied) if applied else provenance
         earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions", "generated_tokens"}))
         if plan.tiles:
             decoding = {"greedy": True, "seed": settings.seed}
             asker = Asker(model.engine, dialect, journal, decoding)
+            if with_features:
+                keeper = open_keeper(
+                    folder, model.engine, dialect, slide=slide, plan=plan, provenance=provenance,
+                    overwrite=settings.overwrite, fitted=fitted,
+                )  # fmt: skip
+                stack.callback(keeper.close)
+                asker.keeper = keeper
             clock.lap("load model")
             stream = ready.stream or stack.enter_context(TileStream(slide, plan, workers=settings.workers))
             patches = ready.patches if ready.patches is not None else stream
@@ -265,6 +277,8 @@ def analyze_slide(
                     contrast=settings.contrast, progress=progress,
                 )  # fmt: skip
             stream.close()
+            if keeper is not None:
+                keeper.finish()
             clock.lap("screen")
             chosen = choose(verdicts, top_k=settings.top_k, exhaustive=settings.exhaustive)
             if chosen:
@@ -285,10 +299,11 @@ def analyze_slide(
 
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
         report = _judge(
-            slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample, applied
-        )
-        if no_pdf:
-            report = report.model_copy(update={"notes": (*report.notes, no_pdf)})
+            slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample, applied,
+            None if keeper is None or applied is None else keeper.read(),
+        )  # fmt: skip
+        more = tuple(note for note in (passed_over, no_pdf) if note)
+        report = report.model_copy(update={"notes": (*report.notes, *more)}) if more else report
         if settings.narrative == "model":
             report = _written_by_model(report, tile_verdicts, slide, system, model, journal, settings)
             clock.lap("narrative")
@@ -321,6 +336,7 @@ def _judge(
     clock: Clock,
     sample: Sample | None,
     applied: Applied | None,
+    image: ImageFeatures | None = None,
 ) -> Report:
     """Aggregate the tile verdicts and say it in words: everything of the report but the documents."""
     from aggregators import aggregate
@@ -340,6 +356,7 @@ def _judge(
         sample=sample,
         supplied=supplied,
         applied=applied,
+        image=image,
     )
     if asker is not None:
         provenance = provenance.model_copy(update={"generated_tokens": asker.generated_tokens})

@@ -73,6 +73,7 @@ class Settings(BaseModel):
         Literal["none", "blank", "blur"], Field(description="score against an empty or a blurred tile")
     ] = "none"
     zoom: Annotated[float, Field(ge=1, le=8, description="second look at hot spots, so many times closer")] = 1.0
+    features: Annotated[bool, Field(description="keep image features of every tile, for wsi-chat fit")] = False
 
     pool: Annotated[str, Field(description="slide score from tile probabilities")] = "topk_logit"
     pool_k: Annotated[int, Field(ge=1, description="k of the top-k mean")] = 10
@@ -81,7 +82,10 @@ class Settings(BaseModel):
         float, Field(ge=0, le=1, description="share of tiles that must be answered for a verdict")
     ] = 0.9
 
-    aggregator: Annotated[str | None, Field(description="folder of a fitted aggregator, from wsi-chat fit")] = None
+    aggregator: Annotated[
+        str,
+        Field(description="auto (the checkpoint's own, where it has one for such a run), none, or a folder of wsi-chat fit"),
+    ] = "auto"
     miss_rate: Annotated[
         float | None, Field(gt=0, lt=1, description="of abnormal slides called normal, at most, in expectation")
     ] = None

@@ -148,7 +148,7 @@ def _applied(report: Report, folder: Path, applied: Applied) -> tuple[Any, float
     record = applied.aggregator.record
     if funnel.foreground == 0:
         return "unsatisfactory", None, "", ""
-    reading = applied.read(evidence_of_folder(folder, report))
+    reading = applied.read(evidence_of_folder(folder, report, image=record.image_features > 0))
     if reading is None:
         return "indeterminate", None, "", ""
     best = max(reading.fitted.classes, key=lambda name: reading.fitted.classes[name])

@@ -103,9 +103,9 @@ def analyze_cohort(
     if executor not in ("local", "ray"):
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin = resolve(settings, config=Path(config) if config else None, environ=environ)
-    _check_settings(effective)
     samples = _samples(source, Path(out))
     model = _model(effective, engine, executor)
+    _check_settings(effective, model)
     folder = open_folder(Path(out))
     with _only_writer(folder):
         try:
@@ -146,16 +146,17 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
     return read_manifest(source)
 
 
-def _check_settings(settings: Settings) -> None:
+def _check_settings(settings: Settings, model: Model) -> None:
     """What would be wrong with every slide is said before the first."""
     from aggregators.pool import find_pool
     from wsi_chat.ancillary import read_ancillary
+    from wsi_chat.features_keeper import wants_features
     from wsi_chat.fitting_apply import load_for
     from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
     read_ancillary(settings.ancillary)
-    load_for(settings)
+    wants_features(settings, load_for(settings), model)
     load_system(settings.specimen)
 
 
@@ -182,9 +183,10 @@ def _model_id(settings: Settings, model: Model) -> str:
     """What tells one model (and aggregator) from another without loading it; one replaced under its name is another."""
     from wsi_chat.engines import find_checkpoint
     from wsi_chat.engines.checkpoint import revision
+    from wsi_chat.fitting_apply import folder_of_aggregator
 
-    beside = [Path(name) for name in (settings.adapter, settings.aggregator) if name is not None]
-    parts = [revision(folder) for folder in beside if folder.is_dir()]
+    adapter = None if settings.adapter is None else Path(settings.adapter)
+    parts = [revision(folder) for folder in (adapter, folder_of_aggregator(settings)) if folder and folder.is_dir()]
     if model.given is not None:
         parts.append(model.given.model_id)
     elif model.start is not None:

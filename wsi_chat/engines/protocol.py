@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from wsi_chat.errors import EngineDied, EngineError
+from wsi_chat.errors import EngineDied, EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
 log = logging.getLogger(__name__)
+
+FEATURES = "patch-mean-1"
+"""Name and version of what `FeatureEngine.image_features` gives: features of another kind are not mixed with it."""
 
 
 @runtime_checkable
@@ -73,6 +81,41 @@ class MeasuringEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureEngine(Protocol):
+    """What an engine may offer beside `Engine`: what its vision tower saw of a picture, as a vector."""
+
+    def image_features(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """The mean over the merged patches of the vision tower's output, (len(images), width) float32.
+
+        Pictures are as a query shows them. One that was shown in a question a moment ago is not looked at again, and
+        the same picture gives the same numbers whatever is beside it. May be called between two answers.
+
+        Raises:
+            EngineError: they cannot be computed (EngineCrashed where the engine cannot go on).
+        """
+        ...
+
+
+def feature_engine(engine: Engine, *, why: str = "image features") -> FeatureEngine:
+    """The engine, as one that gives image features.
+
+    Raises:
+        SettingError: it gives none; ``why`` names the setting that wants them.
+    """
+    inner = engine._running if isinstance(engine, SupervisedEngine) else engine
+    if not isinstance(inner, FeatureEngine) or not isinstance(engine, FeatureEngine):
+        raise _without_features(inner, why)
+    return engine
+
+
+def _without_features(engine: Engine, why: str) -> SettingError:
+    return SettingError(
+        f"{why}: the {engine.name} engine gives no image features.",
+        hint="Run the checkpoint here with --engine transformers, or do without image features.",
+    )
+
+
 def stream(engine: Engine, query: Query) -> Generator[str, None, Answer]:
     """The answer to one query piece by piece; in one piece where the engine does not stream."""
     if isinstance(engine, StreamingEngine):
@@ -99,6 +142,10 @@ def failed(query: Query, error: str, *, seconds: float = 0.0) -> Answer:
         error=error,
         seconds=seconds,
     )
+
+
+class _Replaced(Exception):
+    """The engine died over a picture, between two answers, and another one runs in its place."""
 
 
 class SupervisedEngine:
@@ -140,25 +187,34 @@ class SupervisedEngine:
         pending: dict[str, Query] = {}
         count: Counter[str] = Counter()
 
-        def pulled() -> Iterator[Query]:
+        def pulled(running: Engine) -> Iterator[Query]:
             for query in source:
                 pending[query.key] = query
                 count[query.key] += 1
+                if self._engine is not running:
+                    break
                 yield query
+            if self._engine is not running:
+                raise _Replaced
 
         again: list[Query] = []
         while True:
+            running = self._running
             try:
-                for answer in self._running.answer(chain(again, pulled())):
+                for answer in running.answer(chain(again, pulled(running))):
                     count[answer.key] -= 1
                     if count[answer.key] <= 0:
                         pending.pop(answer.key, None)
                         del count[answer.key]
                     yield answer
+                    if self._engine not in (running, None):
+                        raise _Replaced
                 return
+            except _Replaced:
+                pass
             except EngineCrashed as crash:
                 self._restart(crash)
-                again = [query for key, query in pending.items() for _ in range(count[key])]
+            again = [query for key, query in pending.items() for _ in range(count[key])]
 
     def stream(self, query: Query) -> Generator[str, None, Answer]:
         """The answer piece by piece; after a restart what was said already is not said again."""
@@ -183,6 +239,17 @@ class SupervisedEngine:
     def room(self, query: Query) -> int | None:
         """As the engine says; None where it does not."""
         return self._running.room(query) if isinstance(self._running, MeasuringEngine) else None
+
+    def image_features(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As the engine gives them. Raises SettingError where it gives none."""
+        while True:
+            try:
+                engine = self._running
+                if not isinstance(engine, FeatureEngine):
+                    raise _without_features(engine, "image features")
+                return engine.image_features(images)
+            except EngineCrashed as crash:
+                self._restart(crash)
 
     def _restart(self, crash: EngineCrashed) -> None:
         if self._restarted:
