@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_chat.engines.qwen import count_marks, message_parts
+from wsi_chat.engines.prompts import count_marks, message_parts
 from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Answer, Query
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 WORDS_FOR_A_CHOICE = 16
 """Tokens in which a server without log-probabilities may name its choice: ``B``, ``B. abnormal``."""
+
+TURN_TOKENS = 8
+"""Tokens of a chat template around one turn, at most."""
 
 HIDDEN = -9998.0
 """JSON knows no infinity: vLLM writes the log-probability of a token that may not be said as -9999."""
@@ -88,6 +91,27 @@ def messages_of(query: Query, urls: ImageUrls) -> list[dict[str, Any]]:
         worded = all(part["type"] == "text" for part in parts)
         messages.append({"role": turn.role, "content": turn.text if worded else parts})
     return messages
+
+
+def estimated_tokens(query: Query) -> int:
+    """More tokens than a question takes, for servers that do not count them.
+
+    Two letters or spaces to a token (English has four), each digit, sign and further ASCII character one of its own,
+    two for every other character (Chinese has about one), `TURN_TOKENS` for the template around a turn, and for an
+    image one for every 28 x 28 pixels, at least 256 (what a Gemma 3 or an InternVL tile takes).
+    """
+    text = "".join(turn.text for turn in query.turns)
+    words = sum(char.isascii() and (char.isalpha() or char.isspace()) for char in text)
+    other = sum(char.isascii() for char in text) - words
+    wide = len(text) - words - other
+    seen = sum(max(256, -(-image.width // 28) * -(-image.height // 28)) + 2 for image in query.images)
+    return -(-words // 2) + other + 2 * wide + TURN_TOKENS * (len(query.turns) + 1) + seen
+
+
+def token_count(reply: Any) -> int | None:
+    """The count in the reply of vLLM's /tokenize; None where it is another server's."""
+    count = reply.get("count") if isinstance(reply, dict) else None
+    return count if isinstance(count, int) and count > 0 else None
 
 
 def request_body(

@@ -59,7 +59,10 @@ def _quiet() -> Iterator[None]:
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The model in evaluation mode. Raises EngineError, also where transformers would invent lost weights."""
+    """The model in evaluation mode. Raises EngineError, also where transformers would invent lost weights.
+
+    Attention is left to transformers: SDPA but where a part of the model (Gemma 2's softcapping) cannot use it.
+    """
     import transformers
 
     loader: Any = transformers.AutoModelForImageTextToText
@@ -68,7 +71,6 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             model, info = loader.from_pretrained(
                 str(folder),
                 dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,

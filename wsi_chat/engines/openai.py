@@ -21,14 +21,17 @@ from wsi_chat.engines.chat_requests import (
     Form,
     ImageUrls,
     Pieces,
+    estimated_tokens,
     messages_of,
     read_reply,
     request_body,
+    token_count,
 )
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import said
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, notice, open_server
+from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
@@ -122,6 +125,7 @@ class OpenAIEngine:
         self._urls = ImageUrls(keep=2 * concurrency)
         self._form = {True: 0, False: 0}  # for choices, for text: the first form that the server has not refused
         self._length_field = "max_tokens"
+        self._counts = True  # whether it may yet be asked how many tokens a question has
         self._lost_in_a_row = 0
         self.lookahead = 2 * concurrency
         self.model_name = self.served.name
@@ -137,6 +141,36 @@ class OpenAIEngine:
             except EngineError:
                 return  # closed before
         self._loop.close()
+
+    def room(self, query: Query) -> int | None:
+        """Tokens left for the answer (below 1: the question alone is too long); None where the server has not said.
+
+        The server counts the question itself where it has vLLM's ``/tokenize``; else `estimated_tokens` does, which
+        counts too many rather than too few. Raises AnswerError where the question cannot be asked as it is.
+        """
+        longest = self.served.max_model_len
+        return None if longest is None else longest - self._loop.run(self._counted(query))
+
+    async def _counted(self, query: Query) -> int:
+        messages = await asyncio.to_thread(messages_of, query, self._urls)
+        body: dict[str, Any] = {"model": self.served.name, "messages": messages, "add_generation_prompt": True}
+        if self._bounds is not None and query.images:
+            body["mm_processor_kwargs"] = size_kwargs(self._bounds)
+        try:
+            if self._counts:
+                # beside the protocol's own path, not below it
+                address = f"{self._server.address.removesuffix('/v1')}/tokenize"
+                count = await self._server.post(address, body, token_count)
+                if count is not None:
+                    return count
+                self._counts = False
+        except (ServerTrouble, Refused, EngineError) as error:
+            # a gateway before the server may keep all but the protocol's paths to itself
+            self._counts = isinstance(error, ServerTrouble)
+            log.info(
+                "%s does not count a question's tokens (%s); they are estimated", self._server.address, said(error)
+            )
+        return estimated_tokens(query)
 
     def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
         """One answer per query, in the order they come.

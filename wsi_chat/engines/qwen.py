@@ -6,11 +6,20 @@ repeated once per merged patch, as the family's processors do (transformers `rep
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.checkpoint import Checkpoint
+from wsi_chat.engines.prompts import (
+    CONTROL,
+    IMAGE_MARK,
+    Patches,
+    Prompt,
+    choice_token_ids,
+    count_marks,
+    image_key,
+    message_parts,
+)
 from wsi_chat.errors import AnswerError, EngineError
 from wsi_chat.schema import Query
 
@@ -18,32 +27,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+__all__ = ["CONTROL", "IMAGE_MARK", "MODEL_TYPES", "Patches", "Prompt", "QwenPrompts"]
+
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-IMAGE_MARK = "<image>"
-CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
-
-
-@dataclass(frozen=True, slots=True)
-class Patches:
-    """One image as the vision tower takes it: (patches, values) floats and its (t, h, w) grid of patches."""
-
-    key: tuple[int, int, str]
-    values: Tensor
-    grid: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A query ready for the model. ``choice_ids``: for each choice the ids of the tokens that spell it."""
-
-    query: Query
-    ids: tuple[int, ...]
-    images: tuple[Patches, ...]
-    choice_ids: tuple[tuple[int, ...], ...] = ()
 
 
 class QwenPrompts:
     """Turns queries into prompts for one checkpoint of the family. Raises EngineError where it cannot load."""
+
+    joined = False
 
     def __init__(self, checkpoint: Checkpoint, config: Any) -> None:
         from transformers import AutoTokenizer
@@ -93,9 +85,21 @@ class QwenPrompts:
             self._choice_ids[choices] = choice_token_ids(self.tokenizer, choices)
         return self._choice_ids[choices]
 
-    def _patches(self, image: Image.Image) -> Patches:
-        import hashlib
+    def image_patches(self, image: Image.Image) -> Patches:
+        """One image by itself, as it would stand in a question."""
+        return self._patches(image)
 
+    def per_token(self, rows: Sequence[Prompt], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Which tokens are an image's: the rotary positions are worked out from them."""
+        return {"mm_token_type_ids": ((ids == self.image_id) & mask.bool()).int()}
+
+    def per_image(self, images: Sequence[Patches]) -> dict[str, Tensor]:
+        """The (t, h, w) grid of patches of each image."""
+        import torch
+
+        return {"image_grid_thw": torch.tensor([image.grid for image in images])}
+
+    def _patches(self, image: Image.Image) -> Patches:
         import torch
 
         multiple = int(self._processor.patch_size) * int(self._processor.merge_size)
@@ -104,48 +108,4 @@ class QwenPrompts:
         rgb = image.convert("RGB")
         inputs = self._processor(images=[rgb], do_resize=not fits, return_tensors="pt")
         t, h, w = (int(n) for n in inputs["image_grid_thw"][0])
-        digest = hashlib.blake2b(rgb.tobytes(), digest_size=16).hexdigest()
-        return Patches((rgb.width, rgb.height, digest), inputs["pixel_values"].to(torch.float32), (t, h, w))
-
-
-def choice_token_ids(tokenizer: Any, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """The single tokens that spell each choice, with and without a leading space, none shared by two choices.
-
-    Raises AnswerError for a choice that is no single token of this tokenizer.
-    """
-    spelled: list[set[int]] = []
-    for choice in choices:
-        found = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (choice, f" {choice}")]
-        spelled.append({int(ids[0]) for ids in found if len(ids) == 1})
-    own = []
-    for number, ids in enumerate(spelled):
-        alone = ids - set().union(*(other for n, other in enumerate(spelled) if n != number))
-        if not alone:
-            raise AnswerError(f"choice {choices[number]!r} is not one token of this model's tokenizer")
-        own.append(tuple(sorted(alone)))
-    return tuple(own)
-
-
-def count_marks(query: Query) -> int:
-    """The image marks of a query. Raises AnswerError where there are not as many as images."""
-    marks = sum(turn.text.count(IMAGE_MARK) for turn in query.turns)
-    if marks != len(query.images):
-        raise AnswerError(f"the question has {marks} image marks and {len(query.images)} images")
-    return marks
-
-
-def message_parts(text: str) -> list[dict[str, str]]:
-    """A turn's text as the parts of a chat message, images where their marks stand.
-
-    Raises AnswerError for a control token in the text: it would end the turn or open an image of its own.
-    """
-    control = CONTROL.search(text)
-    if control:
-        raise AnswerError(f"the question contains the control token {control.group()}")
-    parts: list[dict[str, str]] = []
-    for number, piece in enumerate(text.split(IMAGE_MARK)):
-        if number:
-            parts.append({"type": "image"})
-        if piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
+        return Patches(image_key([rgb]), inputs["pixel_values"].to(torch.float32), (t, h, w))

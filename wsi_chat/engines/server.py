@@ -50,11 +50,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as the server lists it. ``id`` is part of every query's key; ``root`` a folder here, or None."""
+    """A model as the server lists it. ``id`` is part of every query's key; ``root`` a folder here, or None.
+
+    ``max_model_len``: tokens of a question and its answer together, None where the server does not say.
+    """
 
     name: str
     id: str
     root: Path | None
+    max_model_len: int | None = None
 
 
 def check_address(base_url: str) -> str:
@@ -261,7 +265,7 @@ async def find_model(server: Server, wanted: str | None, *, patience: float) -> 
                 raise SettingError(
                     f"{server.address} lists no models ({refused})", hint="Name the model with --model."
                 ) from refused
-            listed = {wanted: ""}  # some servers keep no list
+            listed = {wanted: ("", None)}  # some servers keep no list
             break
         except ServerTrouble as trouble:
             if time.monotonic() >= deadline:
@@ -276,18 +280,25 @@ async def find_model(server: Server, wanted: str | None, *, patience: float) -> 
         raise SettingError(
             f"{asked}; {server.address} has: {', '.join(listed) or 'none'}", hint="Name one with --model."
         )
-    root = _folder(listed[wanted])
+    origin, longest = listed[wanted]
+    root = _folder(origin)
     if root is None:
-        return ServedModel(wanted, f"{wanted}@{server.address}", None)
-    return ServedModel(wanted, f"{wanted}@{read_checkpoint(root).revision}:served", root)
+        return ServedModel(wanted, f"{wanted}@{server.address}", None, longest)
+    return ServedModel(wanted, f"{wanted}@{read_checkpoint(root).revision}:served", root, longest)
 
 
-def _listed(reply: Any) -> dict[str, str]:
-    """Name -> where the server loaded it from, empty where it does not say. Raises AnswerError."""
+def _listed(reply: Any) -> dict[str, tuple[str, int | None]]:
+    """Name -> where the server loaded it from (empty where it does not say), its context in tokens (None likewise).
+
+    Raises AnswerError.
+    """
     try:
-        return {str(entry["id"]): str(entry.get("root") or "") for entry in reply["data"]}
+        models = {
+            str(entry["id"]): (str(entry.get("root") or ""), entry.get("max_model_len")) for entry in reply["data"]
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise AnswerError(f"its reply is no list of models: {error}") from error
+    return {name: (root, most if isinstance(most, int) and most > 0 else None) for name, (root, most) in models.items()}
 
 
 def _folder(root: str) -> Path | None:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.adapter import apply_adapter, read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint
+from wsi_chat.engines.families import check_family, prompts_for
 from wsi_chat.engines.loading import greedy_settings, load_model, pick_device, pick_dtype, said
+from wsi_chat.engines.prompts import Patches, Prompt, Prompts
 from wsi_chat.engines.protocol import EngineCrashed, failed
-from wsi_chat.engines.qwen import MODEL_TYPES, Patches, Prompt, QwenPrompts
 from wsi_chat.engines.streaming import Tap, pieces_of
-from wsi_chat.errors import AnswerError, EngineError, SettingError
+from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Answer, Query
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class TransformersEngine:
-    """An engine over one checkpoint folder of the Qwen-VL family. See `wsi_chat.engines.load_engine`."""
+    """An engine over one checkpoint folder of a family in `wsi_chat.engines.families`. See `load_engine`."""
 
     name = "transformers"
 
@@ -63,17 +64,13 @@ class TransformersEngine:
         self._device = pick_device(device)
         self._dtype = pick_dtype(dtype, self._device)
         checkpoint = read_checkpoint(path)
-        if checkpoint.model_type not in MODEL_TYPES:
-            raise EngineError(
-                f"checkpoint {checkpoint.path} is of type {checkpoint.model_type!r}",
-                hint=f"The transformers engine runs {', '.join(MODEL_TYPES)}.",
-            )
+        check_family(checkpoint)
         lora = None if adapter is None else read_adapter(adapter, checkpoint)
         torch.manual_seed(seed)
         self._model = load_model(checkpoint.path, self._dtype, self._device)
         if lora is not None:
             self._model = apply_adapter(self._model, lora)
-        self._prompts = QwenPrompts(checkpoint, self._model.config)
+        self._prompts: Prompts = prompts_for(checkpoint, self._model.config)
         self._generation = greedy_settings(self._model, self._prompts.tokenizer)
         self._shares_vision = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
         self._features: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
@@ -287,15 +284,11 @@ class TransformersEngine:
         for number, prompt in enumerate(rows):
             ids[number, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
             mask[number, length - len(prompt.ids) :] = 1
-        inputs: dict[str, Any] = {
-            "input_ids": ids.to(self._device),
-            "attention_mask": mask.to(self._device),
-            "mm_token_type_ids": ((ids == self._prompts.image_id) & mask.bool()).int().to(self._device),
-        }
+        columns = {"input_ids": ids, "attention_mask": mask} | self._prompts.per_token(rows, ids, mask)
+        inputs: dict[str, Any] = {name: column.to(self._device) for name, column in columns.items()}
         images = [image for prompt in rows for image in prompt.images]
         if images:
-            grids = torch.tensor([image.grid for image in images])
-            inputs["image_grid_thw"] = grids.to(self._device)
+            inputs |= {name: each.to(self._device) for name, each in self._prompts.per_image(images).items()}
             if self._shares_vision:
                 inputs["mm_encoder_outputs"] = {"image": self._vision(images)}
             else:
@@ -305,6 +298,8 @@ class TransformersEngine:
 
     def _vision(self, images: Sequence[Patches]) -> Any:
         """The vision tower's output for these images, computed only for those not seen lately."""
+        import torch
+
         distinct = {image.key: image for image in images}
         by_grid: dict[tuple[int, int, int], list[Patches]] = {}
         for key, image in distinct.items():
@@ -318,9 +313,10 @@ class TransformersEngine:
         kept = [self._features[image.key] for image in images]
         while len(self._features) > max(2 * self.lookahead, len(distinct)):
             self._features.popitem(last=False)
-        output = kept[0][0](pooler_output=tuple(features[1] for features in kept))
+        features = tuple(seen[1] for seen in kept)
+        output = kept[0][0](pooler_output=torch.cat(features) if self._prompts.joined else features)
         if kept[0][2] is not None:
-            output.deepstack_features = [list(level) for level in zip(*(f[2] for f in kept), strict=True)]
+            output.deepstack_features = [list(level) for level in zip(*(seen[2] for seen in kept), strict=True)]
         return output
 
     def _see(self, images: list[Patches]) -> None:
@@ -328,14 +324,17 @@ class TransformersEngine:
         import torch
 
         filled = images + [images[-1]] * (self._rows - len(images))
-        grids = torch.tensor([image.grid for image in filled], device=self._device)
+        grids = [each.to(self._device) for each in self._prompts.per_image(filled).values()]
         values = torch.cat([image.values for image in filled]).to(self._device, self._dtype)
-        output = self._model.get_image_features(values, grids, return_dict=True)
+        output = self._model.get_image_features(values, *grids, return_dict=True)
+        # one tensor for each image, whatever the family makes of them
+        seen = output.pooler_output
+        features = seen.reshape(len(filled), -1, seen.shape[-1]) if self._prompts.joined else seen
         levels = getattr(output, "deepstack_features", None)
         for number, image in enumerate(images):
             # copies, so that a kept image does not keep its whole batch
             deep = None if levels is None else [level[number].clone() for level in levels]
-            self._features[image.key] = (type(output), output.pooler_output[number].clone(), deep)
+            self._features[image.key] = (type(output), features[number].clone(), deep)
 
 
 def _padded(prompt: Prompt) -> int:

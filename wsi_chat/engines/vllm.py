@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from wsi_chat.engines.adapter import read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import said
+from wsi_chat.engines.prompts import choice_token_ids, count_marks, message_parts
 from wsi_chat.engines.protocol import EngineCrashed, failed
-from wsi_chat.engines.qwen import choice_token_ids, count_marks, message_parts
 from wsi_chat.engines.serving import CPU_BLOCK, ServingPlan, plan_serving
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
@@ -220,9 +221,19 @@ class VLLMEngine:
             self._choice_ids[choices] = choice_token_ids(self._vllm.renderer.get_tokenizer(), choices)
         return self._choice_ids[choices]
 
-    async def _generated(
-        self, query: Query, ids: tuple[tuple[int, ...], ...], say: Callable[[str], None] | None
-    ) -> Any:
+    def room(self, query: Query) -> int:
+        """Tokens left for the answer, as the engine counts the question; below 1 where that alone is too long.
+
+        Raises AnswerError where the question cannot be asked as it is.
+        """
+        if self._vllm is None:
+            raise EngineError("the engine is closed", hint="Load it again.")
+        count_marks(query)
+        prompt = self._loop.run(self._rendered(query, any_length=True))
+        return int(self._vllm.model_config.max_model_len) - len(prompt["prompt_token_ids"])
+
+    async def _rendered(self, query: Query, *, any_length: bool = False) -> Any:
+        """The question in the model's chat template as vLLM takes it: token ids, those of its images among them."""
         from vllm.renderers.params import ChatParams
 
         images = iter(query.images)
@@ -236,11 +247,20 @@ class VLLMEngine:
             }
             for turn in query.turns
         ]
-        _, (prompt,) = await self._vllm.renderer.render_chat_async(
+        renderer = self._vllm.renderer
+        limits = replace(renderer.default_chat_tok_params, max_total_tokens=None) if any_length else None
+        _, (prompt,) = await renderer.render_chat_async(
             [messages],
             # left out, the answer's own header is missing from the prompt: vLLM's default here is False
             ChatParams(chat_template_content_format="openai", chat_template_kwargs=TEMPLATE),
+            limits,
         )
+        return prompt
+
+    async def _generated(
+        self, query: Query, ids: tuple[tuple[int, ...], ...], say: Callable[[str], None] | None
+    ) -> Any:
+        prompt = await self._rendered(query)
         stream = self._vllm.generate(
             prompt,
             self._sampling(query, ids, whole=say is None),
