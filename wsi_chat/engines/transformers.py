@@ -25,11 +25,14 @@ from wsi_chat.engines.loading import greedy_settings, load_model, pick_device, p
 from wsi_chat.engines.prompts import Patches, Prompt, Prompts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.streaming import Tap, pieces_of
-from wsi_chat.errors import AnswerError, SettingError
-from wsi_chat.schema import Answer, Query
+from wsi_chat.errors import AnswerError, EngineError, SettingError
+from wsi_chat.schema import Answer, Query, Turn
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -335,6 +338,28 @@ class TransformersEngine:
             # copies, so that a kept image does not keep its whole batch
             deep = None if levels is None else [level[number].clone() for level in levels]
             self._features[image.key] = (type(output), features[number].clone(), deep)
+
+    def image_features(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As `FeatureEngine` says: the mean over each picture's merged patches, (len(images), width) float32."""
+        import numpy as np
+        import torch
+
+        turns = (Turn("user", "<image>"),)
+        try:
+            means = []
+            for start in range(0, len(images), self._rows):
+                queries = [Query("", "describe", turns, (image,)) for image in images[start : start + self._rows]]
+                part = [patches for query in queries for patches in self._prompts.prompt(query).images]
+                with torch.inference_mode():
+                    self._vision(part)
+                    means += [self._features[patches.key][1].float().mean(dim=0).cpu().numpy() for patches in part]
+        except Exception as error:
+            if any(sign in said(error) for sign in FATAL):
+                raise EngineCrashed(said(error)) from error
+            if self._relieved(error, self._rows):
+                return self.image_features(images)
+            raise EngineError(f"the vision tower gave no features: {said(error)}") from error
+        return np.stack(means)
 
 
 def _padded(prompt: Prompt) -> int:
