@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from aggregators.features import ImageFeatures
-    from aggregators.fitted import FittedAggregator
+    from aggregators.fitted import Applied, FittedAggregator
     from tilers import Slide, TilePlan
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
@@ -41,18 +41,25 @@ def wants_features(settings: Settings, fitted: FittedAggregator | None, model: M
     by_aggregator = fitted is not None and fitted.record.image_features > 0
     if not (settings.features or by_aggregator):
         return False
-    why = f"--aggregator {settings.aggregator} reads image features" if by_aggregator else "--features"
+    named = (
+        "the checkpoint's own aggregator" if settings.aggregator == "auto" else f"--aggregator {settings.aggregator}"
+    )
+    why = f"{named} reads image features" if by_aggregator else "--features"
     if model.given is not None:
         feature_engine(model.given, why=why)
     elif model.start is None and model.choice.name not in LOCAL:
         raise SettingError(
             f"{why}: the {model.choice.name} engine gives no image features.",
             hint="Run the checkpoint here with --engine transformers"
-            + (", or use an aggregator without image features." if by_aggregator else ", or leave --features out."),
+            + (
+                ", or use an aggregator without image features (--aggregator none: a pool)."
+                if by_aggregator
+                else ", or leave --features out."
+            ),
         )
     if fitted is not None and by_aggregator and fitted.record.image_kind != FEATURES:
         raise SettingError(
-            f"{why} of the kind {fitted.record.image_kind!r}; this version computes {FEATURES!r}.",
+            f"{named} reads image features of the kind {fitted.record.image_kind!r}; this version computes {FEATURES!r}.",
             hint="Fit it again with wsi-chat fit.",
         )
     return True
@@ -67,12 +74,12 @@ def open_keeper(
     plan: TilePlan,
     provenance: Provenance,
     overwrite: bool,
-    fitted: FittedAggregator | None = None,
+    applied: Applied | None = None,
 ) -> FeatureKeeper:
     """A keeper over the slide's store. One blank picture is looked at, to learn how many features there are.
 
     Raises:
-        SettingError: the engine gives none, or not as many as ``fitted`` was fitted with; nothing was asked.
+        SettingError: the engine gives none, or not as many as the aggregator was fitted with; nothing was asked.
         OutputError: the store cannot be written.
     """
     from PIL import Image
@@ -80,11 +87,11 @@ def open_keeper(
     giver = feature_engine(engine, why="--features")
     blank = Image.new("RGB", dialect.frame((plan.tile_px, plan.tile_px)).sent, (240, 240, 240))
     width = int(giver.image_features([blank]).shape[1])
-    if fitted is not None and fitted.record.image_features not in (0, width):
+    record = None if applied is None else applied.aggregator.record
+    if record is not None and record.image_features not in (0, width):
         raise SettingError(
-            f"the aggregator reads {fitted.record.image_features} image features of a tile, and this model gives"
-            f" {width}.",
-            hint=f"Use the model of the fit, {fitted.record.image_model}, or fit it again.",
+            f"the aggregator reads {record.image_features} image features of a tile, and this model gives {width}.",
+            hint=f"Use the model of the fit, {record.image_model}, or fit it again.",
         )
     of = identity_of(slide.record(folder.name), provenance)
     store = FeatureStore(folder, of=of, tiles=plan.grid, width=width, overwrite=overwrite)

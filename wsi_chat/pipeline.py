@@ -259,10 +259,10 @@ def analyze_slide(
         if plan.tiles:
             decoding = {"greedy": True, "seed": settings.seed}
             asker = Asker(model.engine, dialect, journal, decoding)
-            if with_features:
+            if with_features and (settings.features or applied is not None):
                 keeper = open_keeper(
                     folder, model.engine, dialect, slide=slide, plan=plan, provenance=provenance,
-                    overwrite=settings.overwrite, fitted=fitted,
+                    overwrite=settings.overwrite, applied=applied,
                 )  # fmt: skip
                 stack.callback(keeper.close)
                 asker.keeper = keeper
