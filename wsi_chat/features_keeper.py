@@ -42,7 +42,7 @@ def wants_features(settings: Settings, fitted: FittedAggregator | None, model: M
     if not (settings.features or by_aggregator):
         return False
     named = (
-        "the checkpoint's own aggregator" if settings.aggregator == "auto" else f"--aggregator {settings.aggregator}"
+        f"--aggregator {settings.aggregator}" if settings.aggregator != "auto" else "the checkpoint's own aggregator"
     )
     why = f"{named} reads image features" if by_aggregator else "--features"
     if model.given is not None:
@@ -50,16 +50,12 @@ def wants_features(settings: Settings, fitted: FittedAggregator | None, model: M
     elif model.start is None and model.choice.name not in LOCAL:
         raise SettingError(
             f"{why}: the {model.choice.name} engine gives no image features.",
-            hint="Run the checkpoint here with --engine transformers"
-            + (
-                ", or use an aggregator without image features (--aggregator none: a pool)."
-                if by_aggregator
-                else ", or leave --features out."
-            ),
+            hint="Run the checkpoint here with --engine transformers, or "
+            + ("take another --aggregator (none: a pool)." if by_aggregator else "leave --features out."),
         )
     if fitted is not None and by_aggregator and fitted.record.image_kind != FEATURES:
         raise SettingError(
-            f"{named} reads image features of the kind {fitted.record.image_kind!r}; this version computes {FEATURES!r}.",
+            f"{named} reads image features of the kind {fitted.record.image_kind!r}, and {FEATURES!r} is computed.",
             hint="Fit it again with wsi-chat fit.",
         )
     return True
