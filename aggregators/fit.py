@@ -132,6 +132,7 @@ def fit(
     false_alarm_rate: float | None = None,
     conditions: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
+    about: str = "",
     folds: int = FOLDS,
     inner: int = INNER,
     seed: int = 0,
@@ -146,6 +147,7 @@ def fit(
         miss_rate: expected share of abnormal patients called normal, at most; holds patients out for thresholds.
         false_alarm_rate: the same for normal patients called abnormal; slides between are indeterminate.
         conditions: what must be the same wherever the aggregator is applied.
+        about: what slides these are, in a word or two before "slides" (``rendered``); every report says it.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
@@ -185,7 +187,7 @@ def fit(
         calibration=trained.calibration,
         conformal=held,
         conditions=dict(conditions or {}),
-        cohort=_fittings(cohort, len(split.test)),
+        cohort=_fittings(cohort, len(split.test), " ".join(about.split())),
         cv=cv,
         seed=seed,
         class_weight=class_weight,
@@ -403,10 +405,11 @@ def hash_of_patient(patient: str) -> str:
     return hashlib.sha256(f"wsi-chat patient\0{patient}".encode()).hexdigest()[:24]
 
 
-def _fittings(cohort: Cohort, held_out: int) -> Fittings:
+def _fittings(cohort: Cohort, held_out: int, about: str) -> Fittings:
     rows = sorted(zip(cohort.fingerprints or cohort.ids, cohort.y.tolist(), cohort.patients, strict=True))
     return Fittings(
         fingerprint=hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        about=about,
         slides=len(cohort.ids),
         patients=len(set(cohort.patients)),
         per_class={name: int((cohort.y == c).sum()) for c, name in enumerate(cohort.classes)},

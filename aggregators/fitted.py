@@ -80,6 +80,7 @@ class Fittings(Record):
     """The slides that an aggregator stands on. Patients are kept as hashes, to refuse them in a validation."""
 
     fingerprint: str = Field(description="SHA-256 over slide fingerprints, labels and patients")
+    about: str = Field(default="", max_length=60, description="what slides these are, in words before 'slides'")
     slides: int
     patients: int
     per_class: dict[str, int]
@@ -330,7 +331,8 @@ class Applied:
         # 1 - p(negative) and not the sum of the others, so that both add up to one
         score = min(1.0, max(0.0, float(1.0 - row[0])))
         method = {"platt": "Platt scaling", "isotonic": "isotonic regression"}[record.calibration.method]
-        kind = f"calibrated by {method} on {record.calibration.slides} slides ({HEADS[record.head]})"
+        about = f"{record.cohort.about} " if record.cohort.about else ""
+        kind = f"calibrated by {method} on {record.calibration.slides} {about}slides ({HEADS[record.head]})"
         if self.forced:
             kind = f"uncalibrated here: {HEADS[record.head]} applied against its conditions"
         classes = {name: min(1.0, max(0.0, float(p))) for name, p in zip(record.classes, row, strict=True)}

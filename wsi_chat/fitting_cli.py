@@ -33,6 +33,9 @@ def fit(
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="The same of normal slides; slides between are indeterminate.")
     ] = None,
+    about: Annotated[
+        str, typer.Option(help="What slides these are, in a word or two; every report says it, e.g. rendered.")
+    ] = "",
     folds: Annotated[int, typer.Option(min=2, max=20, help="Outer folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds, held-out patients and training.")] = 0,
     skip_missing: Annotated[
@@ -50,5 +53,5 @@ def fit(
         manifest, out=out, runs=runs, head=head, image_features=image_features, label_column=label_column,
         negative=negative, split=split,
         class_weight=class_weight, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate,
-        folds=folds, seed=seed, skip_missing=skip_missing, force=force, as_json=json_,
+        about=about, folds=folds, seed=seed, skip_missing=skip_missing, force=force, as_json=json_,
     )  # fmt: skip

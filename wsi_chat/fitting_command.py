@@ -37,6 +37,7 @@ def run_fit(
     seed: int,
     skip_missing: bool,
     force: bool,
+    about: str = "",
     as_json: bool = False,
 ) -> None:
     """Fit, write the aggregator into ``out`` and say how well it does."""
@@ -44,6 +45,8 @@ def run_fit(
     from aggregators.fitted import HEADS
     from wsi_chat.provenance import versions
 
+    if len(about) > 60:
+        raise SettingError(f"--about has {len(about)} characters.", hint="Say it in 60: a word or two.")
     if head not in HEADS:
         raise SettingError(f"--head {head!r} is not known.", hint=f"Choose one of: {', '.join(HEADS)}.")
     if class_weight not in ("balanced", "none"):
@@ -69,6 +72,7 @@ def run_fit(
             false_alarm_rate=false_alarm_rate,
             conditions=ready.conditions,
             versions=versions(),
+            about=about,
             folds=folds,
             seed=seed,
             progress=progress,
@@ -114,7 +118,8 @@ def _lines(fitted: Fit, path: Path) -> Iterator[str]:
     yield f"{record.head} head, {len(record.feature_names)} features ({record.features})"
     if record.image_features:
         yield f"  image        {record.image_features} features of a tile, {record.image_kind} of {record.image_model}"
-    yield f"  cohort       {cohort.slides} slides of {cohort.patients} patients: {classes}"
+    about = f"{cohort.about} " if cohort.about else ""
+    yield f"  cohort       {cohort.slides} {about}slides of {cohort.patients} patients: {classes}"
     if cohort.left_out:
         yield f"  left out     {len(cohort.left_out)}: {'; '.join(cohort.left_out[:5])}"
     yield f"  split        {cv.slides} slides fitted on, {cohort.held_out} held out for thresholds"
