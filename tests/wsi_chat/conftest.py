@@ -292,3 +292,105 @@ def _heard(pieces: Any) -> tuple[list[str], Answer]:
 def asking() -> SimpleNamespace:
     """Functions to put questions and to gather answers: image, query, answers, heard."""
     return SimpleNamespace(image=_image, query=_query, answers=_answers, heard=_heard)
+
+
+class Reference:
+    """A checkpoint as anyone would run it: transformers' own model and processor, one question at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        import transformers
+
+        self.folder = folder
+        self.model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def inputs(self, query: Query) -> dict[str, Any]:
+        """Everything that the model takes for one question."""
+        if self.folder.name in QWEN:
+            return self._of_qwen(query)
+        return self._of_internvl(query) if self.folder.name == "internvl" else self._of_gemma(query)
+
+    def _of_qwen(self, query: Query) -> dict[str, Any]:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        seen = Qwen2VLImageProcessorPil.from_pretrained(self.folder)(images=list(query.images), return_tensors="pt")
+        text = self._chatml(query)
+        for grid in seen["image_grid_thw"]:
+            text = text.replace(
+                "<image>", f"<|vision_start|>{'<|image_pad|>' * (int(grid.prod()) // 4)}<|vision_end|>", 1
+            )
+        given = dict(self.tokenizer(text, return_tensors="pt"))
+        image_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        return {
+            "input_ids": given["input_ids"],
+            "attention_mask": given["attention_mask"],
+            "mm_token_type_ids": (given["input_ids"] == image_id).int(),
+            **seen,
+        }
+
+    def _of_internvl(self, query: Query) -> dict[str, Any]:
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+        cut = GotOcr2ImageProcessorPil.from_pretrained(self.folder)
+        seen = cut(images=list(query.images), crop_to_patches=True, return_tensors="pt")
+        text = self._chatml(query)
+        for tiles in seen["num_patches"]:
+            text = text.replace("<image>", f"<img>{'<IMG_CONTEXT>' * (4 * int(tiles))}</img>\n", 1)
+        given = dict(self.tokenizer(text, return_tensors="pt"))
+        return {name: given[name] for name in ("input_ids", "attention_mask")} | {"pixel_values": seen["pixel_values"]}
+
+    @staticmethod
+    def _chatml(query: Query) -> str:
+        turns = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in query.turns)
+        return f"{turns}<|im_start|>assistant\n"
+
+    def _of_gemma(self, query: Query) -> dict[str, Any]:
+        import torch
+        import transformers
+
+        processor: Any = transformers.AutoProcessor.from_pretrained(self.folder)
+        if processor.chat_template is None:
+            # with tensors asked for, numpy 2 warns of how the processor makes its labels
+            given = processor(images=list(query.images), text=query.turns[0].text, return_tensors="np")
+            return {name: torch.from_numpy(value) for name, value in given.items() if name != "labels"}
+        images = iter(query.images)
+        messages = []
+        for turn in query.turns:
+            parts: list[dict[str, Any]] = []
+            for number, words in enumerate(turn.text.split("<image>")):
+                parts += [{"type": "image", "image": next(images)}] if number else []
+                parts += [{"type": "text", "text": words}] if words else []
+            messages.append({"role": turn.role, "content": parts})
+        return dict(
+            processor.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        )
+
+    def logs(self, query: Query) -> Any:
+        """Log-probabilities of the next token, (vocabulary,)."""
+        import torch
+
+        with torch.inference_mode():
+            return self.model(**self.inputs(query)).logits[0, -1].double().log_softmax(-1)
+
+    def generated(self, query: Query, **more: Any) -> Any:
+        """What the model generates greedily; where nothing more is asked, ids (1, question and answer)."""
+        import torch
+
+        plain: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "temperature": 1.0}
+        with torch.inference_mode():
+            return self.model.generate(**self.inputs(query), **plain, max_new_tokens=query.max_tokens, **more)
+
+    def said(self, query: Query) -> tuple[str, bool, int]:
+        """The text of the answer, whether it was cut off, and the question's length in tokens."""
+        length = int(self.inputs(query)["input_ids"].shape[1])
+        ids = self.generated(query)[0, length:].tolist()
+        end = self.tokenizer.eos_token_id
+        cut = end not in ids
+        return self.tokenizer.decode(ids if cut else ids[: ids.index(end)], skip_special_tokens=False), cut, length
+
+
+@pytest.fixture(scope="session")
+def reference() -> type[Reference]:
+    return Reference

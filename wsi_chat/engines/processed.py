@@ -24,6 +24,7 @@ from wsi_chat.errors import AnswerError, EngineError
 from wsi_chat.schema import Query
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
@@ -69,7 +70,8 @@ class ProcessedPrompts:
         bos = self.tokenizer.bos_token
         # a template that writes the first token itself must not get it twice
         once = {"add_special_tokens": False} if self._template and bos and text.startswith(bos) else {}
-        given = self._processor(images=images or None, text=[text], return_tensors="pt", **once)
+        # as numpy: PaliGemma's processor reads its own tensors in a way that numpy 2 warns of
+        given = self._processor(images=images or None, text=[text], return_tensors="np", **once)
         ids = given["input_ids"][0].tolist()
         columns = {name: tuple(given[name][0].tolist()) for name in given if name not in UNUSED}
         odd = [name for name, numbers in columns.items() if len(numbers) != len(ids)]
@@ -106,12 +108,6 @@ class ProcessedPrompts:
         words = "".join(part.get("text", "") for part in parts)
         return f"{self._processor.image_token}" * len(query.images) + words
 
-    def image_patches(self, image: Image.Image) -> Patches:
-        """One image by itself, as it would stand in a question."""
-        rgb = image.convert("RGB")
-        given = self._processor(images=[rgb], text=[self._processor.image_token], return_tensors="pt")
-        return _patches([rgb], given["pixel_values"])[0]
-
     def per_token(self, rows: Sequence[Prompt], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The processor's further columns, e.g. token_type_ids; padding is of type 0, as its tokenizer pads."""
         import torch
@@ -138,14 +134,15 @@ def control_tokens(processor: Any) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(token) for token in tokens) or r"(?!)")
 
 
-def _patches(images: Sequence[Image.Image], values: Tensor) -> tuple[Patches, ...]:
+def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patches, ...]:
     """One entry for each image; for all together where the processor cut them up and no longer tells them apart."""
     import torch
 
-    groups = [[image] for image in images] if len(values) == len(images) else [list(images)]
-    each = len(values) // len(groups)
-    grid = (each, int(values.shape[-2]), int(values.shape[-1]))
-    parts = torch.split(values.to(torch.float32), each)
+    groups = [[image] for image in images] if len(pixels) == len(images) else [list(images)]
+    each = len(pixels) // len(groups)
+    grid = (each, int(pixels.shape[-2]), int(pixels.shape[-1]))
+    values = torch.from_numpy(pixels).to(torch.float32)
+    parts = [values[start : start + each] for start in range(0, len(values), each)]
     return tuple(Patches(image_key(group), part, grid) for group, part in zip(groups, parts, strict=True))
 
 

@@ -62,10 +62,6 @@ class Prompts(Protocol):
         """The query as ids and images. Raises AnswerError where its text or images cannot be used."""
         ...
 
-    def image_patches(self, image: Image.Image) -> Patches:
-        """One image by itself, as it would stand in a question."""
-        ...
-
     def per_token(self, rows: Sequence[Prompt], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Inputs beside ``ids`` and ``mask``, like these (rows, length) and padded on the left."""
         ...

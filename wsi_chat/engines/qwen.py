@@ -85,10 +85,6 @@ class QwenPrompts:
             self._choice_ids[choices] = choice_token_ids(self.tokenizer, choices)
         return self._choice_ids[choices]
 
-    def image_patches(self, image: Image.Image) -> Patches:
-        """One image by itself, as it would stand in a question."""
-        return self._patches(image)
-
     def per_token(self, rows: Sequence[Prompt], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Which tokens are an image's: the rotary positions are worked out from them."""
         return {"mm_token_type_ids": ((ids == self.image_id) & mask.bool()).int()}
