@@ -67,7 +67,7 @@ def page_data(
         "gaps": _gaps(report, words),
         "provenance": _provenance(report, words),
         "details": _details(report, words),
-        "notes": [clean(words.program(note)) for note in report.notes],
+        "notes": [clean(words.program(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
     }
 
 
@@ -145,6 +145,15 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
     elif report.specimen.given and verdict.status in ("abnormal", "normal"):
         reason = words.program(verdict.category_reason)
         lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
+    if verdict.category_confidence is not None:
+        confidence = f"{verdict.category_confidence:.2f}{words.between}{words.program(verdict.category_confidence_kind)}"
+        lines.append({"label": words("page.confidence"), "value": clean(confidence, 220)})
+    if verdict.fitted is not None and verdict.fitted.guarantee:
+        promise = words.program(verdict.fitted.guarantee)
+        if verdict.threshold is not None and verdict.fitted.low < verdict.threshold:
+            low, high = score_pair(verdict.fitted.low, verdict.threshold)
+            promise += f"{words.between}{words('page.band', low=low, high=high)}"
+        lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.program(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
@@ -182,9 +191,11 @@ def reason_text(report: Report, words: Words) -> str:
 
 
 def calibration_text(report: Report, words: Words) -> str:
-    """How the score was calibrated, by a fitted aggregator alone; otherwise that it is not."""
+    """How the score was calibrated, by a fitted aggregator under its conditions alone; otherwise that it is not."""
     fitted = report.verdict.fitted
-    return clean(fitted.calibration) if fitted is not None else words("page.uncalibrated")
+    if fitted is None or fitted.forced:
+        return words("page.uncalibrated")
+    return words("page.calibrated", method=clean(words.program(fitted.calibration)))
 
 
 def _gauge(verdict: SlideVerdict, words: Words) -> dict[str, Any] | None:

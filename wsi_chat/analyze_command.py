@@ -142,8 +142,12 @@ def _tell(result: SlideResult) -> None:
         console.print(f"  score {verdict.score:.3f} ({verdict.score_kind})", end="", markup=False)
     console.print()
     if verdict.category_name:
-        console.print(f"  category  {verdict.category_name}", markup=False)
+        sure = verdict.category_confidence
+        told = "" if sure is None else f"  (confidence {sure:.2f}: {verdict.category_confidence_kind})"
+        console.print(f"  category  {verdict.category_name}{told}", markup=False)
     console.print(f"  reason    {verdict.reason}", markup=False)
+    if verdict.fitted is not None and verdict.fitted.guarantee:
+        console.print(f"  threshold {verdict.threshold:.3g}: {verdict.fitted.guarantee}", markup=False)
     seen = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
     console.print(f"  findings  {seen or 'none'}", markup=False)
     console.print(
