@@ -59,7 +59,9 @@ class AttentionHead:
         parameters = {name: torch.from_numpy(value) for name, value in self.weights.items()}
         with torch.inference_mode():
             for start in range(0, len(bags), 4 * BATCH):
-                tiles, slide, count = _pack([self._standard(bag) for bag in bags[start : start + 4 * BATCH]])
+                tiles, slide, count = _pack(
+                    [top_tiles(bag) for bag in bags[start : start + 4 * BATCH]], self.mean, self.scale
+                )
                 rows.append(torch.log_softmax(_forward(parameters, tiles, slide, count)[0].double(), dim=1).numpy())
         return np.concatenate(rows)
 
@@ -69,12 +71,9 @@ class AttentionHead:
 
         parameters = {name: torch.from_numpy(value) for name, value in self.weights.items()}
         with torch.inference_mode():
-            tiles, slide, count = _pack([self._standard(bag)])
+            tiles, slide, count = _pack([top_tiles(bag)], self.mean, self.scale)
             found: Floats = _forward(parameters, tiles, slide, count)[1].double().numpy()
         return found
-
-    def _standard(self, bag: Bag) -> Bag:
-        return standardised(top_tiles(bag), self.mean, self.scale)
 
 
 def checkpoints(slides: int) -> tuple[int, ...]:
@@ -114,7 +113,8 @@ def standardised(rows: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32
     """Tiles in units of the cohort's spread; far outliers are held at eight of them, what is unknown (NaN) is at 0."""
     import numpy as np
 
-    found: Bag = np.nan_to_num(np.clip((rows - mean) / scale, -8, 8), nan=0.0).astype(np.float32, copy=False)
+    found: Bag = np.clip((rows - mean) / scale, -8, 8).astype(np.float32, copy=False)
+    found[np.isnan(found)] = 0.0
     return found
 
 
@@ -166,7 +166,7 @@ def train_attention(
             for start in range(0, len(order), BATCH):
                 chosen = order[start : start + BATCH]
                 # standardised batch by batch: a cohort with image features is not held twice
-                tiles, slide, count = _pack([standardised(tops[i], mean, scale) for i in chosen])
+                tiles, slide, count = _pack([tops[i] for i in chosen], mean, scale)
                 logits, _ = _forward(parameters, tiles, slide, count, dropout=DROPOUT, generator=generator)
                 loss = torch.nn.functional.cross_entropy(logits, target[chosen], reduction="none")
                 optimizer.zero_grad()
@@ -194,13 +194,15 @@ def _start(width: int, classes: int, generator: torch.Generator) -> dict[str, to
     return parameters
 
 
-def _pack(bags: Sequence[Bag]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """All tiles (total, features), the slide of each (total,), and the number of slides."""
+def _pack(
+    bags: Sequence[Bag], mean: NDArray[np.float32], scale: NDArray[np.float32]
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """All tiles (total, features), standardised, the slide of each (total,), and the number of slides."""
     import numpy as np
     import torch
 
     slide = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
-    return torch.from_numpy(np.concatenate(bags)), torch.from_numpy(slide), len(bags)
+    return torch.from_numpy(standardised(np.concatenate(bags), mean, scale)), torch.from_numpy(slide), len(bags)
 
 
 def _forward(
