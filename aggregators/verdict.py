@@ -6,7 +6,7 @@ slide without an abnormal score is ``indeterminate``. An abnormal score stands a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from aggregators.counts import count_findings
 from aggregators.features import evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pool import find_pool
+from aggregators.support import PRECISION
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Funnel, SlideVerdict, TileVerdict, VerdictStatus
 
@@ -39,6 +40,7 @@ def aggregate(
     cutoff: float = 0.5,
     sample: Sample | None = None,
     supplied: Supplied | None = None,
+    precision: Mapping[str, float] | float | None = None,
     applied: Applied | None = None,
     image: ImageFeatures | None = None,
 ) -> SlideVerdict:
@@ -62,6 +64,7 @@ def aggregate(
         coverage_floor: fraction of the selected tiles, 0..1.
         sample: tiles in which normal cells were counted, to judge adequacy.
         supplied: what the user said of the specimen: preparation, age.
+        precision: share of the model's boxes that are right, by class or for all; None takes a published one.
         applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``.
         image: image features of the tiles, for an aggregator that reads them.
 
@@ -116,6 +119,7 @@ def aggregate(
         tile_verdicts=verdicts,
         adequacy=adequacy.status,
         age=supplied.age,
+        precision=PRECISION if precision is None else precision,
     )
     strange = unknown_labels(verdicts, system)
     if strange:

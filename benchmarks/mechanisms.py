@@ -111,6 +111,9 @@ def asked(case: Case, engine: Engine, system: System, guess: Guess, way: dict[st
 def screening(cases: list[Case], engine: Engine, system: System) -> None:
     positive, truth = system.screen.positive, [case.positive for case in cases]
     print(f"screening: {len(cases)} fields, {sum(truth)} positive")
+    if len(set(truth)) < 2:
+        print("  all of one kind: nothing to tell apart")
+        return
     first: list[float] = []
     for name, way in SCREENING.items():
         began, queries, scores = time.perf_counter(), 0, []

@@ -146,7 +146,9 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
         reason = words.program(verdict.category_reason)
         lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
     if verdict.category_confidence is not None:
-        confidence = f"{verdict.category_confidence:.2f}{words.between}{words.program(verdict.category_confidence_kind)}"
+        confidence = (
+            f"{verdict.category_confidence:.2f}{words.between}{words.program(verdict.category_confidence_kind)}"
+        )
         lines.append({"label": words("page.confidence"), "value": clean(confidence, 220)})
     if verdict.fitted is not None and verdict.fitted.guarantee:
         promise = words.program(verdict.fitted.guarantee)

@@ -114,7 +114,13 @@ def analyze(
     pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
     coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
-    aggregator: Annotated[str | None, typer.Option(help="Folder of wsi-chat fit; auto: the checkpoint's own; none.")] = None,
+    box_precision: Annotated[
+        str | None,
+        typer.Option(help="Share of the model's boxes that are right: 0.7, hsil=0.7,..., or evaluate's JSON."),
+    ] = None,
+    aggregator: Annotated[
+        str | None, typer.Option(help="Folder of wsi-chat fit; auto: the checkpoint's own; none.")
+    ] = None,
     miss_rate: Annotated[
         float | None, typer.Option(help="With --aggregator: abnormal slides called normal, at most, e.g. 0.05.")
     ] = None,
@@ -154,7 +160,8 @@ def analyze(
         "adequacy_tiles": adequacy_tiles, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
         "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
         "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
-        "coverage_floor": coverage_floor, "aggregator": aggregator, "miss_rate": miss_rate,
+        "coverage_floor": coverage_floor, "box_precision": box_precision, "aggregator": aggregator,
+        "miss_rate": miss_rate,
         "false_alarm_rate": false_alarm_rate, "force": force, "seed": seed, "overwrite": overwrite, "pdf": pdf,
         "gallery": gallery, "font_path": font_path, "html": html, "dicom": dicom, "language": language,
         "narrative": narrative, "ancillary": tuple(ancillary) if ancillary else None, "adapter": adapter,

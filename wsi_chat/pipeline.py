@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.ancillary import read_ancillary
+from wsi_chat.box_precision import read_box_precision
 from wsi_chat.cascade import Asker, Progress, choose, detail, no_progress, screen
 from wsi_chat.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.documents import missing_font, write_documents
@@ -221,6 +222,7 @@ def analyze_slide(
     clock = Clock()
     find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
     read_ancillary(settings.ancillary)
+    read_box_precision(settings.box_precision)
     no_pdf = missing_font(settings)
     fitted = load_for(settings)
     with_features = wants_features(settings, fitted, model)
@@ -355,6 +357,7 @@ def _judge(
         coverage_floor=settings.coverage_floor,
         sample=sample,
         supplied=supplied,
+        precision=read_box_precision(settings.box_precision),
         applied=applied,
         image=image,
     )

@@ -78,13 +78,19 @@ class Settings(BaseModel):
     pool: Annotated[str, Field(description="slide score from tile probabilities")] = "topk_logit"
     pool_k: Annotated[int, Field(ge=1, description="k of the top-k mean")] = 10
     threshold: Annotated[float, Field(gt=0, lt=1, description="score at and above which a slide is abnormal")] = 0.5
+    box_precision: Annotated[
+        str | None,
+        Field(description="share of boxes that are right, measured: number, class=number, or evaluate's JSON"),
+    ] = None
     coverage_floor: Annotated[
         float, Field(ge=0, le=1, description="share of tiles that must be answered for a verdict")
     ] = 0.9
 
     aggregator: Annotated[
         str,
-        Field(description="auto (the checkpoint's own, where it has one for such a run), none, or a folder of wsi-chat fit"),
+        Field(
+            description="auto (the checkpoint's own, if it has one for such a run), none, or a folder of wsi-chat fit"
+        ),
     ] = "auto"
     miss_rate: Annotated[
         float | None, Field(gt=0, lt=1, description="of abnormal slides called normal, at most, in expectation")

@@ -150,12 +150,14 @@ def _check_settings(settings: Settings, model: Model) -> None:
     """What would be wrong with every slide is said before the first."""
     from aggregators.pool import find_pool
     from wsi_chat.ancillary import read_ancillary
+    from wsi_chat.box_precision import read_box_precision
     from wsi_chat.features_keeper import wants_features
     from wsi_chat.fitting_apply import load_for
     from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
     read_ancillary(settings.ancillary)
+    read_box_precision(settings.box_precision)
     wants_features(settings, load_for(settings), model)
     load_system(settings.specimen)
 
