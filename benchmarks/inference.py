@@ -130,11 +130,13 @@ def main() -> None:
             import torch
             from vllm import LLM
 
-            # compiled or not, as wsi-chat's own engine
+            gpu = torch.cuda.is_available()
+            # compiled or not, and in the number format of wsi-chat's own engine
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             llm = LLM(
                 str(embedded_checkpoint()), max_model_len=2048, limit_mm_per_prompt={"image": 1, "video": 0},
-                generation_config="vllm", mm_processor_cache_gb=0, enforce_eager=not torch.cuda.is_available(),
+                generation_config="vllm", mm_processor_cache_gb=0, enforce_eager=not gpu,
+                dtype="bfloat16" if gpu else "float32",
             )  # fmt: skip
             plain, other = chat_loop(llm, data, rows, limit), "LLM.chat, one row at a time"
         else:
