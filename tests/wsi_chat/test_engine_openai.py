@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 
 from wsi_chat.engines import Engine, EngineCrashed, SupervisedEngine, load_engine
-from wsi_chat.engines.chat_requests import choice_probabilities
+from wsi_chat.engines.chat_requests import ImageUrls, choice_probabilities, estimated_tokens, messages_of
 from wsi_chat.engines.openai import OpenAIEngine
-from wsi_chat.engines.protocol import StreamingEngine
+from wsi_chat.engines.protocol import MeasuringEngine, StreamingEngine
 from wsi_chat.engines.server import check_address, is_this_machine, notice
-from wsi_chat.errors import EngineDied, EngineError, SettingError
-from wsi_chat.schema import Answer, Query, Turn
+from wsi_chat.errors import AnswerError, EngineDied, EngineError, SettingError
+from wsi_chat.schema import Answer, Box, Query, Turn
 
 Said = dict[str, Any] | list[Any] | tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 Script = Callable[[dict[str, Any], int], Said]
@@ -55,6 +55,7 @@ class FakeServer:
         self._connections: set[socket.socket] = set()
         self.models = {"data": [{"id": "tiny", "root": ""}]} if models is None else models
         self.bodies: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.most = 0
         self._now = 0
@@ -83,6 +84,7 @@ class FakeServer:
                 with outer._lock:
                     number = len(outer.bodies)
                     outer.bodies.append(body)
+                    outer.paths.append(self.path)
                     outer.headers.append(dict(self.headers))
                     outer._now += 1
                     outer.most = max(outer.most, outer._now)
@@ -630,6 +632,73 @@ def test_a_stream_that_never_began_is_asked_plainly_and_one_that_broke_is_failed
     _, engine = serve(lambda body, number: (401, {}))
     with pytest.raises(EngineError, match="refuses the key"):
         _heard(engine, _query())
+
+
+# ------------------------------------------------------------------------------------------------ room for the answer
+
+LISTED = {"data": [{"id": "tiny", "root": "", "max_model_len": 2048}]}
+
+
+def test_the_server_counts_a_question_where_it_can(serve: Any) -> None:
+    server, engine = serve(lambda body, number: {"count": 348, "max_model_len": 2048, "tokens": []}, models=LISTED)
+    assert isinstance(engine, MeasuringEngine)
+    assert engine.room(_query()) == 2048 - 348
+    assert server.paths == ["/tokenize"]
+    body = server.bodies[0]
+    assert (body["model"], body["add_generation_prompt"]) == ("tiny", True)
+    assert body["messages"] == messages_of(_query(), ImageUrls(keep=1))
+    server.script = lambda body, number: {"count": 2100, "max_model_len": 2048, "tokens": []}
+    assert engine.room(_query()) == -52
+
+
+def test_a_served_model_of_unknown_length_has_unknown_room(serve: Any) -> None:
+    server, engine = serve(_echo)
+    assert engine.room(_query()) is None
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ((404, {"detail": "Not Found"}), 1),
+        ((403, {"detail": "not this path"}), 1),
+        ({"tokens": []}, 1),  # another server's /tokenize
+        ((500, {}), 4),  # in trouble now, and asked again with the next question
+    ],
+)
+def test_a_question_that_the_server_does_not_count_is_estimated(serve: Any, said: Said, asked: int) -> None:
+    server, engine = serve(lambda body, number: said, models=LISTED, retries=1, pixel_bounds=(1024, 65536))
+    expected = 2048 - estimated_tokens(_query())
+    assert engine.room(_query()) == engine.room(_query()) == expected
+    assert 1500 < expected < 2048
+    assert len(server.bodies) == asked
+    server.script = _echo
+    assert next(iter(engine.answer([_query()]))).status == "ok"
+
+
+def test_a_question_that_cannot_be_asked_has_no_room(serve: Any) -> None:
+    _, engine = serve(_echo, models=LISTED)
+    with pytest.raises(AnswerError, match="1 image marks and 0 images"):
+        engine.room(Query("odd", "vqa", (Turn("user", "<image>what?"),)))
+
+
+def test_the_estimate_is_above_what_the_embedded_checkpoint_counts() -> None:
+    from wsi_chat import tasks
+    from wsi_chat.dialects import get_dialect
+    from wsi_chat.engines import embedded_checkpoint
+    from wsi_chat.engines.transformers import TransformersEngine
+
+    engine, dialect = TransformersEngine(embedded_checkpoint()), get_dialect("embedded")
+    asks = [
+        tasks.mcq("Is any abnormal cell present?", ("normal", "abnormal")),
+        tasks.ground("hsil"),
+        tasks.refer(Box(101, 57, 203, 249)),
+        tasks.describe(),
+    ]
+    for ask in asks:
+        for side in (256, 640):
+            query, _ = dialect.build(ask, RED.resize((side, side)), model_id="m", decoding={})
+            assert len(engine._prompts.prompt(query).ids) < estimated_tokens(query) < 512
 
 
 # ------------------------------------------------------------------------------------------------ a whole run

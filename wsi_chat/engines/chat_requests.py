@@ -94,7 +94,7 @@ def messages_of(query: Query, urls: ImageUrls) -> list[dict[str, Any]]:
 
 
 def estimated_tokens(query: Query) -> int:
-    """More tokens than a question takes, for servers that do not count them.
+    """More tokens than a question in words takes, for servers that do not count them. Ours, and no strict bound.
 
     Two letters or spaces to a token (English has four), each digit, sign and further ASCII character one of its own,
     two for every other character (Chinese has about one), `TURN_TOKENS` for the template around a turn, and for an
