@@ -70,7 +70,7 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
 
     payload: list[dict[str, Any]] = []
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "architecture", "weights", "dialect", "state"):
+    for column in ("model", "architecture", "weights", "dialect", "aggregator", "state"):
         table.add_column(column, overflow="fold")
     for name, folder in [("embedded", embedded_checkpoint()), *[(str(folder), folder) for folder in folders]]:
         config = folder / "config.json"
@@ -85,6 +85,7 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
         if state == "ready" and not size:
             state = "no *.safetensors weights"
+        aggregator = _own_aggregator(folder)
         payload.append(
             {
                 "name": name,
@@ -92,9 +93,26 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
                 "architecture": architecture,
                 "weights_bytes": size,
                 "dialect": dialect,
+                "aggregator": aggregator,
                 "state": state,
             }
         )
-        row = (name, architecture, f"{size / 2**20:.1f} MiB", dialect, state)
+        row = (name, architecture, f"{size / 2**20:.1f} MiB", dialect, aggregator, state)
         table.add_row(*(Text(value) for value in row))
     return payload, table
+
+
+def _own_aggregator(folder: Path) -> str:
+    """The aggregator that a checkpoint brings, in a few words; empty where it brings none."""
+    from aggregators.fitted import HEADS, load_fitted
+    from wsi_chat.errors import WsiChatError
+    from wsi_chat.fitting_apply import OWN
+
+    if not (folder / OWN).is_dir():
+        return ""
+    try:
+        record = load_fitted(folder / OWN).record
+    except WsiChatError as error:
+        return str(error)
+    slides = f"{record.cohort.slides} {record.cohort.about} slides".replace("  ", " ")
+    return f"{HEADS[record.head]}, {slides}, {record.conditions.get('reporting system', 'any system')}"
