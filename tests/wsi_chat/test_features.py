@@ -208,6 +208,14 @@ def test_a_writer_that_is_killed_leaves_whole_rows_and_the_next_one_goes_on(tmp_
 # ------------------------------------------------------------------------------------- the run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    """Overviews and heatmaps are not looked at here, and take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsi_chat.documents.draw_pictures", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(small_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> wsi_chat.SlideResult:
     """A run with features that nothing disturbed."""
