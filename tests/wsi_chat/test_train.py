@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,89 +26,12 @@ from wsi_chat.training.settings import settings_of
 from wsi_chat.training.state import last_state, read_metrics
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TEMPLATE = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- else -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
-SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-    "<|video_pad|>",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def _build(family: str, folder: Path) -> Path:
-    """A checkpoint of the family with a few thousand parameters and a byte-level tokenizer."""
-    import torch
-    import transformers
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    letters = {token: n for n, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    core = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    patch = 16 if family == "qwen3_vl" else 14
-    text: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
-        "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], "bos_token_id": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
-    }  # fmt: skip
-    vision: dict[str, Any] = {"depth": 1, "num_heads": 2, "patch_size": patch}
-    if family == "qwen2_vl":
-        vision |= {"embed_dim": 16, "hidden_size": 16, "mlp_ratio": 2}
-        kind, config = transformers.Qwen2VLForConditionalGeneration, transformers.Qwen2VLConfig
-    elif family == "qwen2_5_vl":
-        vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 16, "window_size": 56}
-        vision |= {"fullatt_block_indexes": [0]}
-        kind, config = transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2_5_VLConfig
-    else:
-        text |= {"head_dim": 8}
-        text["rope_parameters"]["mrope_interleaved"] = True
-        vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 16}
-        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-        kind, config = transformers.Qwen3VLForConditionalGeneration, transformers.Qwen3VLConfig
-    made = config(
-        text_config=text, vision_config=vision, image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"], vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(11)
-    model = kind(made)
-    for weights in model.parameters():
-        torch.nn.init.normal_(weights, std=0.2)
-    model.generation_config = transformers.GenerationConfig(
-        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"], do_sample=True, temperature=0.9
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(patch_size=patch).save_pretrained(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("tiny")
-    return {family: _build(family, root / family) for family in FAMILIES}
+def tiny(tiny_checkpoint: Callable[[str], Path]) -> dict[str, Path]:
+    return {family: tiny_checkpoint(family) for family in FAMILIES}
 
 
 def _line(question: str, answer: str, image: str) -> dict[str, Any]:
