@@ -15,15 +15,20 @@ import queue
 import signal
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wsi_chat.engines.protocol import Engine, EngineCrashed
+from wsi_chat.engines.protocol import Engine, EngineCrashed, feature_engine
 from wsi_chat.errors import EngineDied, EngineError, SettingError, WsiChatError
 from wsi_chat.schema import Answer, Query
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,20 @@ class _Gone:
     """A worker's last words. ``error`` is what its engine raised."""
 
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Pictures whose features are wanted of a worker."""
+
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Their features, or why there are none."""
+
+    rows: Any
 
 
 @dataclass(slots=True)
@@ -86,6 +105,10 @@ class EnginePool:
         self._environments = list(environments) or [{} for _ in starts]
         self._restarted: set[int] = set()
         self._workers: list[_Worker] = []
+        self._again: deque[tuple[int, Query]] = deque()
+        self._heard_early: deque[Answer] = deque()
+        self._seeing = False
+        self._rows: OrderedDict[int, tuple[Image, Any]] = OrderedDict()
         try:
             self._workers = [self._started(number) for number in range(len(self._starts))]
             for worker in self._workers:
@@ -146,36 +169,80 @@ class EnginePool:
         if not self._workers:
             raise EngineError("the engine is closed", hint="Load it again.")
         source = enumerate(queries)
-        again: deque[tuple[int, Query]] = deque()
+        self._again.clear()
+        self._heard_early.clear()
         more = True
         try:
             while True:
-                more = self._hand_out(source, again, more=more)
-                if not (more or again or any(worker.held for worker in self._workers)):
+                more = self._hand_out(source, self._again, more=more)
+                if not (more or self._again or self._heard_early or any(worker.held for worker in self._workers)):
                     return
                 by_pipe = {worker.pipe: worker for worker in self._workers}
-                for pipe in wait(list(by_pipe)):
+                for pipe in wait(list(by_pipe)) if not self._heard_early else ():
                     worker = by_pipe[pipe]  # type: ignore[index]
-                    message = self._heard(worker)
-                    if isinstance(message, _Gone):
-                        again.extend(worker.held.items())
-                        self._restart(worker, message.error)
-                    elif isinstance(message, _Ready):
-                        self._welcome(worker, message)
-                    else:
-                        number, answer = message
-                        worker.held.pop(number)
-                        yield answer
+                    self._take(worker, self._heard(worker))
+                while self._heard_early:
+                    yield self._heard_early.popleft()
         finally:
             if any(worker.held for worker in self._workers):
                 # the listener left in the middle: what is still computed must not answer the next stream
                 self.close()
 
+    def _take(self, worker: _Worker, message: Any) -> None:
+        """What a worker said: that it died or is ready, or an answer, with the features of its picture if wanted."""
+        if isinstance(message, _Gone):
+            self._again.extend(worker.held.items())
+            self._restart(worker, message.error)
+        elif isinstance(message, _Ready):
+            self._welcome(worker, message)
+        else:
+            number, answer, rows = message
+            image = next(iter(worker.held.pop(number).images), None)
+            self._heard_early.append(answer)
+            if image is not None and rows is not None:
+                self._rows[id(image)] = image, rows[0]  # with the picture, so that no other one gets its id
+                if len(self._rows) > 2 * self.lookahead:
+                    self._rows.popitem(last=False)
+
+    def image_features(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As the workers' engines give them; from the first call on, also with each answer to a screening question."""
+        import numpy as np
+
+        if not self._workers:
+            raise EngineError("the engine is closed", hint="Load it again.")
+        self._seeing = True
+        rows = [self._rows.pop(id(image), (image, None))[1] for image in images]
+        left = [place for place, row in enumerate(rows) if row is None]
+        shares = [left[start :: len(self._workers)] for start in range(len(self._workers))]
+        asked = [(number, _Look(tuple(images[place] for place in share))) for number, share in enumerate(shares)]
+        for number, look in asked:
+            with contextlib.suppress(OSError):  # one that just died is noticed below
+                if look.images:
+                    self._workers[number].pipe.send(look)
+        found = [self._looked(number, look) if look.images else () for number, look in asked]
+        for part in found:
+            if isinstance(part, Exception):
+                raise part
+        for share, part in zip(shares, found, strict=True):
+            for place, row in zip(share, part, strict=True):
+                rows[place] = row
+        return np.stack(rows)
+
+    def _looked(self, number: int, look: _Look) -> Any:
+        """What a worker saw, or its error. Answers that come before are kept; if it dies, its successor is asked."""
+        while True:
+            worker = self._workers[number]
+            message = self._heard(worker)
+            if isinstance(message, _Seen):
+                return message.rows
+            self._take(worker, message)
+            if isinstance(message, _Gone):
+                self._workers[number].pipe.send(look)
+
     def _hand_out(self, source: Iterator[tuple[int, Query]], again: deque[tuple[int, Query]], *, more: bool) -> bool:
         """Give questions to those with the most room until nobody has any. Returns whether the source has more."""
         while True:
-            worker = max(self._workers, key=lambda each: each.room)
-            if worker.room <= 0:
+            if max(each.room for each in self._workers) <= 0:
                 return more
             numbered = again.popleft() if again else next(source, None) if more else None
             if numbered is None:
@@ -183,11 +250,13 @@ class EnginePool:
                     self._send_end(idle)
                 return False
             number, query = numbered
+            # only now: while the question was made, a worker may have died over a picture
+            worker = max(self._workers, key=lambda each: each.room)
             worker.held[number] = query
             worker.streaming = True
             # a worker that just died is noticed when it is listened to
             with contextlib.suppress(OSError):
-                worker.pipe.send((number, query))
+                worker.pipe.send((number, query, self._seeing and query.task == "screen" and bool(query.images)))
 
     @staticmethod
     def _send_end(worker: _Worker) -> None:
@@ -247,7 +316,7 @@ def _work(pipe: Connection, start: Callable[[], Engine], environment: Mapping[st
     except Exception as error:
         _say(pipe, _Gone(_portable(error)))
         return
-    inbox: queue.SimpleQueue[tuple[int, Query] | None] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[tuple[int, Query, bool] | _Look | None] = queue.SimpleQueue()
     over = threading.Event()
 
     def read() -> None:
@@ -270,21 +339,36 @@ def _work(pipe: Connection, start: Callable[[], Engine], environment: Mapping[st
         engine.close()
 
 
-def _one_stream(pipe: Connection, engine: Engine, inbox: queue.SimpleQueue[tuple[int, Query] | None]) -> None:
+def _one_stream(
+    pipe: Connection, engine: Engine, inbox: queue.SimpleQueue[tuple[int, Query, bool] | _Look | None]
+) -> None:
     """Answer questions until their end. The same question twice in a stream is answered twice."""
-    numbers: dict[str, deque[int]] = {}
+    waiting: dict[str, deque[tuple[int, Query, bool]]] = {}
 
     def queries() -> Iterator[Query]:
-        while (numbered := inbox.get()) is not None:
-            number, query = numbered
-            numbers.setdefault(query.key, deque()).append(number)
-            yield query
+        while (message := inbox.get()) is not None:
+            if isinstance(message, _Look):
+                pipe.send(_Seen(_looked_at(engine, message.images)))
+                continue
+            waiting.setdefault(message[1].key, deque()).append(message)
+            yield message[1]
 
     for answer in engine.answer(queries()):
-        waiting = numbers[answer.key]
-        pipe.send((waiting.popleft(), answer))
-        if not waiting:
-            del numbers[answer.key]
+        number, query, see = waiting[answer.key].popleft()
+        rows = _looked_at(engine, query.images[:1]) if see else None
+        pipe.send((number, answer, None if isinstance(rows, Exception) else rows))
+        if not waiting[answer.key]:
+            del waiting[answer.key]
+
+
+def _looked_at(engine: Engine, images: Sequence[Image]) -> Any:
+    """The features of pictures, or the error that is this picture's and not the engine's death."""
+    try:
+        return feature_engine(engine).image_features(images)
+    except EngineCrashed:
+        raise
+    except WsiChatError as error:
+        return _portable(error)
 
 
 def _say(pipe: Connection, message: object) -> None:
