@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,69 @@ def test_a_killed_engine_process_is_restarted_and_nothing_is_lost(engine: Any, q
     assert len(answered) == 4 * len(queries)
     assert all(answer.status != "failed" for answer in answered)
     engine.close()  # the server needs the memory
+
+
+# ------------------------------------------------------------------------------------------------ an adapter
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A LoRA adapter of the embedded checkpoint, as peft writes it, and the checkpoint with it merged in."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from wsi_chat.engines import embedded_checkpoint
+
+    root = tmp_path_factory.mktemp("adapted")
+    adapter, merged = root / "mine", root / "merged"
+    shutil.copytree(embedded_checkpoint(), merged, ignore=shutil.ignore_patterns("aggregator", "*.md"))
+    weights = {name: tensor.float() for name, tensor in load_file(merged / "model.safetensors").items()}
+    rank, alpha, random = 4, 8, torch.Generator().manual_seed(11)
+    added = {}
+    for name in [
+        name for name in weights if "language_model" in name and name.endswith(("q_proj.weight", "v_proj.weight"))
+    ]:
+        out, into = weights[name].shape
+        a, b = torch.randn(rank, into, generator=random) / into**0.5, torch.randn(out, rank, generator=random) * 0.05
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        added |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+        weights[name] += alpha / rank * b @ a
+    assert added
+    save_file(weights, merged / "model.safetensors", {"format": "pt"})
+    adapter.mkdir()
+    save_file(added, adapter / "adapter_model.safetensors", {"format": "pt"})
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0,
+        "bias": "none", "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "embedded",
+        "inference_mode": True,
+    }  # fmt: skip
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    return adapter, merged
+
+
+def test_an_adapter_answers_as_its_merged_weights_do(
+    adapted: tuple[Path, Path], reference: Answers, questions: Any, note: Any
+) -> None:
+    from wsi_chat.engines import load_engine
+
+    screens = _of(questions, "screen")
+    adapter, merged = adapted
+    plain = load_engine(merged, engine="transformers", dtype="float32")
+    wanted = _ask(plain, screens)
+    plain.close()
+    engine = load_engine(None, engine="vllm", adapter=adapter, dtype="float32", concurrency=16)
+    try:
+        assert engine.model_name == "embedded+mine"
+        found = _ask(engine, screens)
+    finally:
+        engine.close()
+    apart = [abs(found[query.key].probabilities["B"] - wanted[query.key].probabilities["B"]) for query in screens]
+    moved = [abs(found[query.key].probabilities["B"] - reference[query.key].probabilities["B"]) for query in screens]
+    assert max(apart) < TOLERANCE < max(moved)
+    note(
+        f"vllm with a LoRA adapter against its merged weights: at most {max(apart):.1e}"
+        f" (it moves them by up to {max(moved):.2f})"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the server
