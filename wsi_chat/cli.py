@@ -34,16 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(synth, name="synth")
-app.add_typer(dataset, name="dataset")
-app.command("ask", context_settings={"allow_interspersed_args": True})(ask)
-app.command("chat")(chat)
-app.command(context_settings={"token_normalize_func": dashes})(infer)
-app.command()(evaluate)
-app.command("train")(train)
-app.command()(fit)
-app.command()(report)
-app.command()(validate)
 
 
 def _version(show: bool) -> None:
@@ -171,7 +161,18 @@ def analyze(
     raise typer.Exit(code)
 
 
+# in the order of the help
 app.command(name="cohort")(cohort_like(analyze))
+app.command("ask", context_settings={"allow_interspersed_args": True})(ask)
+app.command("chat")(chat)
+app.command()(report)
+app.command()(fit)
+app.command()(validate)
+app.command(context_settings={"token_normalize_func": dashes})(infer)
+app.command()(evaluate)
+app.command("train")(train)
+app.add_typer(dataset, name="dataset")
+app.add_typer(synth, name="synth")
 
 
 @app.command()
