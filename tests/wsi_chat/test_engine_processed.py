@@ -242,6 +242,20 @@ def test_paligemma_has_no_conversation(
     assert why in answer.error
 
 
+def test_a_talk_with_paligemma_is_one_question_after_the_other(tiny_checkpoint: Any, asking: Any) -> None:
+    from wsi_chat.conversation_thread import Thread
+    from wsi_chat.field import Field
+
+    engine, dialect = TransformersEngine(tiny_checkpoint("paligemma")), get_dialect("paligemma")
+    shown, thread = Field("t000001", 1, asking.image(1), Box(0, 0, 112, 112)), Thread(dialect)
+    for number in range(3):
+        query, _ = thread.query(tasks.vqa(f"question {number}"), shown, engine, decoding={})
+        assert [turn.text for turn in query.turns] == [f"<image>answer en question {number}"]
+        assert engine.room(query) > 4000
+        thread.remember(query, "yes", shown)
+    assert thread.dropped == 2
+
+
 def test_paligemma_takes_several_images_first(tiny_checkpoint: Any, asking: Any, reference: Any) -> None:
     folder: Path = tiny_checkpoint("paligemma")
     turns = (Turn("user", "<image><image>answer en which?"),)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.prompts import (
     IMAGE_MARK,
+    EarlierTurns,
     Patches,
     Prompt,
     choice_token_ids,
@@ -95,10 +96,10 @@ class ProcessedPrompts:
 
     def _bare(self, query: Query) -> str:
         """The one question as the processor takes it, which adds the first token and the newline at its end."""
-        if [turn.role for turn in query.turns] != ["user"]:
-            raise AnswerError(
-                "this model has no chat template: it takes one question, no system turn and no earlier ones"
-            )
+        roles = [turn.role for turn in query.turns]
+        if roles != ["user"]:
+            kind = EarlierTurns if roles[0] == "user" else AnswerError
+            raise kind("this model has no chat template: it takes one question, no system turn and no earlier ones")
         if not query.images:
             raise AnswerError("this model answers questions about an image, and there is none")
         parts = message_parts(query.turns[0].text, self._control)

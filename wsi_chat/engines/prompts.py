@@ -21,6 +21,10 @@ IMAGE_MARK = "<image>"
 CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
 
 
+class EarlierTurns(AnswerError):
+    """A question with earlier turns, to a model that takes one question by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patches:
     """One image as the vision tower takes it: float ``values`` and their shape as ``grid``.

@@ -22,7 +22,7 @@ from wsi_chat.engines.adapter import apply_adapter, read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.engines.families import check_family, prompts_for
 from wsi_chat.engines.loading import greedy_settings, load_model, pick_device, pick_dtype, said
-from wsi_chat.engines.prompts import Patches, Prompt, Prompts
+from wsi_chat.engines.prompts import EarlierTurns, Patches, Prompt, Prompts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.streaming import Tap, pieces_of
 from wsi_chat.errors import AnswerError, EngineError, SettingError
@@ -97,9 +97,15 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     def room(self, query: Query) -> int:
-        """Tokens left for the answer after the question; below 1 where the question alone is too long."""
+        """Tokens left for the answer after the question; below 1 where the question alone is too long.
+
+        0 where the model takes a question by itself and this one has earlier turns: with fewer of them there is room.
+        """
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        return (int(room) if room else UNBOUNDED) - len(self._prompts.prompt(query).ids)
+        try:
+            return (int(room) if room else UNBOUNDED) - len(self._prompts.prompt(query).ids)
+        except EarlierTurns:
+            return 0
 
     # ------------------------------------------------------------------------------------------ batching
 
