@@ -1,6 +1,6 @@
 """What --features costs: seconds per tile with and without, in turns on one rendered slide, and bytes on disk.
 
-    python benchmarks/features.py [--tiles 96] [--rounds 3]
+    python benchmarks/features.py [--tiles 96] [--rounds 3] [--slide SLIDE]
 
 CPU seconds of this process and the clock's are both given: the first do not depend on what else the machine does.
 """
@@ -23,11 +23,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--tiles", type=int, default=96)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--slide", type=Path, help="this one, and not one that is rendered first")
     given = arguments.parse_args()
     quick = {"specimen": "cervix", "top_k": 0, "adequacy_tiles": 0, "pdf": False, "html": False, "gallery": 0}
     with tempfile.TemporaryDirectory() as scratch:
-        slide = Path(scratch) / "slide.tiff"
-        render_slide(slide, width=4096, height=4096, seed=5)
+        slide = given.slide or Path(scratch) / "slide.tiff"
+        if given.slide is None:
+            render_slide(slide, width_px=3072, height_px=3072, seed=5)
         engine = load_engine()
         analyze(slide, out=Path(scratch) / "warm", engine=engine, limit=8, **quick)
         cpu: dict[bool, list[float]] = {False: [], True: []}
