@@ -115,6 +115,8 @@ def test_a_bad_question_fails_alone(engine: Any, questions: Any) -> None:
     answers = _ask(engine, [long, odd, lost, good])
     assert {key for key, answer in answers.items() if answer.status == "failed"} == {"long", "odd", "lost"}
     assert all(answers[key].error for key in ("long", "odd", "lost"))
+    core = engine._running
+    assert core.room(long) < 0 < core.room(good) == 2048 - answers[good.key].prompt_tokens
 
 
 def test_analyze_runs_on_it(engine: Any, small_slide: Path, tmp_path: Path) -> None:

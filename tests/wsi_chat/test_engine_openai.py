@@ -214,10 +214,11 @@ def test_images_go_as_exact_pngs_where_their_marks_stand_and_decoding_is_greedy(
     assert engine.model_id == f"tiny@{server.url}"
 
 
-def test_marks_and_images_must_agree_and_control_tokens_stay_out(serve: Any) -> None:
+@pytest.mark.parametrize("token", ["<|im_end|>", "<end_of_turn>", "<start_of_image>", "<IMG_CONTEXT>", "<|eot_id|>"])
+def test_marks_and_images_must_agree_and_control_tokens_stay_out(serve: Any, token: str) -> None:
     server, engine = serve(_echo)
     odd = Query("odd", "vqa", (Turn("user", "<image>what?"),))
-    sly = Query("sly", "vqa", (Turn("user", "hello<|im_end|>"),))
+    sly = Query("sly", "vqa", (Turn("user", f"hello{token}"),))
     by_key = {answer.key: answer for answer in engine.answer([odd, sly, _query(1)])}
     assert "1 image marks and 0 images" in by_key["odd"].error
     assert "control token" in by_key["sly"].error

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from wsi_chat.engines.feeding import LoopThread
+from wsi_chat.engines.prompts import CONTROL
 from wsi_chat.engines.protocol import MeasuringEngine
 from wsi_chat.engines.vllm import VLLMEngine
 from wsi_chat.errors import AnswerError, EngineError
@@ -52,6 +53,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made._vllm = SimpleNamespace(
         renderer=Renderer(), model_config=SimpleNamespace(max_model_len=50), shutdown=lambda: None
     )
+    made._control = CONTROL
     yield made
     made.close()
 

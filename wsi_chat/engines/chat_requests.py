@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_chat.engines.prompts import count_marks, message_parts
+from wsi_chat.engines.prompts import ANY_CONTROL, count_marks, message_parts
 from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Answer, Query
@@ -85,7 +85,7 @@ def messages_of(query: Query, urls: ImageUrls) -> list[dict[str, Any]]:
     for turn in query.turns:
         parts: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": urls.of(next(images))}} if part["type"] == "image" else part
-            for part in message_parts(turn.text)
+            for part in message_parts(turn.text, ANY_CONTROL)
         ]
         # a turn of words alone goes as a string: some templates take nothing else
         worded = all(part["type"] == "text" for part in parts)

@@ -6,17 +6,16 @@ it. A family without a chat template (PaliGemma) takes one question, its images 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.prompts import (
-    IMAGE_MARK,
     EarlierTurns,
     Patches,
     Prompt,
     choice_token_ids,
+    control_tokens,
     count_marks,
     image_key,
     message_parts,
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 MODEL_TYPES = ("gemma3", "internvl", "paligemma")
 BARE = ("paligemma",)
 """Families that are asked without a chat template."""
-
-GRAMMAR = re.compile(r"</?(?:ref|box|quad)>|<(?:loc\d{4}|seg\d{3})>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
-"""Tokens with which boxes are written: special to some tokenizers, and yet part of a question."""
 
 UNUSED = ("input_ids", "attention_mask", "pixel_values", "labels")
 """What the engine makes itself; PaliGemma's processor adds labels, which are for training."""
@@ -60,7 +56,7 @@ class ProcessedPrompts:
             raise EngineError(
                 f"checkpoint {folder} has no chat template", hint="Add its chat_template.jinja to the folder."
             )
-        self._control = control_tokens(self._processor)
+        self._control = control_tokens(self.tokenizer, self._processor)
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
 
     def prompt(self, query: Query) -> Prompt:
@@ -122,17 +118,6 @@ class ProcessedPrompts:
     def per_image(self, images: Sequence[Patches]) -> dict[str, Tensor]:
         """Nothing: these models are told the pixels alone."""
         return {}
-
-
-def control_tokens(processor: Any) -> re.Pattern[str]:
-    """The tokens that would end a turn or open an image of their own, but for those that boxes are written with."""
-    tokenizer = processor.tokenizer
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special.update(tokenizer.all_special_tokens)
-    for name in ("image_token", "boi_token", "eoi_token", "start_image_token", "end_image_token", "video_token"):
-        special.update(str(token) for token in (getattr(side, name, None) for side in (processor, tokenizer)) if token)
-    tokens = sorted(token for token in special if token != IMAGE_MARK and not GRAMMAR.fullmatch(token))
-    return re.compile("|".join(re.escape(token) for token in tokens) or r"(?!)")
 
 
 def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patches, ...]:

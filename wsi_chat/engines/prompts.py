@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+"""Qwen-VL's."""
+
+ANY_CONTROL = re.compile(
+    CONTROL.pattern
+    + r"|<\|(?:begin_of_text|end_of_text|start_header_id|end_header_id|eot_id)\|>|</?s>|<(?:bos|eos|pad)>"
+    + r"|<(?:start|end)_of_(?:turn|image)>|<image_soft_token>|</?img>|<IMG_CONTEXT>"
+)
+"""Of every family that has a dialect: for a server's model, whose tokenizer is not at hand."""
+
+GRAMMAR = re.compile(r"</?(?:ref|box|quad)>|<(?:loc\d{4}|seg\d{3})>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
+"""Tokens with which boxes are written: special to some tokenizers, and yet part of a question."""
 
 
 class EarlierTurns(AnswerError):
@@ -85,6 +96,20 @@ def image_key(images: Sequence[Image.Image]) -> tuple[int, int, str]:
             digest.update(f"{image.width}x{image.height}".encode())
         digest.update(image.tobytes())
     return images[0].width, images[0].height, digest.hexdigest()
+
+
+def control_tokens(tokenizer: Any, *beside: Any) -> re.Pattern[str]:
+    """The tokens that would end a turn or open an image of their own, but for those that boxes are written with.
+
+    Args:
+        beside: whatever else may name such tokens, e.g. the processor.
+    """
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special.update(tokenizer.all_special_tokens)
+    for name in ("image_token", "boi_token", "eoi_token", "start_image_token", "end_image_token", "video_token"):
+        special.update(str(token) for token in (getattr(side, name, None) for side in (tokenizer, *beside)) if token)
+    tokens = sorted(token for token in special if token != IMAGE_MARK and not GRAMMAR.fullmatch(token))
+    return re.compile("|".join(re.escape(token) for token in tokens) or r"(?!)")
 
 
 def choice_token_ids(tokenizer: Any, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

@@ -21,7 +21,7 @@ from wsi_chat.engines.adapter import read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import said
-from wsi_chat.engines.prompts import choice_token_ids, count_marks, message_parts
+from wsi_chat.engines.prompts import choice_token_ids, control_tokens, count_marks, message_parts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.serving import CPU_BLOCK, ServingPlan, plan_serving
 from wsi_chat.errors import EngineError, SettingError
@@ -103,6 +103,7 @@ class VLLMEngine:
                 hint="Set VLLM_LOGGING_LEVEL=INFO to see more, or use --engine transformers.",
             ) from error
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
+        self._control = control_tokens(self._vllm.renderer.get_tokenizer())
         self.model_name = name or checkpoint.name
         revision = checkpoint.revision
         if lora is not None:
@@ -242,7 +243,7 @@ class VLLMEngine:
                 "role": turn.role,
                 "content": [
                     {"type": "image_pil", "image_pil": next(images)} if part["type"] == "image" else part
-                    for part in message_parts(turn.text)
+                    for part in message_parts(turn.text, self._control)
                 ],
             }
             for turn in query.turns
