@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +56,14 @@ def read_labelled(
     """The manifest's rows with their reports.
 
     A row's run folder is that of the file's place now (`runfolder.slide_id`), else the one whose report names the
-    same file where only one does. Rows without a patient are a patient each.
+    same file where only one does; a slide of the same name that is another row's, or that lies elsewhere with other
+    bytes, is not it. Rows without a patient are a patient each.
 
     Raises:
         SettingError: the manifest or a column cannot be used, or a row has no label.
     """
     samples = read_manifest(manifest)
+    taken = {sample.slide_id for sample in samples}
     if split is not None:
         splits = sorted({sample.extra.get("split", "") for sample in samples})
         samples = tuple(sample for sample in samples if sample.extra.get("split") == split)
@@ -69,7 +71,7 @@ def read_labelled(
             raise SettingError(
                 f"--split {split}: no row of {manifest.name} has it.", hint=f"Its splits: {', '.join(splits)}."
             )
-    by_name = _by_file_name(runs)
+    by_name = _by_file_name(runs, taken=taken)
     rows = []
     for done, sample in enumerate(samples):
         progress("reading", done, len(samples))
@@ -85,24 +87,33 @@ def read_labelled(
     return rows
 
 
-def _by_file_name(runs: Path) -> Mapping[str, list[Path]]:
-    """File name -> run folders, by run.json, for runs that were made under another path."""
-    found: dict[str, list[Path]] = {}
+def _by_file_name(runs: Path, *, taken: Set[str]) -> Mapping[str, list[tuple[Path, Path]]]:
+    """File name -> (run folder, file as it was then), by run.json, for runs that were made under another path."""
+    found: dict[str, list[tuple[Path, Path]]] = {}
     try:
         slides = json.loads((runs / "run.json").read_text(encoding="utf-8"))["slides"]
     except (OSError, ValueError, KeyError, TypeError):
         return found
     for slide_id, path in slides.items():
-        found.setdefault(Path(path).name, []).append(runs / slide_id)
+        if slide_id not in taken:
+            found.setdefault(Path(path).name, []).append((runs / slide_id, Path(path)))
     return found
 
 
-def _joined(row: LabelledSlide, runs: Path, by_name: Mapping[str, list[Path]]) -> LabelledSlide:
+def _moved(then: Path, now: Path) -> bool:
+    """Whether the file may have been moved from one place to the other: two that are both there must be alike."""
+    if not then.exists() or not now.exists() or then.samefile(now):
+        return True
+    return then.is_file() and now.is_file() and then.stat().st_size == now.stat().st_size
+
+
+def _joined(row: LabelledSlide, runs: Path, by_name: Mapping[str, list[tuple[Path, Path]]]) -> LabelledSlide:
     from reports import read_report_json
 
     folder = runs / row.sample.slide_id
     if not (folder / "report.json").is_file():
-        others = by_name.get(row.sample.path.name, [])
+        path = row.sample.path
+        others = [run for run, then in by_name.get(path.name, []) if _moved(then, path)]
         if len(others) > 1:
             return replace(row, problem=f"{len(others)} run folders hold a slide of this name")
         folder = others[0] if others else folder

@@ -235,6 +235,31 @@ def test_slides_without_a_report_or_a_call_are_counted_both_ways(cohort: Path, r
     assert any("uncalibrated" in note for note in found["notes"])
 
 
+def test_a_slide_of_the_same_name_is_not_taken_for_one_that_was_not_analyzed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    paths = {place: tmp_path / place / "s.tiff" for place in ("a", "b", "c", "moved")}
+    for place, path in paths.items():
+        path.parent.mkdir()
+        if place != "moved":
+            path.write_bytes(place.encode() * (10 if place == "c" else 4))
+    runs = tmp_path / "runs"
+    write_run(runs / slide_id(paths["a"]), paths["a"], tile_verdicts(rng, abnormal=True))
+    (runs / "run.json").write_text(json.dumps({"slides": {slide_id(paths["a"]): str(paths["a"])}}))
+    manifest = tmp_path / "manifest.csv"
+
+    def found(*places: str) -> list[str]:
+        lines = [f"{place},{paths[place]},normal,{place},{place}" for place in places]
+        manifest.write_text("\n".join(["sample_id,image_path,label,patient,split", *lines]))
+        return [row.problem for row in read_labelled(manifest, runs)]
+
+    assert found("a", "b") == ["", "not analyzed"]  # b's label must not go to a's run
+    assert [row.problem for row in read_labelled(manifest, runs, split="b")] == ["not analyzed"]
+    assert found("c") == ["not analyzed"]  # another file: a is still there, and is larger
+    assert found("b") == [""]  # a copy elsewhere
+    paths["a"].unlink()
+    assert found("moved") == [""]  # on a disk that is not connected, or moved
+
+
 def test_missing_slides_stop_a_fit_and_are_named(cohort: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     text = (cohort / "manifest.csv").read_text().replace("s004.tiff", "other.tiff")
     manifest = cohort / "with_missing.csv"
