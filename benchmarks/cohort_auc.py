@@ -93,10 +93,17 @@ def all_scores(train: Analyzed | None, test: Analyzed, *, attention: bool) -> di
     return scores
 
 
+def name_of(low: float, high: float) -> str:
+    """A group of prevalence in words."""
+    if low == 0:
+        return f"above 1 in {high:g}"
+    return f"1 in {low:g}-{high:g}" if np.isfinite(high) else f"below 1 in {low:g}"
+
+
 def table(scores: dict[str, NDArray[np.float64]], test: Analyzed, resamples: int) -> list[dict[str, Any]]:
     """Figures of each aggregator on all slides and on each group of prevalence (with all normal slides)."""
     found = []
-    groups = [("all", 0.0, float("inf")), *((f"1 in {low:g}-{high:g}", low, high) for low, high in GROUPS)]
+    groups = [("all", 0.0, float("inf")), *((name_of(low, high), low, high) for low, high in GROUPS)]
     print("abnormal cells      slides  aggregator         AUC (95 %)             ECE     miss rate at alpha .05")
     for name, low, high in groups:
         chosen = ~test.positive | ((test.per_cell >= low) & (test.per_cell < high)) | (test.positive & (name == "all"))
@@ -142,7 +149,7 @@ def compare(cascade: Analyzed, exhaustive: Analyzed, given: tuple[dict[str, Any]
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """AUC over prevalence, and the conformal miss rate of every aggregator."""
+    """AUC over prevalence and, where there are slides enough, the conformal miss rate of every aggregator."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -150,32 +157,39 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 
     groups = list(dict.fromkeys(entry["group"] for entry in found))
     names = list(dict.fromkeys(entry["aggregator"] for entry in found))
+    missed = [e for e in found if e["group"] == "all" and e["miss_rate"] == e["miss_rate"]]
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
     with mpl.rc_context(style):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(3, 2))
+        widths = (3, 2) if missed else (1,)
+        figure, axes = plt.subplots(
+            1, len(widths), figsize=(9.6, 4.0), layout="constrained", width_ratios=widths, squeeze=False
+        )
+        left = axes[0, 0]
         for i, name in enumerate(names):
             rows = [entry for entry in found if entry["aggregator"] == name]
-            x = np.array([groups.index(entry["group"]) for entry in rows]) + (i - len(names) / 2) * 0.08
+            x = np.array([groups.index(entry["group"]) for entry in rows]) + (i - (len(names) - 1) / 2) * 0.09
             y = np.array([entry["auc"] for entry in rows])
             errors = [y - [entry["low"] for entry in rows], np.array([entry["high"] for entry in rows]) - y]
-            left.errorbar(x, y, yerr=errors, fmt="os^Dv<>P"[i % 8], color=TONES[i % 8], markersize=4, elinewidth=0.8,
+            left.errorbar(x, y, yerr=errors, fmt="os^Dv<>P"[i % 8], color=TONES[i % 8], markersize=4.5, elinewidth=0.9,
                           label=name)  # fmt: skip
-        left.axhline(0.5, color="#c4cdd1", linewidth=0.8)
-        left.set_xticks(range(len(groups)), groups)
-        left.set(ylabel="AUC (95 % interval)", xlabel="tiles per abnormal cell", ylim=(0.35, 1.02))
-        left.legend(frameon=False, fontsize=7.5, ncols=2, loc="lower left")
-        rows = [e for e in found if e["group"] == "all" and e["miss_rate"] == e["miss_rate"]]
-        y = np.arange(len(rows))
-        right.barh(
-            y, [e["miss_rate"] for e in rows], xerr=[e["miss_rate_se"] for e in rows], color=TONES[0], height=0.6
-        )
-        right.axvline(ALPHA, color=TONES[1], linestyle="--", linewidth=1, label=f"promised: at most {ALPHA:g}")
-        right.set_yticks(y, [e["aggregator"] for e in rows])
-        right.invert_yaxis()
-        right.set(xlabel="miss rate on the other half, mean of resamples", xlim=(0, 2 * ALPHA))
-        right.legend(frameon=False, fontsize=7.5, loc="lower right")
+        left.axhline(0.5, color="#c4cdd1", linewidth=0.8, zorder=0)
+        counted = {entry["group"]: entry["positives"] for entry in found}
+        left.set_xticks(range(len(groups)), [f"{group}\n{counted[group]} abnormal slides" for group in groups])
+        left.set(ylabel="AUC (95 % interval)", xlabel="abnormal cells among the tiles", ylim=(0, 1.02))
+        figure.legend(frameon=False, fontsize=8, ncols=len(names), loc="outside upper center", columnspacing=1.2)
+        if missed:
+            _draw_misses(axes[0, 1], missed)
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+def _draw_misses(axes: Any, rows: list[dict[str, Any]]) -> None:
+    y, rates = np.arange(len(rows)), [e["miss_rate"] for e in rows]
+    axes.barh(y, rates, xerr=[e["miss_rate_se"] for e in rows], color=TONES[0], height=0.6)
+    axes.axvline(ALPHA, color=TONES[1], linestyle="--", linewidth=1)
+    axes.set_yticks(y, [e["aggregator"] for e in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"abnormal slides missed at a promise of {ALPHA:g},\nmean of the resamples", xlim=(0, 2 * ALPHA))
 
 
 def main() -> None:
