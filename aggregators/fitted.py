@@ -332,7 +332,7 @@ class Applied:
         score = min(1.0, max(0.0, float(1.0 - row[0])))
         method = {"platt": "Platt scaling", "isotonic": "isotonic regression"}[record.calibration.method]
         about = f"{record.cohort.about} " if record.cohort.about else ""
-        kind = f"calibrated by {method} on {record.calibration.slides} {about}slides ({HEADS[record.head]})"
+        kind = f"calibrated by {method} on {record.calibration.slides} {about}slides, {HEADS[record.head]}"
         if self.forced:
             kind = f"uncalibrated here: {HEADS[record.head]} applied against its conditions"
         classes = {name: min(1.0, max(0.0, float(p))) for name, p in zip(record.classes, row, strict=True)}

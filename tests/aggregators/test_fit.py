@@ -248,7 +248,7 @@ def test_a_reading_says_how_it_is_calibrated(fitted):
     reading = Applied(fitted.aggregator, Band(0.3, 0.6)).read(slide(np.random.default_rng(2), 1))
     assert (
         reading.kind
-        == f"calibrated by Platt scaling on {fitted.aggregator.record.cv.slides} slides (logistic regression)"
+        == f"calibrated by Platt scaling on {fitted.aggregator.record.cv.slides} slides, logistic regression"
     )
     assert 0.5 < reading.score <= 1.0
     assert reading.fitted.classes["abnormal"] == pytest.approx(reading.score)

@@ -21,7 +21,7 @@ def fitted_report(report: Report, *, forced: tuple[str, ...] = (), guarantee: st
         head="logistic", aggregator="ab" * 32, calibration="platt", classes={"normal": 0.2, "abnormal": 0.8}, low=0.31,
         guarantee=guarantee, forced=forced,
     )  # fmt: skip
-    kind = "calibrated by Platt scaling on 90 rendered slides (logistic regression)"
+    kind = "calibrated by Platt scaling on 90 rendered slides, logistic regression"
     verdict = report.verdict.model_copy(
         update={
             "fitted": fitted, "score": 0.8, "threshold": 0.62, "score_kind": kind,
@@ -40,7 +40,7 @@ def test_a_promise_and_the_band_are_shown(abnormal, tmp_path):
     data, lines = shown(fitted_report(abnormal.report), abnormal.tiles, tmp_path)
     assert lines["Threshold"] == f"{PROMISE}, indeterminate from 0.31 to 0.62"
     assert data["verdict"]["calibration"] == "score: calibrated (platt)"
-    assert data["verdict"]["gauge"]["kind"].endswith("90 rendered slides (logistic regression)")
+    assert data["verdict"]["gauge"]["kind"].endswith("90 rendered slides, logistic regression")
     assert data["notes"][-1] == "Cells in groups count once."
 
 
@@ -74,8 +74,8 @@ def test_the_page_on_the_web_says_the_same(abnormal, tmp_path):
         PROMISE,
         "expected miss rate at most 0.05 (40 abnormal patients held out), false-alarm rate at most 0.1 (30 normal), for"
         " slides like those of the fit",
-        "calibrated by Platt scaling on 90 rendered slides (logistic regression)",
-        "calibrated by isotonic regression on 900 slides (attention MIL)",
+        "calibrated by Platt scaling on 90 rendered slides, logistic regression",
+        "calibrated by isotonic regression on 900 slides, attention MIL",
         "uncalibrated here: attention MIL applied against its conditions",
         "uncalibrated: probability that at least 3 of 21 findings are right, from the agreement of tiles and a"
         " published precision of boxes",
