@@ -39,7 +39,7 @@ def run_validate(
     """Compare verdicts with labels; write validation.json and validation.pdf into ``out``, print the figures."""
     from wsi_chat.fitting_apply import load_for
 
-    given = {"aggregator": aggregator and str(aggregator), "miss_rate": miss_rate, "threshold": threshold,
+    given = {"aggregator": str(aggregator or "none"), "miss_rate": miss_rate, "threshold": threshold,
              "false_alarm_rate": false_alarm_rate, "force": force or None}  # fmt: skip
     settings, _ = resolve(given)
     if aggregator is None and threshold is not None:
