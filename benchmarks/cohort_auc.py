@@ -174,7 +174,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                           label=name)  # fmt: skip
         left.axhline(0.5, color="#c4cdd1", linewidth=0.8, zorder=0)
         counted = {entry["group"]: entry["positives"] for entry in found}
-        left.set_xticks(range(len(groups)), [f"{group}\n{counted[group]} abnormal slides" for group in groups])
+        left.set_xticks(range(len(groups)), [f"{group}\n{counted[group]} abnormal" for group in groups])
         left.set(ylabel="AUC (95 % interval)", xlabel="abnormal cells among the tiles", ylim=(0, 1.02))
         figure.legend(frameon=False, fontsize=8, ncols=len(names), loc="outside upper center", columnspacing=1.2)
         if missed:
