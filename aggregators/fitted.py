@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 FILE, WEIGHTS = "aggregator.json", "attention.safetensors"
 HeadName = Literal["logistic", "attention"]
 HEADS: dict[HeadName, str] = {"logistic": "logistic regression", "attention": "attention MIL"}
+FAR = 5.0
+"""Standard deviations of the fit's slides beyond which a slide is unlike them. Ours: no rendered one of 146 had 4.3."""
 _AGAIN = "Fit it again with wsi-chat fit."
 
 
@@ -174,6 +176,24 @@ class FittedAggregator:
             for key in sorted(set(mine) | set(conditions))
             if conditions.get(key) != mine.get(key)
         ]
+
+    def unlike(self, evidence: Evidence) -> str:
+        """The feature in which a slide lies farthest outside the fit's slides, in words; empty up to `FAR` deviations.
+
+        Known of the logistic head alone, whose record has the mean and the spread of every feature.
+        """
+        import numpy as np
+
+        head = self.record.logistic
+        if head is None or len(evidence.p) == 0:
+            return ""
+        found = verdict_features(evidence, self.record.labels)
+        away = np.abs((found - np.array(head.mean)) / np.array(head.scale))
+        worst = int(away.argmax())
+        if away[worst] <= FAR:
+            return ""
+        name, mean, scale = self.record.feature_names[worst], head.mean[worst], head.scale[worst]
+        return f"{name} {found[worst]:.2g}, theirs {mean:.2g} +- {scale:.2g}"
 
     def thresholds(self, *, miss_rate: float | None, false_alarm_rate: float | None) -> tuple[Band, str] | None:
         """The thresholds that keep the rates, and what they promise; None where no rate is asked for.
@@ -315,12 +335,20 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """An aggregator with the thresholds that a run asked for. ``forced`` are differences passed over."""
+    """An aggregator with the thresholds that a run asked for. ``forced`` are differences passed over.
+
+    ``unasked``: nobody named it, so it stands back from a slide that is unlike those of its fit.
+    """
 
     aggregator: FittedAggregator
     band: Band
     guarantee: str = ""
     forced: tuple[str, ...] = ()
+    unasked: bool = False
+
+    def stands_back(self, evidence: Evidence) -> str:
+        """Why it gives no score of a slide that it could read, in words; empty where it gives one."""
+        return self.aggregator.unlike(evidence) if self.unasked else ""
 
     def read(self, evidence: Evidence) -> Reading | None:
         """The slide's reading; None for a slide without a screened tile."""

@@ -65,7 +65,8 @@ def aggregate(
         sample: tiles in which normal cells were counted, to judge adequacy.
         supplied: what the user said of the specimen: preparation, age.
         precision: share of the model's boxes that are right, by class or for all; None takes a published one.
-        applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``.
+        applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``; one that
+            nobody named stands back from a slide unlike those of its fit, and the reason says so.
         image: image features of the tiles, for an aggregator that reads them.
 
     Returns:
@@ -87,12 +88,15 @@ def aggregate(
     hints = sum(finding.abnormal for finding in findings)
     chances = [_p(v) for v in answered]
     score, score_kind = scorer(chances, k=k, false_alarm=false_alarm, cutoff=cutoff, findings=hints)
-    low, reading = threshold, None
+    low, reading, unlike = threshold, None, ""
     if not system.screen.about_abnormality:
         score, score_kind = None, "none: cells were counted, abnormality was not asked about"
     elif applied is not None:
-        low, threshold = applied.band.low, applied.band.high
-        reading = applied.read(evidence_of(verdicts, findings, image=image))
+        evidence = evidence_of(verdicts, findings, image=image)
+        unlike = applied.stands_back(evidence)
+        if not unlike:
+            low, threshold = applied.band.low, applied.band.high
+            reading = applied.read(evidence)
         if reading is not None:
             score, score_kind = reading.score, reading.kind
 
@@ -121,6 +125,8 @@ def aggregate(
         age=supplied.age,
         precision=PRECISION if precision is None else precision,
     )
+    if unlike:
+        reason = f"{reason} The checkpoint's own aggregator stands back: no slide of its fit was like this ({unlike})."
     strange = unknown_labels(verdicts, system)
     if strange:
         named = ", ".join(f"{label} ({n})" for label, n in strange.items())

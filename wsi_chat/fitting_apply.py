@@ -132,7 +132,8 @@ def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str,
     if not own:
         chosen = fitted.thresholds(miss_rate=settings.miss_rate, false_alarm_rate=settings.false_alarm_rate)
     band, guarantee = chosen or (Band(settings.threshold, settings.threshold), "")
-    return Applied(fitted, band, guarantee, tuple(differences))
+    unasked = settings.aggregator == "auto" and not settings.force
+    return Applied(fitted, band, guarantee, tuple(differences), unasked)
 
 
 def with_aggregator(provenance: Provenance, applied: Applied) -> Provenance:

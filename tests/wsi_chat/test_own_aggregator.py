@@ -134,6 +134,32 @@ def test_it_does_not_change_the_checkpoint_that_it_was_fitted_on(model: Path, tm
     assert revision(bare) == revision(model)
 
 
+def test_it_stands_back_from_a_slide_unlike_those_of_its_fit(small_slide: Path, tmp_path: Path, model: Path) -> None:
+    def sure(query: Query) -> str | dict[str, float]:
+        # every tile as normal as can be: the fit has seen logits around -2
+        return {query.choices[0]: 1 - 1e-5, query.choices[1]: 1e-5} if query.task == "screen" else says(query)
+
+    given: dict[str, Any] = {
+        "specimen": "cervix",
+        "pdf": False,
+        "html": False,
+        "adequacy_tiles": 0,
+        "model": str(model),
+    }
+    left = wsi_chat.analyze(small_slide, out=tmp_path / "a", engine=ScriptedEngine(sure), **given).report.verdict
+    assert left.fitted is None
+    assert (left.status, left.threshold) == ("normal", 0.5)
+    assert left.score == pytest.approx(1e-4, rel=0.01)  # the pool clips there
+    assert left.score_kind.startswith("uncalibrated")
+    assert "stands back: no slide of its fit was like this (logit" in left.reason
+    # who names it, gets it
+    named = wsi_chat.analyze(
+        small_slide, out=tmp_path / "b", engine=ScriptedEngine(sure), aggregator=str(model / OWN), **given
+    ).report.verdict
+    assert named.fitted is not None
+    assert "stands back" not in named.reason
+
+
 def test_models_shows_it(model: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(model, bare, ignore=shutil.ignore_patterns(OWN))
