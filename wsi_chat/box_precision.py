@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ HINT = (
 )
 
 
-def read_box_precision(given: str | None) -> Mapping[str, float] | float | None:
+def read_box_precision(given: str | None, *, known: Collection[str] = ()) -> Mapping[str, float] | float | None:
     """A share 0..1 for every class, or class -> share; None where nothing was given.
 
     Args:
         given: a number, ``class=number,...``, or the path of a JSON file of ``wsi-chat evaluate`` (its precision at
             an IoU of 0.5, by class).
+        known: classes of the reporting system; a data set may hold others, what is written by hand may not.
 
     Raises:
-        SettingError: neither of these, a share outside 0..1, or a file that cannot be read or scored no boxes.
+        SettingError: neither of these, a share outside 0..1, a class that is not known, or a file that cannot be
+            read or scored no boxes.
     """
     if given is None:
         return None
@@ -33,7 +35,14 @@ def read_box_precision(given: str | None) -> Mapping[str, float] | float | None:
     if "=" not in text:
         return _share(text, given)
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    return {name.strip().lower(): _share(value, given) for name, _, value in pairs}
+    found = {name.strip().lower(): _share(value, given) for name, _, value in pairs}
+    odd = sorted(set(found) - set(known)) if known else []
+    if odd:
+        raise SettingError(
+            f"--box-precision {given}: the reporting system has no class {odd[0]!r}.",
+            hint=f"Its classes: {', '.join(known)}.",
+        )
+    return found
 
 
 def _share(text: str, given: str) -> float:

@@ -138,7 +138,9 @@ def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str,
 
 def with_aggregator(provenance: Provenance, applied: Applied) -> Provenance:
     """The provenance with the aggregator that draws the verdict, its thresholds, and what was forced."""
-    kept = {name: value for name, value in provenance.aggregation.items() if name not in ("pool", "k")}
+    # one that nobody named may stand back, and then the pool scores
+    gone = () if applied.unasked else ("pool", "k")
+    kept = {name: value for name, value in provenance.aggregation.items() if name not in gone}
     kept |= {
         "head": applied.aggregator.record.head,
         "aggregator": applied.aggregator.sha256,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -222,7 +222,6 @@ def analyze_slide(
     clock = Clock()
     find_pool(settings.pool)  # a misspelt name is said now, not after the slide has been screened
     read_ancillary(settings.ancillary)
-    read_box_precision(settings.box_precision)
     no_pdf = missing_font(settings)
     fitted = load_for(settings)
     with_features = wants_features(settings, fitted, model)
@@ -239,6 +238,7 @@ def analyze_slide(
             raise
         stack.callback(ready.close)
         slide, system, foreground, plan = ready.slide, ready.system, ready.foreground, ready.plan
+        precision = read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
         folder = open_folder(out / slide_id(path))
         earlier.expect("slide", {"fingerprint": slide.fingerprint, "mpp": slide.mpp})
         clock.lap("plan")
@@ -302,7 +302,7 @@ def analyze_slide(
         tile_verdicts = [verdicts[index] for index in sorted(verdicts)]
         report = _judge(
             slide, path, plan, foreground, tile_verdicts, system, settings, provenance, asker, clock, sample, applied,
-            None if keeper is None or applied is None else keeper.read(),
+            precision, None if keeper is None or applied is None else keeper.read(),
         )  # fmt: skip
         more = tuple(note for note in (passed_over, no_pdf) if note)
         report = report.model_copy(update={"notes": (*report.notes, *more)}) if more else report
@@ -338,6 +338,7 @@ def _judge(
     clock: Clock,
     sample: Sample | None,
     applied: Applied | None,
+    precision: Mapping[str, float] | float | None,
     image: ImageFeatures | None = None,
 ) -> Report:
     """Aggregate the tile verdicts and say it in words: everything of the report but the documents."""
@@ -357,7 +358,7 @@ def _judge(
         coverage_floor=settings.coverage_floor,
         sample=sample,
         supplied=supplied,
-        precision=read_box_precision(settings.box_precision),
+        precision=precision,
         applied=applied,
         image=image,
     )

@@ -68,6 +68,17 @@ def test_the_page_on_the_web_says_the_same(abnormal, tmp_path):
     assert "score: calibrated (platt)" in text
 
 
+def test_chinese_keeps_that_slides_were_rendered():
+    for head in ("logistic regression", "attention MIL"):
+        for way in ("Platt scaling", "isotonic regression"):
+            said = f"calibrated by {way} on 90 rendered slides, {head}"
+            assert "合成切片" in Words("zh").program(said)
+            assert "合成" not in Words("zh").program(said.replace("rendered ", ""))
+            # for other slides there are no words, so the English ones stay
+            odd = said.replace("rendered", "borrowed")
+            assert Words("zh").program(odd) == odd
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -80,3 +80,12 @@ def test_better_boxes_make_a_category_surer_and_the_report_says_whose_figure_it_
     assert verdicts[None].category == verdicts["0.9"].category == "hsil"
     assert verdicts[None].category_confidence < verdicts["0.9"].category_confidence
     assert verdicts["0.9"].category_confidence == verdicts["hsil=0.9"].category_confidence
+
+
+def test_a_class_that_the_system_does_not_have_is_refused_before_anything_is_asked(
+    small_slide: Path, tmp_path: Path
+) -> None:
+    engine = ScriptedEngine(says)
+    with pytest.raises(SettingError, match="no class 'hsli'"):
+        wsi_chat.analyze(small_slide, out=tmp_path, engine=engine, specimen="cervix", box_precision="hsli=0.7")
+    assert engine.asked == []

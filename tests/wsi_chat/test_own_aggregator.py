@@ -146,7 +146,9 @@ def test_it_stands_back_from_a_slide_unlike_those_of_its_fit(small_slide: Path, 
         "adequacy_tiles": 0,
         "model": str(model),
     }
-    left = wsi_chat.analyze(small_slide, out=tmp_path / "a", engine=ScriptedEngine(sure), **given).report.verdict
+    report = wsi_chat.analyze(small_slide, out=tmp_path / "a", engine=ScriptedEngine(sure), **given).report
+    assert report.provenance.aggregation["pool"] == "topk_logit"
+    left = report.verdict
     assert left.fitted is None
     assert (left.status, left.threshold) == ("normal", 0.5)
     assert left.score == pytest.approx(1e-4, rel=0.01)  # the pool clips there

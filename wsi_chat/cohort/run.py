@@ -157,9 +157,9 @@ def _check_settings(settings: Settings, model: Model) -> None:
 
     find_pool(settings.pool)
     read_ancillary(settings.ancillary)
-    read_box_precision(settings.box_precision)
     wants_features(settings, load_for(settings), model)
-    load_system(settings.specimen)
+    system = load_system(settings.specimen)
+    read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
 
 
 def _model(settings: Settings, engine: Engine | Callable[[], Engine] | None, executor: Executor) -> Model:

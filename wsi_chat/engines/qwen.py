@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.prompts import (
-    CONTROL,
-    IMAGE_MARK,
     Patches,
     Prompt,
     choice_token_ids,
@@ -26,8 +24,6 @@ from wsi_chat.schema import Query
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
-
-__all__ = ["CONTROL", "IMAGE_MARK", "MODEL_TYPES", "Patches", "Prompt", "QwenPrompts"]
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

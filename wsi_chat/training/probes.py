@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wsi_chat.engines.loading import greedy_settings
-from wsi_chat.engines.qwen import Prompt
+from wsi_chat.engines.prompts import Prompt
 from wsi_chat.schema import Answer
 from wsi_chat.tasks import DEFAULT_TOKENS, LETTERS
 from wsi_chat.training.data import Conversation, pictures, scorable
