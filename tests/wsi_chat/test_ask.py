@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat.asking.answer import option_orders
-from wsi_chat.asking.intent import KNOWN_QUESTIONS, find_label, guess
+from wsi_chat.asking.intent import find_label, guess
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import SettingError
@@ -247,16 +247,22 @@ def test_the_longest_spelling_of_a_class_wins() -> None:
 def test_the_closed_questions_are_those_of_the_recipe() -> None:
     from wsi_chat.training.embedded import wording
 
-    assert KNOWN_QUESTIONS["embedded"] == (wording.VQA_ABNORMAL, wording.VQA_BACKGROUND)
+    assert EMBEDDED.known_questions == (wording.VQA_ABNORMAL, wording.VQA_BACKGROUND)
 
 
 def test_a_question_beyond_the_model_is_answered_with_a_warning(marked: Path) -> None:
     result = put(marked, "What did the patient have for lunch?", region=(0, 0, 200, 200))
     assert result.task == "region"
     assert any("fixed set of questions" in note for note in result.notes)
-    known = put(marked, KNOWN_QUESTIONS["embedded"][0], region=(0, 0, 200, 200))
+    known = put(marked, EMBEDDED.known_questions[0], region=(0, 0, 200, 200))
     assert known.task == "vqa"
     assert not any("fixed set" in note for note in known.notes)
+
+
+def test_an_engine_may_be_named(marked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_chat.engines.load_engine", lambda *a, **k: ScriptedEngine(finds_the_mark))
+    asked: dict[str, Any] = {"specimen": "cervix", "dialect": "embedded", "region": (1000, 500, 1300, 800)}
+    assert wsi_chat.ask(marked, "Locate all hsil.", engine="transformers", **asked).answer == "1 hsil located."
 
 
 # ---------------------------------------------------------------------------------------------- the command

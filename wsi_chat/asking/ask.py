@@ -41,7 +41,7 @@ def ask(
     orders: int = 1,
     max_fields: int = MAX_FIELDS,
     draw: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     **settings: Any,
 ) -> AskResult:
     """Ask one question about an image or a slide.
@@ -56,13 +56,15 @@ def ask(
             on the order in which they were given.
         max_fields: at most so many fields, spread evenly, where the region is larger than one.
         draw: write the picture with boxes and labels here (PNG).
-        engine: one that is loaded already.
+        engine: one that is loaded already, or the name of one as a setting.
         **settings: fields of `Settings`, e.g. ``specimen="cervix"``, ``views="quadrants"``, ``contrast="blank"``,
             ``zoom=2``, ``mpp=0.25``.
 
     Raises:
         WsiChatError: the file, the question or a setting cannot be used.
     """
+    if isinstance(engine, str):
+        settings["engine"], engine = engine, None
     effective, _ = resolve(settings)
     model = Model(effective, given=engine)
     try:
@@ -118,7 +120,7 @@ def ask_with(
     settings, dialect = model.settings, model.dialect
     system = load_system(settings.specimen)
     guessed = plan_task(question, task, dialect=dialect, system=system, region=region, choices=choices)
-    wanted(guessed, question, system, choices, Box(0, 0, 1, 1) if region else None)  # wrong options are said first
+    wanted(guessed, question, system, choices, Box(0, 0, 1, 1) if region else None)  # wrong options are refused first
     with open_slide(picture, mpp=settings.mpp, reader=settings.reader) as slide:
         reader = FieldReader(
             slide,

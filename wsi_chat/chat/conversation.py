@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any, Self
 from tilers.field import Field
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.asking.answer import wanted
-from wsi_chat.asking.intent import Guess, guess, out_of_grammar
+from wsi_chat.asking.intent import Guess, find_label, guess, out_of_grammar
 from wsi_chat.chat.history import Thread
 from wsi_chat.chat.record import ID, SlideFacts, Told, corners
 from wsi_chat.chat.sight import Sight
 from wsi_chat.chat.slash_commands import COMMANDS, Reading, read_command
-from wsi_chat.chat.transcript import DISCLAIMER, Reply, Transcript, write_transcript
+from wsi_chat.chat.transcript import Reply, Transcript, write_transcript
+from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.model import Model
 from wsi_chat.engines.protocol import stream
 from wsi_chat.errors import SettingError, SlideError, WsiChatError
-from wsi_chat.schema import Answer, Box, LabelledBox
+from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox
 from wsi_chat.settings import Settings, resolve
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Frame
@@ -49,7 +51,8 @@ class Conversation:
     Args:
         source: a run folder, a `SlideResult`, a slide file or an image.
         slide: where the slide file is now, if it was moved since the run.
-        engine: one that is loaded already; None loads the model when it is first asked.
+        engine: one that is loaded already, or the name of one as a setting; None loads the one that the settings name.
+            The model is loaded when it is first asked.
         config: a YAML file of settings.
         **settings: fields of `Settings`; those not given are the run's own.
 
@@ -66,13 +69,13 @@ class Conversation:
         source: str | Path | SlideResult,
         *,
         slide: str | Path | None = None,
-        engine: Engine | None = None,
+        engine: Engine | str | None = None,
         config: str | Path | None = None,
         environ: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
-        from wsi_chat.terminology import load_system
-
+        if isinstance(engine, str):
+            settings["engine"], engine = engine, None
         result = _result_of(source, slide)
         inherited = {} if result is None else _inherited(result)
         given = {**inherited, **{key: value for key, value in settings.items() if value is not None}}
@@ -158,9 +161,8 @@ class Conversation:
         guessed = guess(said, dialect=self._model.dialect, system=self._system, pointed=self._sight.pointed is not None)
         strange = out_of_grammar(guessed, said, self._model.dialect)
         if strange:
-            text = f"I cannot answer that with {self._model.engine.model_name}. {strange}"
-            yield text
-            return Reply(question=said, text=text, source="program", task=guessed.task, notes=tuple(notes))
+            yield strange
+            return Reply(question=said, text=strange, source="program", task=guessed.task, notes=tuple(notes))
         return (yield from self._asked(said, guessed, self._sight.shown, notes))
 
     def _asked(self, said: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:
@@ -218,18 +220,21 @@ class Conversation:
             text = f"The model gave no answer: {answer.error}"
         elif ask.options:
             chances = dialect.read_choice(answer, ask)
-            text, status = (f"No option was named: {answer.text[:80]!r}", "failed") if chances is None else ("", status)
-            if chances:
+            if chances is None:
+                text, status = f"The model gave no usable answer: {why_no_choice(answer)}.", "failed"
+            else:
                 best = max(chances, key=chances.__getitem__)
                 text = f"{best} ({', '.join(f'{option} {p:.3f}' for option, p in chances.items())})"
         elif ask.task == "ground":
-            reading = dialect.read_boxes(answer, frame, ask.target)
-            boxes = tuple(LabelledBox(b.label, shown.to_level0(b.box), b.score) for b in reading.boxes)
-            status = "truncated" if reading.truncated else status
-            if not reading.understood:
-                text, status = f"The model's answer holds no box: {answer.text[:80]!r}", "failed"
-            else:
-                text = _boxes_in_words(ask.target, boxes)
+            assert self._sight.reader is not None
+            reading = read_grounding(
+                dialect, answer, frame, ask.target, to_level0=shown.to_level0, bounds=self._sight.reader.bounds
+            )
+            boxes = reading.boxes
+            status = "failed" if reading.error else "truncated" if reading.truncated else status
+            text = (
+                f"The model located nothing: {reading.error}." if reading.error else _boxes_in_words(ask.target, boxes)
+            )
         else:
             text = dialect.read_label(answer) if ask.task == "refer" else dialect.read_text(answer)
         if status == "truncated":
@@ -316,8 +321,6 @@ class Conversation:
         return self._find(reading.text)
 
     def _find(self, label: str) -> Told:
-        from wsi_chat.asking.intent import find_label
-
         assert self.facts is not None
         told = self.facts.of_label(find_label(label, self._model.dialect, self._system) or label)
         if told.cites and told.boxes and self._sight.reader is not None:

@@ -9,10 +9,9 @@ from pydantic import ValidationError
 
 from wsi_chat.analysis.run_folder import write_atomically
 from wsi_chat.errors import OutputError
-from wsi_chat.schema import Box, LabelledBox, Record
+from wsi_chat.schema import DISCLAIMER, Box, LabelledBox, Record
 
 TRANSCRIPT_VERSION = "1.0"
-DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 
 
 class Reply(Record):
