@@ -65,7 +65,7 @@ class FieldReader:
     Args:
         slide: stays open. Without a resolution, pictures are shown as they are, and `notes` says so.
         px: side of the model's tiles, pixels.
-        mpp: resolution that suits it, um/px.
+        mpp: resolution that suits it, µm/px.
     """
 
     def __init__(self, slide: Slide, *, px: int, mpp: float) -> None:
@@ -77,11 +77,11 @@ class FieldReader:
         if slide.mpp is None:
             self.note(
                 "The picture's resolution is unknown: it is shown as it is; --mpp would let it be read at the"
-                f" {mpp:g} um/px that suit the model."
+                f" {mpp:g} µm/px that suit the model."
             )
         elif mpp < slide.mpp * 0.95:
             self.note(
-                f"The model's {mpp:g} um/px are finer than the scan's {slide.mpp:.4g}: fields are enlarged, which"
+                f"The model's {mpp:g} µm/px are finer than the scan's {slide.mpp:.4g}: fields are enlarged, which"
                 " adds no detail."
             )
 
@@ -140,8 +140,8 @@ class FieldReader:
         wanted = side if longest <= side * FITS else round(longest * MARGIN)
         if wanted > side and self.slide.mpp is not None:
             self.note(
-                f"The region is {longest:.0f} px long, a field at {self.mpp:g} um/px {side} px: it is shown at"
-                f" {self.slide.mpp * wanted / self.px:.3g} um/px."
+                f"The region is {longest:.0f} px long, a field at {self.mpp:g} µm/px {side} px: it is shown at"
+                f" {self.slide.mpp * wanted / self.px:.3g} µm/px."
             )
         box = self.square(region.center, wanted)
         return self.read(box, name or _region_name(box))
@@ -196,8 +196,8 @@ def keep_inside(boxes: Sequence[LabelledBox], region: Box | None) -> tuple[list[
     """The boxes whose centre lies in the region, and how many do not."""
     if region is None:
         return list(boxes), 0
-    kept = [b for b in boxes if _holds(region, b.box.center)]
-    return kept, len(boxes) - len(kept)
+    inside = [b for b in boxes if _holds(region, b.box.center)]
+    return inside, len(boxes) - len(inside)
 
 
 def _holds(region: Box, point: tuple[float, float]) -> bool:

@@ -47,37 +47,37 @@ def screen(
         verdicts[verdict.tile.index] = verdict
         progress("screen", len(verdicts), total)
 
-    def questions() -> Iterator[Asked[Seen]]:
+    def questions() -> Iterator[Asked[ReadTile]]:
         for patch in patches:
             if patch.pixels is None:
                 record(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
                 continue
-            seen = Seen(patch.tile, patch.focus)
-            yield Asked(question, picture_of(patch), seen, name=patch.tile.id, screened=patch.tile)
+            read = ReadTile(patch.tile, patch.focus)
+            yield Asked(question, picture_of(patch), read, name=patch.tile.id, screened=patch.tile)
 
     for given in asker.ask(questions()):
-        seen = given.context
+        read = given.context
         p = asker.read_screen(given, system.screen.positive)
         if p is None:
             why = why_no_choice(given.answer)
-            record(TileVerdict(tile=seen.tile, status="screen_failed", focus=seen.focus, error=why))
+            record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why))
         else:
-            record(screened(seen, p, system))
+            record(screened(read, p, system))
     return verdicts
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReadTile:
     """A tile that was read, and how sharp it is."""
 
     tile: Tile
     focus: float | None
 
 
-def screened(seen: Seen, p: float, system: System) -> TileVerdict:
+def screened(read: ReadTile, p: float, system: System) -> TileVerdict:
     """The verdict on a tile from the probability of the screening question's positive option."""
     about = system.screen.about_abnormality
-    return TileVerdict(tile=seen.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=seen.focus)
+    return TileVerdict(tile=read.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=read.focus)
 
 
 def choose(verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False) -> list[Tile]:
@@ -121,7 +121,7 @@ def detail(
 
     Returns:
         tile index -> verdict with status ``detailed``, or ``detail_failed`` where any question went unanswered
-        (what was answered is kept).
+        (what was answered stays).
     """
     progress("detail", 0, total)
     labels = system.labels_to_ask(asker.dialect.labels, age=age)

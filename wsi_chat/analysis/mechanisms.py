@@ -15,7 +15,7 @@ from PIL import Image
 from tilers.field import Field
 from tilers.spots import hot_spots, touches_edge
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import Seen, picture_of, screened
+from wsi_chat.analysis.cascade import ReadTile, picture_of, screened
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.dialects.views import Reader, beside, contrast_score, degraded, expit, joined, other_views
 from wsi_chat.engines.asker import Asked, Asker
@@ -57,7 +57,7 @@ Role = Literal["whole", "other", "reference"]
 class _Parts:
     """The answers that make up one tile's score: probabilities of the positive option by role."""
 
-    seen: Seen
+    tile: ReadTile
     expected: int = 0
     whole: float | None = None
     others: list[float] = field(default_factory=list)
@@ -143,7 +143,7 @@ def _questions_about(
     """
     tile, image = patch.tile, picture_of(patch)
     others = other_views(Field(tile.id, tile.index, image, tile.box, tile.mpp), views, read)
-    parts = _Parts(Seen(tile, patch.focus))
+    parts = _Parts(ReadTile(tile, patch.focus))
     shown = beside(others, views) if several else None
     asked = [Asked(question, image, _Part(parts, "whole"), name=tile.id, beside=shown, screened=tile)]
     if not several:
@@ -155,14 +155,14 @@ def _questions_about(
 
 
 def _verdict(parts: _Parts, views: str, system: System) -> TileVerdict:
-    seen = parts.seen
+    read = parts.tile
     if parts.errors or parts.whole is None:
         why = "; ".join(sorted(set(parts.errors))) or "no answer came back"
-        return TileVerdict(tile=seen.tile, status="screen_failed", focus=seen.focus, error=why)
+        return TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why)
     p = joined(parts.whole, parts.others, views)
     if parts.reference is not None:
         p = expit(contrast_score(p, parts.reference))
-    return screened(seen, p, system)
+    return screened(read, p, system)
 
 
 # ---------------------------------------------------------------------------------------------- the second look

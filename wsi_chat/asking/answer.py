@@ -47,7 +47,7 @@ class FieldAnswer(Record):
 class AskResult(Record):
     """The answer to one question.
 
-    ``boxes`` are level-0 pixels, cells seen by several fields once. ``probabilities`` are over the options, the
+    ``boxes`` are level-0 pixels, a cell that several fields show is listed once. ``probabilities`` are over the options, the
     mean over fields; ``task_reason`` says how the task was chosen; ``target`` is the class that was located, or the
     positive option of a screening question; ``notes`` what to know when reading the answer.
     """
@@ -356,10 +356,10 @@ class Asking:
         boxes = [found for given in answers for found in given.boxes]
         if len(answers) > 1 or settings.zoom > 1 or settings.views != "none":
             boxes = merged([(by_id[a.id], a.boxes) for a in answers], self.system, self.reader.bounds)
-        kept, outside = keep_inside(boxes, self.region)
+        inside, outside = keep_inside(boxes, self.region)
         if outside:
             self.notes.append(f"{outside} boxes lie beside the region, in the field around it, and are left out.")
-        return kept
+        return inside
 
 
 def merged(seen: Sequence[tuple[Field, Sequence[LabelledBox]]], system: System, bounds: Box) -> list[LabelledBox]:

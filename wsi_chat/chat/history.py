@@ -51,7 +51,7 @@ class Thread:
     def query(
         self, ask: Ask, shown: Field, engine: Engine, *, decoding: Mapping[str, Any], extra: str = ""
     ) -> tuple[Query, Frame]:
-        """The next question, with what was said before as far as the model's context goes.
+        """The next question, with the exchanges before it as far as the model's context goes.
 
         A model that takes one picture in a question starts anew with each picture; of the others, a new picture is
         shown in the turn that is about it.
@@ -93,9 +93,9 @@ class Thread:
 
     def remember(self, query: Query, answer: str, shown: Field) -> None:
         """Keep an exchange that was answered. Image marks in a model's own words are no images."""
-        said = answer.replace(IMAGE_MARK, "")
+        words = answer.replace(IMAGE_MARK, "")
         text = query.turns[-1].text.removeprefix(IMAGE_MARK)
-        self._past.append(_Exchange(text, said, shown.id, query.images[-1]))
+        self._past.append(_Exchange(text, words, shown.id, query.images[-1]))
 
     def clear(self) -> None:
         self._past.clear()
@@ -107,5 +107,5 @@ def room_for_answer(engine: Engine, query: Query) -> int:
     if room is not None:
         return room
     text = sum(len(turn.text) for turn in query.turns) // TOKEN_CHARS + 8 * len(query.turns)
-    seen = sum(-(-image.width // IMAGE_SIDE) * -(-image.height // IMAGE_SIDE) for image in query.images)
-    return CONTEXT_TOKENS - text - seen
+    pictures = sum(-(-image.width // IMAGE_SIDE) * -(-image.height // IMAGE_SIDE) for image in query.images)
+    return CONTEXT_TOKENS - text - pictures
