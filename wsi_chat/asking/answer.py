@@ -10,17 +10,17 @@ from itertools import islice, permutations
 from math import factorial
 from typing import TYPE_CHECKING, Any
 
-from aggregators import merge_boxes
 from tilers.field import Field, FieldReader, keep_inside
 from tilers.spots import EDGE_PX, hot_spots
 from wsi_chat import tasks
 from wsi_chat.asking.intent import Guess, out_of_grammar
+from wsi_chat.asking.joining import in_words, merged, screened
+from wsi_chat.asking.result import AskResult, FieldAnswer, UnreadField
 from wsi_chat.dialects.reading import Grounding, read_grounding, why_no_choice
 from wsi_chat.dialects.views import beside, contrasted_choice, degraded, joined, mean_choice, other_views
 from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.schema import DISCLAIMER, AnswerStatus, Box, LabelledBox, Record, TaskName, TileVerdict
-from wsi_chat.terminology import Label
+from wsi_chat.schema import AnswerStatus, Box, LabelledBox
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
@@ -29,49 +29,6 @@ if TYPE_CHECKING:
 
 POINTING = ("refer", "region")
 CHOOSING = ("screen", "mcq")
-
-
-class FieldAnswer(Record):
-    """The answer about one field. ``box`` is the level-0 rectangle shown; ``boxes`` are level-0 pixels."""
-
-    id: str
-    box: Box
-    mpp: float | None
-    answer: str
-    probabilities: dict[str, float] | None = None
-    boxes: tuple[LabelledBox, ...] = ()
-    status: AnswerStatus = "ok"
-    error: str = ""
-
-
-class AskResult(Record):
-    """The answer to one question.
-
-    ``boxes`` are level-0 pixels, a cell that several fields show is listed once. ``probabilities`` are over the options, the
-    mean over fields; ``task_reason`` says how the task was chosen; ``target`` is the class that was located, or the
-    positive option of a screening question; ``notes`` what to know when reading the answer.
-    """
-
-    question: str
-    task: TaskName
-    task_reason: str
-    target: str = ""
-    answer: str
-    status: AnswerStatus
-    choice: str | None = None
-    probabilities: dict[str, float] | None = None
-    boxes: tuple[LabelledBox, ...] = ()
-    dropped_boxes: int = 0
-    region: Box | None = None
-    fields: tuple[FieldAnswer, ...] = ()
-    notes: tuple[str, ...] = ()
-    file_name: str
-    model: str
-    dialect: str
-    queries: int
-    seconds: float
-    drawing: str | None = None
-    disclaimer: str = DISCLAIMER
 
 
 def wanted(guessed: Guess, question: str, system: System, options: tuple[str, ...], region: Box | None) -> Ask:
@@ -312,7 +269,12 @@ class Asking:
     def _result(self, fields: Sequence[Field], answers: Sequence[FieldAnswer], seconds: float) -> AskResult:
         good = [a for a in answers if a.status != "failed"]
         boxes, chances, choice = self._boxes(fields, good), None, None
-        if good and self.guessed.task in CHOOSING:
+        total = len(fields) + len(self.reader.unread)
+        joined_screen = None
+        if good and self.guessed.task == "screen" and total > 1:
+            joined_screen = screened(good, positive=self.system.screen.positive, total=total)
+            chances, choice = joined_screen.highest.probabilities, joined_screen.choice
+        elif good and self.guessed.task in CHOOSING:
             chances = mean_choice([a.probabilities for a in good if a.probabilities is not None])
             choice = max(chances, key=chances.__getitem__)
         failed = len(answers) - len(good)
@@ -325,7 +287,10 @@ class Asking:
             self.notes.append(f"No usable answer: {answers[0].error}")
         elif self.model.settings.contrast != "none" and chances is not None:
             self.notes.append(f"Probabilities are calibrated against a {self._degraded()} field.")
-        answer = choice if choice is not None else _text(self.guessed, good, boxes, self.system)
+        if joined_screen is not None:
+            answer = joined_screen.text
+        else:
+            answer = choice if choice is not None else in_words(self.guessed, good, boxes)
         return AskResult(
             question=self.question,
             task=self.guessed.task,
@@ -339,6 +304,10 @@ class Asking:
             dropped_boxes=self.dropped,
             region=self.region,
             fields=tuple(answers),
+            fields_total=total,
+            positive_fields=None if joined_screen is None else joined_screen.positive_fields,
+            highest=None if joined_screen is None else joined_screen.highest.id,
+            unread=tuple(UnreadField(id=tile.id, box=tile.box) for tile in self.reader.unread),
             notes=(*self.reader.notes, *self.notes),
             file_name=self.reader.slide.path.name,
             model=self.model.engine.model_id,
@@ -362,23 +331,6 @@ class Asking:
         return inside
 
 
-def merged(seen: Sequence[tuple[Field, Sequence[LabelledBox]]], system: System, bounds: Box) -> list[LabelledBox]:
-    """Boxes of several fields as cells, each once, by the rules of `aggregators.merge_boxes`.
-
-    Classes that the reporting system does not have are merged as benign cells, not left out.
-    """
-    known = {label.code for label in system.labels}
-    strange = dict.fromkeys(b.label for _, boxes in seen for b in boxes if b.label not in known)
-    pattern = system.labels[0]
-    more = tuple(
-        Label.model_construct(**{**dict(pattern), "code": c, "name": c, "axis": "benign", "abnormal": False})
-        for c in strange
-    )
-    wider = system.model_copy(update={"labels": (*system.labels, *more)})
-    verdicts = [TileVerdict(tile=shown.tile, status="detailed", boxes=tuple(boxes)) for shown, boxes in seen if boxes]
-    return [LabelledBox(found.label, found.box) for found in merge_boxes(verdicts, wider, bounds=bounds)]
-
-
 def _whole_in(view: Field, shown: Field) -> Callable[[Box], bool]:
     """Whether a box of a view's picture lies in it whole: a closer view cuts what ends at its own border.
 
@@ -396,16 +348,3 @@ def _whole_in(view: Field, shown: Field) -> Callable[[Box], bool]:
             or (box.y1 >= h - EDGE_PX and inner.y1 < outer.y1)
         )
     )
-
-
-def _text(guessed: Guess, answers: Sequence[FieldAnswer], boxes: Sequence[LabelledBox], system: System) -> str:
-    if guessed.task == "ground":
-        where = "" if len(answers) == 1 else f" in {len(answers)} fields"
-        return f"{len(boxes)} {guessed.target} located{where}." if boxes else f"No {guessed.target} located{where}."
-    by_text: dict[str, list[str]] = {}
-    for given in answers:
-        by_text.setdefault(given.answer, []).append(given.id)
-    if len(answers) == 1:
-        return answers[0].answer
-    ranked = sorted(by_text.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"{len(ids)} of {len(answers)} fields: {text}" for text, ids in ranked)

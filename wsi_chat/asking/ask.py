@@ -10,13 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilers import open_slide
 from tilers.field import FieldReader
-from wsi_chat.asking.answer import POINTING, Asking, AskResult, FieldAnswer, wanted
+from wsi_chat.asking.answer import POINTING, Asking, wanted
+from wsi_chat.asking.drawing import draw_result
 from wsi_chat.asking.intent import Guess, find_label, guess
+from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Box, TaskName
 from wsi_chat.settings import resolve
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
@@ -54,7 +58,7 @@ def ask(
         choices: options of a multiple-choice question.
         orders: average the probabilities over so many orders of the options; from 2 on the result does not depend
             on the order in which they were given.
-        max_fields: at most so many fields, spread evenly, where the region is larger than one.
+        max_fields: at most N fields, spread evenly, where the region is larger than one; the rest is named.
         draw: write the picture with boxes and labels here (PNG).
         engine: one that is loaded already, or the name of one as a setting.
         **settings: fields of `Settings`, e.g. ``specimen="cervix"``, ``views="quadrants"``, ``contrast="blank"``,
@@ -112,9 +116,6 @@ def ask_with(
     draw: str | Path | None = None,
 ) -> AskResult:
     """`ask` with a model whose settings are resolved and that may answer further questions."""
-    from tilers import open_slide
-    from wsi_chat.terminology import load_system
-
     if orders < 1 or max_fields < 1:
         raise SettingError(f"orders is {orders}, max_fields {max_fields}.", hint="Give at least 1 for each.")
     settings, dialect = model.settings, model.dialect
@@ -139,8 +140,6 @@ def ask_with(
         asking = Asking(model, system, reader, guessed, question, choices, region, orders)
         result = asking.answer(shown)
         if draw is not None:
-            from wsi_chat.asking.drawing import draw_result
-
             drawn = draw_result(slide, result, Path(draw), system)
             result = result.model_copy(update={"drawing": str(drawn)})
     return result
