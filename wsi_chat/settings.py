@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from wsi_chat.address import check_address
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Language
 
@@ -177,7 +178,10 @@ def resolve(
         for key, value in layer.items():
             values[key], origin[key] = value, name
     try:
-        return Settings(**values), origin
+        settings = Settings(**values)
+        if settings.base_url is not None:
+            check_address(settings.base_url)  # before it is written anywhere: it may hold a key
+        return settings, origin
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
