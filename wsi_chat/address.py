@@ -24,7 +24,7 @@ def check_address(base_url: str) -> str:
         port = parts.port
     except ValueError as error:
         if "@" in base_url or "?" in base_url or "#" in base_url:
-            raise SettingError("--base-url is no address", hint=EXAMPLE) from None
+            raise SettingError("--base-url is not an address", hint=EXAMPLE) from None
         raise SettingError(f"--base-url {base_url!r}: {error}", hint=EXAMPLE) from error
     if parts.username or parts.password:
         raise SettingError(f"--base-url {_shown(parts, port)} comes with a name or a password in it", hint=KEY_HINT)

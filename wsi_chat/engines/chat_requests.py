@@ -160,7 +160,7 @@ def request_body(
 def read_reply(reply: Any, query: Query) -> Answer:
     """The answer in a server's reply; a failed one where its log-probabilities of a choice are not numbers.
 
-    Raises AnswerError where the reply is no chat completion.
+    Raises AnswerError where the reply is not a chat completion.
     """
     try:
         first = reply["choices"][0]
@@ -177,7 +177,7 @@ def read_reply(reply: Any, query: Query) -> Answer:
         logprob = logprob if logprob is not None and math.isfinite(logprob) else None
         chances = choice_probabilities(query.choices, logs[0]) if query.choices and logs else None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise AnswerError(f"the server's reply is no chat completion: {type(error).__name__}: {error}") from error
+        raise AnswerError(f"the server's reply is not a chat completion: {type(error).__name__}: {error}") from error
     if query.choices and logs and _not_numbers(logs[0]):
         return failed(query, "the server's log-probabilities are not numbers")
     if chances is not None:
@@ -221,7 +221,7 @@ class Pieces:
                 self.text += words
                 return words
         except (KeyError, TypeError, AttributeError) as error:
-            raise AnswerError(f"the server's stream is no chat completion: {error}") from error
+            raise AnswerError(f"the server's stream is not a chat completion: {error}") from error
         return ""
 
     def reply(self) -> dict[str, Any]:

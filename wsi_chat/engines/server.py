@@ -142,7 +142,7 @@ class Server:
                 f"{type(error).__name__}: {error}", gone=isinstance(error, httpx2.ConnectError)
             ) from error
         except (ValueError, RecursionError) as error:
-            raise ServerTrouble(f"its stream is no JSON: {error}") from error
+            raise ServerTrouble(f"its stream is not JSON: {error}") from error
 
     def _unwelcome(self, response: httpx2.Response, content: bytes) -> Exception:
         """The error that a reply with an error's status stands for."""
@@ -182,8 +182,8 @@ class Server:
             except httpx2.TransportError as error:
                 gone = isinstance(error, httpx2.ConnectError)
                 trouble = f"{type(error).__name__}: {error}".rstrip(": ")
-            except (AnswerError, ValueError, RecursionError) as error:  # the last two: the body is no JSON
-                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is no JSON: {error}"
+            except (AnswerError, ValueError, RecursionError) as error:  # the last two: the body is not JSON
+                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is not JSON: {error}"
             if attempt >= self._retries or timeouts > TIMEOUTS:
                 raise ServerTrouble(trouble, gone=gone)
             pause = min(LONGEST_PAUSE, self._pause * 2**attempt) * self._chance.uniform(0.5, 1.5)
@@ -315,7 +315,7 @@ def _listed(reply: Any) -> dict[str, tuple[str, int | None]]:
             str(entry["id"]): (str(entry.get("root") or ""), entry.get("max_model_len")) for entry in reply["data"]
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise AnswerError(f"its reply is no list of models: {error}") from error
+        raise AnswerError(f"its reply is not a list of models: {error}") from error
     return {name: (root, most if isinstance(most, int) and most > 0 else None) for name, (root, most) in models.items()}
 
 
