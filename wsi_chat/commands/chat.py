@@ -54,7 +54,7 @@ def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool 
     for note in conversation.notes:
         aside.print(note, style="dim" if note is conversation.notes[0] else "yellow", markup=False)
     if terminal:
-        aside.print("/help lists what can be said; /quit ends.", style="dim")
+        aside.print("/help lists what you can ask; /quit ends.", style="dim")
     code = 0
     try:
         for line in _lines(terminal):

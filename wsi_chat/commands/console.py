@@ -20,16 +20,14 @@ log = logging.getLogger(__name__)
 EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
-class _OneLine(logging.Formatter):
-    """A record without its traceback, which is for run.log."""
+class _ToStderr(logging.Handler):
+    """A line for each record, without its traceback, which is for run.log."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname}: {record.getMessage()}"
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname}: {record.getMessage()}", file=sys.stderr)
 
 
-_stderr = logging.StreamHandler()
-_stderr.setFormatter(_OneLine())
-_stderr.setLevel(logging.WARNING)
+_stderr = _ToStderr(logging.WARNING)
 # an error that `complain` prints is logged too, for run.log
 _stderr.addFilter(lambda record: not getattr(record, "printed", False))
 
@@ -48,7 +46,6 @@ def set_up_logging() -> None:
     What a library grumbles about while a reader tries a file is either no error or becomes one of ours, with the
     file's name and the way out.
     """
-    _stderr.setStream(sys.stderr)
     if _stderr not in logging.getLogger().handlers:
         logging.getLogger().addHandler(_stderr)
     for name in ("tifffile", "tiffslide", "PIL", "matplotlib", "fsspec", "transformers"):
