@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
+from wsi_chat.address import notice
 from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.schema import Funnel, ModelRecord, Provenance, TileVerdict
 from wsi_chat.settings import Settings, affecting
@@ -72,8 +73,6 @@ def engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
     """What a reader must know of who answered: images that left the machine, probabilities that are none."""
     notes = []
     if settings.base_url and asker is not None:
-        from wsi_chat.engines.server import notice
-
         leaving = notice(settings.base_url)
         notes += [leaving.replace(" are sent", " were sent")] if leaving else []
     if asker is not None and asker.choices_in_words:
