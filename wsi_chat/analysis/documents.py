@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
-from wsi_chat.schema import Box, Report, TileVerdict
+from wsi_chat.schema import Box, Remark, Report, TileVerdict
 from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ FORMATS: tuple[Format, ...] = ("pdf", "html", "json", "dicom")
 Step = Callable[[], object]
 
 
-def missing_font(settings: Settings) -> str:
-    """Why report.pdf cannot be written in the settings' language; empty where it can. Says so at once, as an error.
+def missing_font(settings: Settings) -> Remark | None:
+    """Why report.pdf cannot be written in the settings' language; None where it can. Says so at once, as an error.
 
     Asked before the first tile, so that the run goes on knowingly: everything but the PDF is still written.
     """
     from reports import FontMissing, chinese_font
 
     if settings.language != "zh" or not settings.pdf:
-        return ""
+        return None
     try:
         chinese_font(settings.font_path)
     except FontMissing as error:
         log.error("%s %s", error.message, error.hint)
-        return f"report.pdf was not written: {error.message}"
-    return ""
+        return Remark("run.no_pdf", why=error.message)
+    return None
 
 
 def write_documents(

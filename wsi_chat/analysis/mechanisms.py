@@ -24,7 +24,7 @@ from wsi_chat.analysis.views import (
     takes_many,
 )
 from wsi_chat.errors import SlideUnreadable
-from wsi_chat.schema import Box, LabelledBox, Tile, TileVerdict
+from wsi_chat.schema import Box, LabelledBox, Remark, Tile, TileVerdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 SPOTS = 8
 """Second looks per tile, at most."""
+VIEWED = {
+    ("quadrants", True): "mechanism.quarters_together",
+    ("quadrants", False): "mechanism.quarters_one_by_one",
+    ("context", True): "mechanism.context_together",
+    ("context", False): "mechanism.context_one_by_one",
+}
 EDGE_PX = 2.0
 """A box that ends this near the border of a second look is cut by it: the first look saw it whole."""
 
@@ -46,18 +52,15 @@ def reader_of(slide: Slide) -> Reader:
     return lambda box, px: fromarray(slide.crop(box, px))
 
 
-def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[str]:
+def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[Remark]:
     """What the report should say of the mechanisms that were on; empty where none was."""
     notes = []
     if views != "none":
-        shown = {"quadrants": "its four quarters", "context": "its surroundings"}[views]
-        how = "in one question" if takes_many(dialect) else "asked one by one, the scores joined (mean of logits)"
-        notes.append(f"Each tile was screened together with {shown}, {how} (--views {views}).")
+        notes.append(Remark(VIEWED[views, takes_many(dialect)]))
     if contrast != "none":
-        twin = {"blank": "an empty tile", "blur": "the blurred tile"}[contrast]
-        notes.append(f"Tile probabilities are calibrated against the answer to {twin} (--contrast {contrast}).")
+        notes.append(Remark("mechanism.contrast_blank" if contrast == "blank" else "mechanism.contrast_blur"))
     if zoom > 1:
-        notes.append(f"What was located was looked at again {zoom:g} times closer; boxes of both looks are merged.")
+        notes.append(Remark("mechanism.zoom", factor=zoom))
     return notes
 
 

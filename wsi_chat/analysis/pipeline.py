@@ -252,7 +252,7 @@ def analyze_slide(
         sample: Sample | None = None
         provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
-        passed_over = ""
+        passed_over = None
         if fitted is not None and plan.tiles:
             conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
             applied, passed_over = apply_or_pass(fitted, settings, conditions)

@@ -150,7 +150,7 @@ class SlideFacts:
     def why(self) -> Told:
         """The reason, the sentences behind it, and what carries it."""
         verdict = self.report.verdict
-        lines = [verdict.reason]
+        lines: list[str] = [verdict.reason]
         if verdict.category_reason:
             lines.append(verdict.category_reason)
         carrying = self._known(verdict.carrying)

@@ -103,7 +103,7 @@ def _formats(text: str | None) -> tuple[Format, ...]:
 
 
 def _language(text: str | None, report: Report) -> Language:
-    from reports.language import LANGUAGES
+    from wsi_chat.remarks import LANGUAGES
 
     for language in LANGUAGES:
         if language == (text or report.language):
