@@ -12,7 +12,7 @@ it, and the order of findings changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aggregators.support import PRECISION, Evidence, gather
 from wsi_chat.remarks import together
@@ -121,13 +121,7 @@ def _abnormal(
     if not chosen:
         return CategoryCall(None, None, _unsupported(findings, system), support=rows)
     chosen += others
-    parts = [
-        Remark(
-            "category.support", category=_name(entry.category), n=len(entry.findings),
-            needed=entry.category.min_findings,
-        )
-        for entry in chosen
-    ]  # fmt: skip
+    parts = [_support(entry, system) for entry in chosen]
     names = [_open_name(entry.category, left_open.get(entry.category.code, ())) for entry in chosen]
     open_ = [
         Remark("category.left_open", category=_name(graver), hints=_hints(entry, axes[entry.category.axis]))
@@ -144,6 +138,22 @@ def _abnormal(
         _kind(lowest, precision),
         (*rows, *(entry.record(chosen=True) for entry in others)),
     )
+
+
+def _support(entry: Evidence, system: System) -> Remark:
+    """How many findings stand behind a category; by class where graver ones are among them."""
+    known: dict[str, Any] = {
+        "category": _name(entry.category), "n": len(entry.findings), "needed": entry.category.min_findings,
+    }  # fmt: skip
+    if all(finding.label in entry.category.from_labels for finding in entry.findings):
+        return Remark("category.support", **known)
+    counted = [(label, sum(f.label == label.code for f in entry.findings)) for label in system.labels]
+    classes = [
+        Remark("part.name_and_number", name=Remark("name.label", code=label.code, name=label.name), n=n)
+        for label, n in counted
+        if n
+    ]
+    return Remark("category.support_graver", classes=classes, **known)
 
 
 def _left_open(entry: Evidence, graded: Sequence[Evidence]) -> tuple[Category, ...]:

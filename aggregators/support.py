@@ -50,6 +50,7 @@ class Evidence(NamedTuple):
             name=self.category.name,
             axis=self.category.axis,
             findings=len(self.findings),
+            own=sum(finding.label in self.category.from_labels for finding in self.findings),
             needed=self.category.min_findings,
             confidence=self.confidence,
             chosen=chosen,

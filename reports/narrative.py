@@ -83,7 +83,11 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
     if not report.specimen.given:
         yield _say(words("narrative.no_specimen"), "specimen")
     cited = verdict.carrying[:CITED] if verdict.status == "abnormal" else ()
-    yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
+    candidates = [finding.id for finding in verdict.findings if finding.abnormal]
+    if verdict.status == "normal" and candidates:
+        yield _say(words("narrative.normal_with_candidates", n=len(candidates)), "verdict.status", *candidates[:CITED])
+    else:
+        yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
     yield from score_sentence(report, words)
     if verdict.status == "indeterminate" and verdict.coverage < verdict.coverage_floor:
         yield _say(

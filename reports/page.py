@@ -43,7 +43,8 @@ def page_data(
         words: the language; by default that of the report, with the names as the report holds them.
     """
     words = words or Words(report.language)
-    items = gallery_items(report, limit=GALLERY_LIMIT, tile_verdicts=tile_verdicts)
+    limit = gallery_limit(report)
+    items = gallery_items(report, limit=limit, tile_verdicts=tile_verdicts)
     verdict = report.verdict
     return {
         "language": words.language,
@@ -62,12 +63,26 @@ def page_data(
         "strip_title": _strip_title(report, items, words),
         "strip": [_cell(item, folder, words) for item in items[:STRIP]],
         "gallery": [_cell(item, folder, words) for item in items],
+        "gallery_more": _more(report, items, words),
         "funnel": _funnel(report, words),
         "gaps": _gaps(report, words),
         "provenance": _provenance(report, words),
         "details": _details(report, words),
         "notes": [clean(words.remark(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
     }
+
+
+def gallery_limit(report: Report) -> int:
+    """How many cells the gallery shows: what the run was asked for with --gallery."""
+    asked = report.provenance.config.get("gallery")
+    return asked if isinstance(asked, int) and not isinstance(asked, bool) else GALLERY_LIMIT
+
+
+def _more(report: Report, items: Sequence[GalleryItem], words: Words) -> str:
+    """How many findings the gallery does not show, and where they are; empty where it shows them all."""
+    shown = {item.id for item in items}
+    left = sum(finding.id not in shown for finding in report.verdict.findings)
+    return words("page.gallery_more", n=left) if left else ""
 
 
 def disclaimer(report: Report, words: Words) -> str:
@@ -283,8 +298,13 @@ def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> 
 
 def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
     x, y = item.position_mm
-    score = "" if item.score is None else f"p {score_text(item.score)}"
     is_field = item.id == item.tile_id
+    parts = []
+    if item.confidence is not None:
+        parts.append(words("page.cell_confidence", p=score_text(item.confidence)))
+    if item.score is not None:
+        parts.append(words("page.tile_p", p=score_text(item.score)))
+    score = words.between.join(parts)
     name = words("page.field_item") if is_field else words.label(item.label, item.name)
     also = words.between.join(words.label(code, code) for code in item.also_called)
     return {

@@ -226,6 +226,7 @@ class Finding(Record):
     """One cell (or organism), merged from every tile that saw it. ``box`` is level-0 pixels.
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
+    ``confidence`` is the highest that the model gave the cell itself under this label, None where it gave none.
     ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
     tiles that gave it this label, ``other_labels`` what else they called it.
     """
@@ -236,6 +237,7 @@ class Finding(Record):
     box: Box
     abnormal: bool
     score: Probability | None = None
+    confidence: Probability | None = None
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
     other_labels: tuple[str, ...] = ()
@@ -342,7 +344,7 @@ class Fitted(Record):
 
 
 class CategorySupport(Record):
-    """What speaks for one category: findings of its labels or of graver ones on its axis.
+    """What speaks for one category: findings of its labels or of graver ones on its axis, of which ``own`` are its own.
 
     ``confidence`` is the probability that at least ``needed`` of them are right (see `aggregators.category`);
     ``chosen`` marks the categories that were given, ``open`` those that could not be excluded beside them.
@@ -351,7 +353,8 @@ class CategorySupport(Record):
     code: str
     name: str
     axis: str
-    findings: int = Field(ge=0)
+    findings: int = Field(ge=0, description="of its labels or of graver ones")
+    own: int | None = Field(default=None, ge=0, description="of its own labels; None in reports of schema 1.1")
     needed: int = Field(ge=1)
     confidence: Probability
     chosen: bool = False

@@ -21,7 +21,9 @@ from wsi_chat.schema import Adequacy, Remark
 ROOT = Path(wsi_chat.__file__).resolve().parents[1]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # texts that are the same in every language: names, and what is joined of other remarks
-NEUTRAL = {"verbatim", "part.class_and_number", "part.number_and_class", "about.given", "category.names"}
+NEUTRAL = {
+    "verbatim", "part.class_and_number", "part.name_and_number", "part.number_and_class", "about.given", "category.names",
+}  # fmt: skip
 
 
 def templates(language: str) -> dict[str, str]:
