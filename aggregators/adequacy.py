@@ -13,14 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aggregators.intervals import proportion
 from aggregators.sampling import LEVEL, Frame, Total, total
 from wsi_chat.schema import Adequacy, CellSample, Funnel, Interval, Remark, VerdictStatus
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import Minimum, System
+from wsi_chat.terminology import Minimum, System
 
 METHOD = "stratified random tiles, combined ratio estimator, log-scale t interval"
 
@@ -41,7 +39,7 @@ class Supplied:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TileSample:
     """The sampled tiles and the frame that they were drawn from."""
 
     tiles: tuple[CellSample, ...]
@@ -54,7 +52,7 @@ def estimate(
     funnel: Funnel,
     status: VerdictStatus,
     screened: int,
-    sample: Sample | None = None,
+    sample: TileSample | None = None,
     supplied: Supplied | None = None,
     floor: float = 0.9,
 ) -> Adequacy:
@@ -171,7 +169,7 @@ class _Counted:
     unit: str
 
     @classmethod
-    def of(cls, system: System, sample: Sample) -> _Counted:
+    def of(cls, system: System, sample: TileSample) -> _Counted:
         rule, frame = system.adequacy, sample.frame
         counted = [tile for tile in sample.tiles if tile.status == "counted"]
         cells: dict[int, dict[str, int]] = {tile.tile.index: _in_core(tile, frame, system) for tile in counted}

@@ -12,14 +12,12 @@ it, and the order of findings changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from aggregators.support import PRECISION, Evidence, gather
 from wsi_chat.remarks import together
 from wsi_chat.schema import CategorySupport, Finding, Remark, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import Category, System
+from wsi_chat.terminology import Category, System
 
 
 class CategoryCall(NamedTuple):

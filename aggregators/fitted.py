@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from aggregators.attention import AttentionHead, from_bytes
+from aggregators.attention import AttentionHead, from_bytes, to_bytes
 from aggregators.calibration import Calibration
 from aggregators.conformal import Band, band
 from aggregators.features import (
@@ -33,10 +35,6 @@ from aggregators.logistic import LogisticHead
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import Fitted, Probability, Record, Remark
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 FILE, WEIGHTS = "aggregator.json", "attention.safetensors"
 HeadName = Literal["logistic", "attention"]
@@ -184,7 +182,6 @@ class FittedAggregator:
 
         Known of the logistic head alone, whose record has the mean and the spread of every feature.
         """
-        import numpy as np
 
         head = self.record.logistic
         if head is None or len(evidence.p) == 0:
@@ -234,8 +231,6 @@ class FittedAggregator:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.attention is not None:
-                from aggregators.attention import to_bytes
-
                 _put(folder / WEIGHTS, to_bytes(self.attention))
             payload = {**_said(self.record), "sha256": self.sha256}
             text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
@@ -308,7 +303,6 @@ def head_log_probabilities(
     head: LogisticHead | AttentionHead | None, slides: Sequence[Evidence], labels: Sequence[str], *, image: int = 0
 ) -> NDArray[np.float64]:
     """(slides, classes) log-probabilities as the head gives them, before calibration."""
-    import numpy as np
 
     if isinstance(head, LogisticHead):
         return head.log_probabilities(np.stack([verdict_features(slide, labels) for slide in slides]))
@@ -321,7 +315,6 @@ def head_log_probabilities(
 
 def margins(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log odds of 'not negative' from (slides, classes) log-probabilities: what is calibrated and thresholded."""
-    import numpy as np
     from scipy.special import logsumexp
 
     return np.asarray(logsumexp(logs[:, 1:], axis=1) - logs[:, 0])
@@ -329,7 +322,6 @@ def margins(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def calibrated(logs: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
     """Calibrated class probabilities: 'not negative' is calibrated and shared out among its classes as before."""
-    import numpy as np
     from scipy.special import softmax
 
     positive = np.clip(calibration.apply(margins(logs)), 0.0, 1.0)

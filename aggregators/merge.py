@@ -27,13 +27,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import shapely
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Tile, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import System
+from wsi_chat.terminology import System
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,6 @@ def candidate_pairs(seen: Sequence[Seen]) -> Iterable[tuple[int, int]]:
     """Index pairs ``a < b``, sorted, whose boxes overlap or come within the margin of the larger pixel size."""
     if len(seen) < 2:
         return []
-    import numpy as np
-    import shapely
 
     boxes = np.array([[s.box.x0, s.box.y0, s.box.x1, s.box.y1] for s in seen])
     margin = max(s.margin for s in seen)

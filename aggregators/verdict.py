@@ -10,21 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aggregators.adequacy import Sample, Supplied, estimate
+from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.category import call_category
 from aggregators.counts import count_findings
-from aggregators.features import evidence_of
+from aggregators.features import ImageFeatures, evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pooling import find_pool
 from aggregators.support import PRECISION
 from wsi_chat.errors import SettingError
 from wsi_chat.remarks import together
 from wsi_chat.schema import Box, Finding, Funnel, Remark, SlideVerdict, TileVerdict, VerdictStatus
+from wsi_chat.terminology import System
 
 if TYPE_CHECKING:
-    from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
-    from wsi_chat.terminology import System
 
 
 def aggregate(
@@ -39,7 +38,7 @@ def aggregate(
     coverage_floor: float = 0.9,
     false_alarm: float = 0.01,
     cutoff: float = 0.5,
-    sample: Sample | None = None,
+    sample: TileSample | None = None,
     supplied: Supplied | None = None,
     precision: Mapping[str, float] | float | None = None,
     applied: Applied | None = None,

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from reports.files import HINT, replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
 
 FOLDER = "gallery"
 FIELD_UM = 60.0  # a squamous cell measures 40-60 µm across, a nucleus 7-20
@@ -104,8 +102,6 @@ def draw_gallery(
     Raises:
         OutputError: if a picture cannot be written.
     """
-    import numpy as np
-    from PIL import Image
 
     items = []
     for item in gallery_items(report, limit=limit, tile_verdicts=tile_verdicts):
@@ -199,7 +195,6 @@ def _field(report: Report, box: Box, side: float) -> Box:
 
 
 def _annotate(picture: Image.Image, item: GalleryItem) -> None:
-    from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
     px = picture.width
@@ -213,7 +208,6 @@ def _annotate(picture: Image.Image, item: GalleryItem) -> None:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it: Pillow's own font has no micro sign."""
     import matplotlib as mpl
-    from PIL import ImageFont
 
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 

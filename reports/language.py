@@ -7,15 +7,12 @@ English, never left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from wsi_chat.errors import TerminologyError
 from wsi_chat.remarks import Phrasing, catalogue, listed
 from wsi_chat.schema import Count, Language, Remark, Report, SlideVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import System
-    from wsi_chat.terminology.translation import Translation
+from wsi_chat.terminology import System
+from wsi_chat.terminology.translation import Translation
 
 
 class Words:

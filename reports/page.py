@@ -15,6 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from aggregators.fitted import METHODS
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
@@ -278,7 +280,6 @@ def _short(text: str, limit: int = 30) -> str:
 
 def _picture(folder: Path, name: str) -> str | None:
     """The picture's path under the folder, or None where it is missing or cannot be decoded."""
-    from PIL import Image
 
     try:
         with Image.open(folder / name) as picture:

@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from reports.files import write_bytes
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
@@ -389,7 +391,6 @@ def _pair(entry: dict[str, str]) -> str:
 
 def _inlined(path: Path, side: int) -> str | None:
     """A picture as a data URI, as JPEG and no larger than it is shown; None where it cannot be read."""
-    from PIL import Image
 
     try:
         with Image.open(path) as picture:

@@ -60,7 +60,7 @@ from wsi_chat.schema import (
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
@@ -251,7 +251,7 @@ def analyze_slide(
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
         keeper: FeatureKeeper | None = None
-        sample: Sample | None = None
+        sample: TileSample | None = None
         provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
         passed_over = None
@@ -338,7 +338,7 @@ def _judge(
     provenance: Provenance,
     asker: Asker | None,
     clock: Clock,
-    sample: Sample | None,
+    sample: TileSample | None,
     applied: Applied | None,
     precision: Mapping[str, float] | float | None,
     image: ImageFeatures | None = None,

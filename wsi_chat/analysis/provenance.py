@@ -17,7 +17,7 @@ from wsi_chat.schema import Funnel, ModelRecord, Provenance, Remark, TileVerdict
 from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from tilers import Foreground, Slide, TilePlan
     from wsi_chat.engines.asker import Asker
     from wsi_chat.engines.model import Model
@@ -29,7 +29,7 @@ VERSIONED = (
 )  # fmt: skip
 
 
-def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: Sample | None = None) -> Funnel:
+def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: TileSample | None = None) -> Funnel:
     """How many tiles came through each step."""
     rows = list(tile_verdicts)
     count = {status: sum(row.status == status for row in rows) for status in {row.status for row in rows}}
