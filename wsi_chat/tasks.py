@@ -22,7 +22,7 @@ DEFAULT_TOKENS: dict[str, int] = {
     "describe": 256,
     "vqa": 256,
 }
-"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
+"""Maximum tokens per answer. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Ask:
     """One question about one image, before any model's wording.
 
     ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region``
-    is in pixels of the image as given; ``max_tokens`` is the room for the answer.
+    is in pixels of the image as given; ``max_tokens`` limits the answer.
     """
 
     task: TaskName

@@ -15,7 +15,7 @@ from PIL import Image
 from tilers.field import Field
 from tilers.spots import hot_spots, touches_edge
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import ReadTile, picture_of, screened
+from wsi_chat.analysis.cascade import ReadTile, on_one_scale, picture_of, screened
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.dialects.views import Reader, beside, contrast_score, degraded, expit, joined, other_views
 from wsi_chat.engines.asker import Asked, Asker
@@ -134,7 +134,7 @@ def screen_with_views(
             parts.take(given.context.role, p)
         if parts.answers == parts.expected:
             done(_verdict(parts, views, system))
-    return verdicts
+    return on_one_scale(verdicts, asker)
 
 
 def _questions_about(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from wsi_chat._version import __version__
+from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.analysis.mechanisms import mechanism_notes
-from wsi_chat.engines.server import check_address, is_this_machine
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import Funnel, ModelRecord, Provenance, Remark, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
     from aggregators import TileSample
@@ -95,9 +95,7 @@ def images_left(base_url: str) -> Remark | None:
 
 def config_of(settings: Settings) -> dict[str, Any]:
     """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(
-        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
-    )
+    return settings.model_dump(mode="json", exclude=set(affecting("speed")))
 
 
 def system_stamp(system: System) -> str:

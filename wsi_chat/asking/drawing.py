@@ -26,7 +26,7 @@ def draw_result(slide: Slide, result: AskResult, path: Path, system: System) -> 
     """Draw an answer over the part of the slide that it is about.
 
     Raises:
-        SettingError: the file's suffix is no picture format that can be written.
+        SettingError: the file's suffix is not a picture format that can be written.
         OutputError: the file cannot be written.
         SlideUnreadable: nothing of the place can be read.
     """

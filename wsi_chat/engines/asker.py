@@ -94,8 +94,10 @@ class Asker:
     queries: int = 0
     """Questions that went to the engine."""
     tokens: dict[str, int] = field(default_factory=dict)
-    choices_in_words: int = 0
-    """Choices that came without probabilities, from a server that gives none."""
+    in_words: dict[str, list[str]] = field(default_factory=dict)
+    """Key -> names of the fields, for screening answers that came without probabilities."""
+    probable: bool = False
+    """Whether any screening answer came with probabilities."""
     keeper: ScreenWatcher | None = None
     """Keeps image features of the tiles that are screened."""
     _waiting: dict[str, list[tuple[Asked[Any], Frame]]] = field(default_factory=dict)
@@ -135,10 +137,35 @@ class Asker:
     def read_screen(self, given: Answered[Context], positive: str) -> float | None:
         """Probability of the positive option of a screening question, 0 .. 1; None where the answer names no option."""
         chances = self.dialect.read_choice(given.answer, given.ask)
-        self.choices_in_words += chances is not None and given.answer.probabilities is None
+        if chances is not None:
+            if given.answer.probabilities is None:
+                self.in_words.setdefault(given.answer.key, []).append(given.asked.name)
+            else:
+                self.probable = True
         if self.keeper is not None and given.asked.screened is not None:
             self.keeper.answered(given.asked.screened, usable=chances is not None)
         return None if chances is None else min(1.0, max(0.0, chances[positive]))
+
+    @property
+    def choices_in_words(self) -> int:
+        """Screening answers that count although they came without probabilities, from a server that gives none."""
+        return sum(map(len, self.in_words.values()))
+
+    def retract_mixed(self) -> set[str]:
+        """Names of fields whose screening answer is on another scale than the rest, and is no answer therefore.
+
+        A yes or no is not one of many probabilities. Where some answers had them, those without are taken back, out
+        of the journal too, so that a rerun asks again. Where none had them, all stay.
+        """
+        if not self.probable or not self.in_words:
+            return set()
+        if self.journal is not None:
+            self.journal.forget(self.in_words)
+        names = {name for shown in self.in_words.values() for name in shown}
+        for key in self.in_words:
+            self._unkept.pop(key, None)
+        self.in_words.clear()
+        return names
 
     def _unknown(
         self, questions: Iterable[Asked[Context]], known: deque[Answered[Context]], sent: dict[str, Query]
