@@ -30,7 +30,8 @@ from aggregators.features import (
     verdict_features,
 )
 from aggregators.logistic import LogisticHead
-from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.atomic import write_bytes, write_text
+from wsi_chat.errors import SettingError
 from wsi_chat.schema import Fitted, Probability, Record
 
 if TYPE_CHECKING:
@@ -225,24 +226,12 @@ class FittedAggregator:
 
     def save(self, folder: Path) -> Path:
         """Write the folder's files; returns aggregator.json. Raises OutputError."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.attention is not None:
-                from aggregators.attention import to_bytes
+        if self.attention is not None:
+            from aggregators.attention import to_bytes
 
-                _put(folder / WEIGHTS, to_bytes(self.attention))
-            payload = {**_said(self.record), "sha256": self.sha256}
-            text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
-            return _put(folder / FILE, text.encode())
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
-
-
-def _put(path: Path, data: bytes) -> Path:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return path
+            write_bytes(folder / WEIGHTS, to_bytes(self.attention))
+        payload = {**_said(self.record), "sha256": self.sha256}
+        return write_text(folder / FILE, json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
 
 
 def _said(record: Aggregator) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.files import write_bytes
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Finding, Report
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.files import replacing
 from reports.language import Words
+from wsi_chat.atomic import replacing
 from wsi_chat.schema import Report, TileVerdict
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.files import HINT, replacing
+from wsi_chat.atomic import HINT, replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
 

@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.files import write_bytes
+from wsi_chat.atomic import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np

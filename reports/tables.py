@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.files import replacing
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Tile, TileVerdict
 
