@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi_chat.analysis.run_folder import open_folder, row_of_failure, slide_id, write_run, write_summary
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder, open_folder, slide_id
+from wsi_chat.analysis.summary import row_of_failure, write_summary
 from wsi_chat.errors import OutputError, SlideUnsupported
 
 
@@ -38,8 +39,8 @@ def test_a_folder_that_is_a_file_names_the_flag(tmp_path: Path) -> None:
 
 def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -> None:
     error = SlideUnsupported("no reader", hint="convert it")
-    write_summary(tmp_path, [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
-    write_summary(tmp_path, [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
+    write_summary(RunFolder(tmp_path), [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
+    write_summary(RunFolder(tmp_path), [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
     with (tmp_path / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["state"], row["reason"]) for row in rows] == [
@@ -50,10 +51,10 @@ def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -
 
 
 def test_run_json_remembers_every_slide_and_survives_damage(tmp_path: Path) -> None:
-    write_run(tmp_path, config={"top_k": 1}, origin={}, slides={"a-1": "/x/a.svs"})
-    path = write_run(tmp_path, config={"top_k": 2}, origin={"top_k": "flag"}, slides={"b-2": "/x/b.svs"})
+    RunFolder(tmp_path).write_record(config={"top_k": 1}, origin={}, slides={"a-1": "/x/a.svs"})
+    path = RunFolder(tmp_path).write_record(config={"top_k": 2}, origin={"top_k": "flag"}, slides={"b-2": "/x/b.svs"})
     assert json.loads(path.read_text())["slides"] == {"a-1": "/x/a.svs", "b-2": "/x/b.svs"}
     assert json.loads(path.read_text())["config"] == {"top_k": 2}
     path.write_text("{ half")
-    write_run(tmp_path, config={}, origin={}, slides={"c-3": "/x/c.svs"})
+    RunFolder(tmp_path).write_record(config={}, origin={}, slides={"c-3": "/x/c.svs"})
     assert json.loads(path.read_text())["slides"] == {"c-3": "/x/c.svs"}

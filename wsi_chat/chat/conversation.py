@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tilers.field import Field
 from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
 from wsi_chat.asking.answer import wanted
 from wsi_chat.asking.intent import Guess, guess, out_of_grammar
 from wsi_chat.chat.history import Thread
@@ -367,13 +368,14 @@ def _result_of(source: str | Path | SlideResult, slide: str | Path | None) -> Sl
     if isinstance(source, SlideResult):
         return source
     folder = Path(source)
-    if (folder / "report.json").is_file():
+    if SlideFolder(folder).finished:
         return load_result(folder, slide=slide)
-    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
+    run = RunFolder(folder)
+    inside = run.finished_slides() if run.is_run else ()
     if len(inside) == 1:
-        return load_result(inside[0].parent, slide=slide)
+        return load_result(inside[0].path, slide=slide)
     if inside:
-        names = ", ".join(path.parent.name for path in inside[:5])
+        names = ", ".join(slide_folder.id for slide_folder in inside[:5])
         raise SettingError(
             f"{folder} holds {len(inside)} slides.",
             hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",
