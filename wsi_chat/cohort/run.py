@@ -25,6 +25,7 @@ from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, make_job
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError
+from wsi_chat.journal import lock_file
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -310,16 +311,11 @@ def _model_id(settings: Settings, model: Model) -> str:
 @contextmanager
 def _only_writer(run: RunFolder) -> Iterator[None]:
     """Two cohorts in one folder would take each other's slides for their own dead ones."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(run.lock_path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"-o {run.path}: another cohort is being written there.", hint="Wait for it, or choose another folder."
-        ) from error
-    try:
+    with run.lock_path.open("ab") as file:
+        try:
+            lock_file(file)
+        except OSError as error:
+            raise OutputError(
+                f"-o {run.path}: another cohort is being written there.", hint="Wait for it, or choose another folder."
+            ) from error
         yield
-    finally:
-        lock.release()
