@@ -257,8 +257,10 @@ class Journal:
         self._open.close()
         self._database = self._started_anew(error)
 
-    def put(self, answer: Answer) -> bool:
+    def put(self, answer: Answer, *, replace: bool = False) -> bool:
         """Store an answer; on return it is safe. False where it was not stored: failed, empty, or known already.
+
+        ``replace`` puts it in the place of an earlier answer to the same key.
 
         Raises OutputError where it cannot be written (disk full, read-only).
         """
@@ -284,22 +286,31 @@ class Journal:
         row = (*row, _checksum(row))
         with self._mutex:
             try:
-                return self._insert(row)
+                return self._insert(row, replace=replace)
             except sqlite3.DatabaseError as error:
                 self._replace_damaged(error)
             try:
-                return self._insert(row)
+                return self._insert(row, replace=replace)
             except sqlite3.Error as error:
                 raise self._refused(error) from error
 
-    def _insert(self, row: tuple[Any, ...]) -> bool:
-        sql = f"INSERT OR IGNORE INTO answers VALUES ({_marks(len(row))})"
+    def _insert(self, row: tuple[Any, ...], *, replace: bool) -> bool:
+        sql = f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers VALUES ({_marks(len(row))})"
         if self._open.execute(sql, row).rowcount == 1:
             return True
         earlier = self._open.execute(f"SELECT {self._columns} FROM answers WHERE key = ?", row[:1]).fetchall()
         if all(_whole(one) for one in earlier):
             return False
         return self._open.execute(sql.replace("IGNORE", "REPLACE"), row).rowcount == 1
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take answers back: their questions count as never asked. Raises OutputError where that cannot be written."""
+        rows = [(key,) for key in keys]
+        with self._mutex:
+            try:
+                self._open.executemany("DELETE FROM answers WHERE key = ?", rows)
+            except sqlite3.Error as error:
+                raise self._refused(error) from error
 
     def tally(self) -> dict[str, int]:
         """How many answers there are to each task, by task."""

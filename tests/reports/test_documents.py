@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from reports import json_schema, published_schema, read_report_json, write_report_json
-from wsi_chat.atomic import replacing
 from reports.schema_file import write_schema
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 
 

@@ -177,7 +177,8 @@ from wsi_chat.analysis.feature_store import FeatureStore
 from wsi_chat.analysis.run_folder import SlideFolder
 import wsi_chat.analysis.feature_store as features
 features.BLOCK_BYTES = 4000
-store = FeatureStore(SlideFolder(Path(sys.argv[1])), of={"fingerprint": "fp", "model": "m@1", "kind": "k"}, tiles=5000, width=50)
+of = {"fingerprint": "fp", "model": "m@1", "kind": "k"}
+store = FeatureStore(SlideFolder(Path(sys.argv[1])), of=of, tiles=5000, width=50)
 print("ready", flush=True)
 for start in range(0, 5000, 10):
     tiles = [tile for tile in range(start, start + 10) if tile not in store]

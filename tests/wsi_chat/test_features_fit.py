@@ -44,7 +44,11 @@ def write_slide(root: Path, name: str, rng: np.random.Generator, *, abnormal: bo
     rows = tile_verdicts(rng, abnormal=False)
     report = write_run(folder, image, rows)
     store = FeatureStore(
-        SlideFolder(folder), of=identity_of(report.slide, report.provenance), tiles=len(rows), width=width, overwrite=True
+        SlideFolder(folder),
+        of=identity_of(report.slide, report.provenance),
+        tiles=len(rows),
+        width=width,
+        overwrite=True,
     )
     values = rng.normal(100, 5, (len(rows), width)).astype(np.float32)
     values[: 10 * abnormal, 2] += 30

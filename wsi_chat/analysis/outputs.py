@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
 from wsi_chat.schema import Box, Report, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.settings import FORMATS, Format, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Format = Literal["pdf", "html", "json", "dicom"]
-FORMATS: tuple[Format, ...] = ("pdf", "html", "json", "dicom")
 Step = Callable[[], object]
 
 
@@ -38,7 +36,7 @@ def missing_font(settings: Settings) -> str:
     """
     from reports import FontMissing, chinese_font
 
-    if settings.language != "zh" or not settings.pdf:
+    if settings.language != "zh" or "pdf" not in settings.format:
         return ""
     try:
         chinese_font(settings.font_path)
@@ -71,9 +69,8 @@ def write_documents(judged: Judged) -> tuple[str, ...]:
         lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=font_path),
         lambda: _draw_gallery(slide, report, tiles, folder.path, limit=settings.gallery),
     ]
-    formats: list[Format] = ["pdf"] if settings.pdf else []
-    formats += ["html"] if settings.html else []
-    formats += ["dicom"] if settings.dicom and is_dicom(slide.path.name) else []
+    dicom = is_dicom(slide.path.name)
+    formats = [name for name in settings.format if name != "json" and (name != "dicom" or dicom)]
     writers = document_steps(report, tiles, folder, words=words, font_path=font_path, slide_path=slide.path)
     steps += [_apart(name, writers[name], unwritten) for name in formats]
     steps.append(writers["json"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.outputs import missing_font, write_documents
 from wsi_chat.analysis.provenance import config_of
 from wsi_chat.analysis.result import SlideResult
@@ -28,6 +27,7 @@ from wsi_chat.analysis.stages import (
     screen_tiles,
 )
 from wsi_chat.errors import SlideNotFound
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:

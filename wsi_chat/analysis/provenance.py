@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat._version import __version__
+from wsi_chat.address import notice
 from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.schema import Funnel, ModelRecord, Provenance, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
     from aggregators import Sample
     from tilers import Foreground, Slide, TilePlan
-    from wsi_chat.analysis.cascade import Asker
+    from wsi_chat.engines.asker import Asker
     from wsi_chat.engines.model import Model
     from wsi_chat.terminology import System
 
@@ -72,8 +73,6 @@ def engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
     """What a reader must know of who answered: images that left the machine, probabilities that are none."""
     notes = []
     if settings.base_url and asker is not None:
-        from wsi_chat.engines.server import notice
-
         leaving = notice(settings.base_url)
         notes += [leaving.replace(" are sent", " were sent")] if leaving else []
     if asker is not None and asker.choices_in_words:
@@ -86,9 +85,7 @@ def engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
 
 def config_of(settings: Settings) -> dict[str, Any]:
     """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(
-        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
-    )
+    return settings.model_dump(mode="json", exclude=set(affecting("speed")))
 
 
 def system_stamp(system: System) -> str:

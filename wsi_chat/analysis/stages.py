@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.cascade import Asker, Progress, choose, detail, screen
+from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
 from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
@@ -33,7 +33,9 @@ from wsi_chat.analysis.provenance import (
     specimen_name,
 )
 from wsi_chat.analysis.slide_score import SlideScore, conditions_of
+from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
+from wsi_chat.progress import Progress
 from wsi_chat.schema import Box, Provenance, Report, Specimen, TileVerdict, Timings
 
 if TYPE_CHECKING:
@@ -391,11 +393,11 @@ def _timings(run: SlideRun, *, screened: int) -> Timings:
 
 def narrate_by_model(judged: Judged) -> Judged:
     """The same verdict in the model's own words, as far as they pass the check (``--narrative model``)."""
-    from wsi_chat.analysis.narrator import MUTE, pictures_of, write_narrative
+    from wsi_chat.analysis.narrator import pictures_of, write_narrative
 
     run, tiles = judged.run, judged.tile_verdicts
     dialect = run.model.dialect
-    mute = dialect.name in MUTE or not tiles
+    mute = not dialect.narrates or not tiles
     pictures = [] if mute else pictures_of(judged.report, run.prepared.slide, tiles, px=dialect.tile_px)
     report = write_narrative(
         judged.report,

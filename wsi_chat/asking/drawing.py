@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
     from tilers import Slide
-    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.result import AskResult
     from wsi_chat.terminology import System
 
 SMALLEST_PX, LARGEST_PX = 768, 1600
@@ -26,7 +26,7 @@ def draw_result(slide: Slide, result: AskResult, path: Path, system: System) -> 
     """Draw an answer over the part of the slide that it is about.
 
     Raises:
-        SettingError: the file's suffix is no picture format that can be written.
+        SettingError: the file's suffix is not a picture format that can be written.
         OutputError: the file cannot be written.
         SlideUnreadable: nothing of the place can be read.
     """

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
@@ -21,6 +20,7 @@ from wsi_chat.atomic import replacing
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, WsiChatError
+from wsi_chat.progress import Progress, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = N
     if not isinstance(error, WsiChatError):
         log.warning("%s: %s", job.sample.path.name, reason_of(error))
         run.slide(job.slide_id).keep_traceback(error)
+    else:
+        log.info("%s failed: %s", job.sample.path.name, error, exc_info=error)
     return job.state(
         status="failed",
         reason=reason_of(error),

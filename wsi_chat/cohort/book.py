@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.summary import SUMMARY_COLUMNS, write_summary
@@ -15,6 +14,7 @@ from wsi_chat.cohort.page import write_index
 from wsi_chat.cohort.result import CohortResult, columns_of
 from wsi_chat.cohort.state import Job, SlideState, settled, write_state
 from wsi_chat.errors import WsiChatError
+from wsi_chat.progress import Progress, no_progress
 
 PAGE_SECONDS = 30.0  # between two writings of index.html; it holds every slide's picture
 

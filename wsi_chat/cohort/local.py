@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
-from wsi_chat.analysis.cascade import Progress
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.stages import Prepared, prepare_slide
 from wsi_chat.cohort.attempt import Outcome, attempt
 from wsi_chat.cohort.state import Job
 from wsi_chat.engines.model import Model
+from wsi_chat.progress import Progress
 
 AHEAD = 1
 

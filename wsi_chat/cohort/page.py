@@ -13,8 +13,8 @@ from reports.wording import VERDICT_WORDS
 from wsi_chat.analysis.run_folder import RUN_HINT, SlideFolder
 from wsi_chat.atomic import write_text
 from wsi_chat.cohort.result import CohortResult
+from wsi_chat.schema import DISCLAIMER
 
-DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 STATE_MARKS = {"done": "●", "indeterminate": "◐", "failed": "✕", "running": "▸", "queued": "·"}
 # title, and how it is sorted: by words, by number, or not at all
 HEADS = (

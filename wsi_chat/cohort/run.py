@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.manifest import Sample, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
 from wsi_chat.analysis.result import SlideResult
@@ -26,7 +25,8 @@ from wsi_chat.cohort.state import Job, make_job
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError
 from wsi_chat.journal import lock_file
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.progress import Progress, no_progress
+from wsi_chat.settings import Settings, check_names, resolve
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine
@@ -230,11 +230,7 @@ def _resolved(
 ) -> tuple[Settings, dict[str, str], Model]:
     """The effective settings, where each came from, and the model that they or the caller give."""
     named = {"engine": engine} if isinstance(engine, str) else {}
-    unknown = sorted(set(settings) - set(Settings.model_fields))
-    if unknown:
-        raise SettingError(
-            f"There is no setting {unknown[0]!r}.", hint=f"Settings: {', '.join(Settings.model_fields)}."
-        )
+    check_names(settings, "analyze()")
     effective, origin = resolve({**settings, **named}, config=Path(config) if config else None, environ=environ)
     return effective, origin, _model(effective, None if isinstance(engine, str) else engine, executor)
 

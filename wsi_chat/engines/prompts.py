@@ -115,7 +115,7 @@ def control_tokens(tokenizer: Any, *beside: Any) -> re.Pattern[str]:
 def choice_token_ids(tokenizer: Any, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """The single tokens that spell each choice, with and without a leading space, none shared by two choices.
 
-    Raises AnswerError for a choice that is no single token of this tokenizer.
+    Raises AnswerError for a choice that is not a single token of this tokenizer.
     """
     spelled: list[set[int]] = []
     for choice in choices:
