@@ -75,7 +75,7 @@ def analyze_slide(
         ) as asking:
             screened = screen_tiles(asking)
             detailed = detail_tiles(screened)
-            judged = judge(detailed, notes=(no_pdf,))
+            judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
             if settings.narrative == "model":
                 judged = narrate_by_model(judged)
             unwritten = write_documents(judged)

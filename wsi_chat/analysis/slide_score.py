@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.engines import find_checkpoint
 from wsi_chat.engines.protocol import FEATURES, feature_engine
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Provenance
+from wsi_chat.schema import Provenance, Remark
 from wsi_chat.settings import Settings, fit_conditions
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ class SlideScore:
         aggregator: the fitted aggregator that was loaded, None where the pool scores.
         applied: the aggregator with this run's thresholds, once a slide's conditions are known; None where the pool
             scores the slide.
-        not_applied: why the checkpoint's own aggregator does not score the slide, as a sentence for the reader; empty
+        not_applied: why the checkpoint's own aggregator does not score the slide, as a sentence for the reader; None
             where it does, and where the slide is nothing like those that it was fitted for.
     """
 
     settings: Settings
     aggregator: FittedAggregator | None = None
     applied: Applied | None = None
-    not_applied: str = ""
+    not_applied: Remark | None = None
 
     @classmethod
     def load(cls, settings: Settings) -> SlideScore:
@@ -169,15 +169,9 @@ class SlideScore:
         fitted_with = self.aggregator.record.conditions
         if any(fitted_with.get(key) != conditions.get(key) for key in ("model", "reporting system")):
             return self
-        return replace(
-            self,
-            not_applied=(
-                "The score is uncalibrated: the checkpoint's own aggregator holds for other settings"
-                f" ({'; '.join(differences)})."
-            ),
-        )
+        return replace(self, not_applied=Remark("aggregator.other_settings", differences=differences))
 
-    def _with_thresholds(self, aggregator: FittedAggregator, differences: tuple[str, ...]) -> Applied:
+    def _with_thresholds(self, aggregator: FittedAggregator, differences: tuple[Remark, ...]) -> Applied:
         from aggregators.conformal import Band
         from aggregators.fitted import Applied
 

@@ -36,10 +36,10 @@ from wsi_chat.analysis.slide_score import SlideScore, conditions_of
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
-from wsi_chat.schema import Box, Provenance, Report, Specimen, TileVerdict, Timings
+from wsi_chat.schema import Box, Provenance, Remark, Report, Specimen, TileVerdict, Timings
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from aggregators.features import ImageFeatures
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
     from wsi_chat.analysis.run_folder import EarlierDocuments, SlideFolder
@@ -142,7 +142,7 @@ class Detailed:
 
     screened: Screened
     tiles: Mapping[int, TileVerdict]
-    cells: Sample | None = None
+    cells: TileSample | None = None
 
     @property
     def run(self) -> SlideRun:
@@ -315,7 +315,7 @@ def detail_tiles(screened: Screened) -> Detailed:
 # ---------------------------------------------------------------------------------------------- judge
 
 
-def judge(detailed: Detailed, *, notes: tuple[str, ...] = ()) -> Judged:
+def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
     """Draw the slide's verdict from its tiles, and put it into words.
 
     Args:
@@ -357,7 +357,8 @@ def judge(detailed: Detailed, *, notes: tuple[str, ...] = ()) -> Judged:
             *run_notes(prepared.slide, prepared.foreground, prepared.plan, settings),
             *(mechanisms_on(settings, asker) if asker else ()),
             *engine_notes(settings, asker),
-            *filter(None, (run.score.not_applied, *notes)),
+            *((run.score.not_applied,) if run.score.not_applied else ()),
+            *notes,
         ),
         provenance=run.provenance.model_copy(update=generated),
         timings=_timings(run, screened=funnel.screened),

@@ -23,9 +23,10 @@ from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.progress import Progress
 from wsi_chat.settings import declared
@@ -69,7 +70,7 @@ def run_analyze(
     bars = not quiet and console.is_terminal
     watcher = _Teller(RunFolder(out), console, bars=bars, verdicts=not (quiet or as_json))
     given = {name: value for name, value in flags.items() if value is not None}
-    with terminate_as_interrupt(), watcher:
+    with signals_handled(), watcher:
         run = analyze_slides(slides, out=out, config=config, environ=environ, watcher=watcher, **given)
     if run.stopped_by is not None:
         watcher.fail(run.stopped_by)
