@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.files import write_bytes
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Finding, Report
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reports.files import replacing
 from reports.language import Words
+from wsi_chat.atomic import replacing
 from wsi_chat.schema import Report, TileVerdict
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.files import replacing
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Tile, TileVerdict
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from reports.files import write_bytes
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
 from reports.page import clean, page_data
 from reports.scan import read_scan
 from reports.wording import score_text
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.schema import Finding, Report, TileVerdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

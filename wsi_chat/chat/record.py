@@ -55,7 +55,7 @@ class SlideFacts:
         """Tile id -> its row of tiles.parquet; empty where the file is gone."""
         try:
             return {row["tile_id"]: row for row in self.result.tiles.to_pylist()}
-        except (OSError, KeyError):
+        except (WsiChatError, KeyError):
             return {}
 
     def exists(self, name: str) -> bool:
@@ -223,7 +223,7 @@ class SlideFacts:
 
     def journal(self) -> RecordAnswer:
         try:
-            with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
+            with Journal(self.result.files.journal_path, read_only=True) as journal:
                 tally = journal.tally()
         except WsiChatError as error:
             return RecordAnswer(f"The journal cannot be read: {error}")

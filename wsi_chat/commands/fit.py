@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
+from wsi_chat.atomic import write_text
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
 from wsi_chat.scoring.fitting import read_labelled, ready_to_fit
@@ -150,7 +151,7 @@ def run_fit(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("sample_id", "label", "fold", "p_positive"))
     writer.writerows((row.sample_id, row.label, row.fold, f"{row.p:.6f}") for row in fitted.predictions)
-    write_atomically(out / "cv.csv", text.getvalue())
+    write_text(out / "cv.csv", text.getvalue())
     if as_json:
         print(json.dumps(_summary(fitted, path), indent=2, ensure_ascii=False))
     else:
