@@ -5,14 +5,12 @@ One bad slide never stops the others; a dead engine does, with everything answer
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
@@ -29,10 +27,11 @@ from wsi_chat.analysis.run_folder import (
     write_traceback,
 )
 from wsi_chat.analysis.run_log import run_log
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.settings import declared, resolve
@@ -113,7 +112,7 @@ def run_analyze(
         known = {slide_id(slide): str(slide.resolve()) for slide in slides}
         write_run(out, config=settings.model_dump(), origin=origin, slides=known)
     if as_json:
-        print(json.dumps([_as_json(result) for result in results], indent=2, ensure_ascii=False))
+        say_json([_as_json(result) for result in results])
     return code if code is not None else _exit_code(results, [error for _, error in failures])
 
 

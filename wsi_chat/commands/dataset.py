@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsi_chat.commands.console import say, say_json
+
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
 
@@ -97,20 +99,18 @@ def dataset_build(
             rewriter=rewriter,
         )  # fmt: skip
     if json_:
-        import json
-
         payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
-        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
+        say_json({**payload, "silent": built.silent, "rewritten": built.rewritten})
         return
     for part, number in built.lines.items():
-        typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
-    typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+        say(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
+    say(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
     if built.rewritten:
         told = built.rewritten
         why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
-        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
+        say(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
     if built.silent:
-        typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
+        say(f"nothing was asked about {built.silent} pictures", err=True)
 
 
 @dataset.command("check")
@@ -126,15 +126,13 @@ def dataset_check(
 
     checked = check_file(file, dialect=_dialect(dialect) if dialect else None)
     if json_:
-        import json
-
-        typer.echo(json.dumps(checked.payload(), indent=2, ensure_ascii=True))
+        say_json(checked.payload())
     else:
         for problem in checked.problems:
             where = f"{file}:{problem.line}" if problem.line else str(file)
-            typer.echo(f"{where}: {problem.kind}: {problem.message}")
+            say(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
-        typer.echo(f"{checked.lines} lines: {counts or 'nothing wrong'}")
+        say(f"{checked.lines} lines: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wsi_chat.commands.console import say, say_json
+
 
 def evaluate(
     file: Annotated[
@@ -28,8 +30,7 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Score predictions: choices, boxes, classes, phrases and text, with baselines and intervals."""
-    from rich.console import Console
-
+    from wsi_chat.commands.terminal import Console
     from wsi_chat.errors import OutputError
     from wsi_chat.evaluation.evaluate import evaluate as score
     from wsi_chat.evaluation.figure import draw
@@ -44,10 +45,10 @@ def evaluate(
         raise OutputError(f"{folder} cannot be written: {error}", hint="Choose another -o.") from error
     draw(result, folder / "evaluation.png")
     if json_:
-        typer.echo(result.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 200
     console.print(render(result))
-    typer.echo(f"{folder / 'evaluation.json'}\n{folder / 'evaluation.png'}")
+    say(f"{folder / 'evaluation.json'}\n{folder / 'evaluation.png'}")

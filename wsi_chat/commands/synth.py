@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wsi_chat.commands.console import say
+
 synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
@@ -40,7 +42,7 @@ def synth_slide(
         raise SettingError(f"{error}.", hint="See wsi-chat synth slide --help.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(path))
+    say(str(path))
 
 
 @synth.command("fields")
@@ -64,7 +66,7 @@ def synth_fields(
         raise SettingError(f"{error}.", hint="See wsi-chat synth fields --help.") from error
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(truth))
+    say(str(truth))
 
 
 @synth.command("cohort")
@@ -82,10 +84,10 @@ def synth_cohort(
     from wsi_chat.datasets.cohort import render_cohort
 
     def progress(sample: str, rendered: bool) -> None:
-        typer.echo(f"{sample}: {'rendered' if rendered else 'exists already'}", err=True)
+        say(f"{sample}: {'rendered' if rendered else 'exists already'}", err=True)
 
     manifest = render_cohort(
         out, slides=slides, seed=seed, width_px=width, height_px=height, mpp=mpp, density=density, suffix=format_,
         progress=progress,
     )  # fmt: skip
-    typer.echo(str(manifest))
+    say(str(manifest))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED
+from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json
 
 if TYPE_CHECKING:
     from wsi_chat.training.finetune import Trained
@@ -112,15 +112,13 @@ def train(
         with _progress(quiet=quiet or process() > 0) as tell:
             trained = finetune(settings, tell=tell)
     except KeyboardInterrupt as stopped:
-        typer.echo("interrupted: the state is saved; run the same command with --resume to go on", err=True)
+        say("interrupted: the state is saved; run the same command with --resume to go on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stopped
     if process() > 0:
         # the first process speaks for all
         return
     if json_:
-        import json
-
-        typer.echo(json.dumps(_plain(trained), indent=2))
+        say_json(_plain(trained))
     elif not quiet:
         _report(trained)
 
@@ -139,20 +137,20 @@ def _plain(trained: Trained) -> dict[str, Any]:
 
 def _report(trained: Trained) -> None:
     best = f", the best by {trained.best_by} at step {trained.best_step}" if trained.best_step else ""
-    typer.echo(f"{trained.steps} steps{best}")
+    say(f"{trained.steps} steps{best}")
     for name, value in trained.metrics.items():
         then = trained.before.get(name)
-        typer.echo(f"  {name:<18} {value:.4f}" + (f"   before {then:.4f}" if then is not None else ""))
+        say(f"  {name:<18} {value:.4f}" + (f"   before {then:.4f}" if then is not None else ""))
     for kind, number in trained.left_out.items():
-        typer.echo(f"  left out: {number} lines, {kind}")
-    typer.echo(f"  {trained.merged or trained.out}")
-    typer.echo(f"  {trained.out / 'loss.png'}")
+        say(f"  left out: {number} lines, {kind}")
+    say(f"  {trained.merged or trained.out}")
+    say(f"  {trained.out / 'loss.png'}")
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Tell | None]:
     """A bar on a terminal with the loss and the latest metrics; silence elsewhere."""
-    from rich.console import Console
+    from wsi_chat.commands.terminal import Console
 
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
