@@ -374,7 +374,7 @@ def test_a_saved_conversation_reads_back(chat: wsi_chat.Conversation, tmp_path: 
     assert "Research use only" in text
     assert text.count("**> ") == 4
     (tmp_path / "bad.json").write_text('{"replies": 3}')
-    with pytest.raises(OutputError, match="no conversation"):
+    with pytest.raises(OutputError, match="not a conversation"):
         read_transcript(tmp_path / "bad.json")
     with pytest.raises(OutputError, match="cannot be read"):
         read_transcript(tmp_path / "absent.json")

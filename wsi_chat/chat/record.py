@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.asking.intent import find_label
 from wsi_chat.errors import WsiChatError
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, Finding, LabelledBox, Tile
 
 if TYPE_CHECKING:
@@ -221,8 +222,6 @@ class SlideFacts:
         )
 
     def journal(self) -> RecordAnswer:
-        from wsi_chat.journal import Journal
-
         try:
             with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
                 tally = journal.tally()
