@@ -224,7 +224,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     tiny: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from wsi_chat import cli
-    from wsi_chat.training import cli as command
+    from wsi_chat.commands import train as command
 
     def interrupts(row: dict[str, Any]) -> None:
         if row.get("steps") and row["step"] == 3:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from wsi_chat.asking.ask import as_region, ask_with
+from wsi_chat.asking.result import AskResult
 from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import ENGINE, Json, with_settings
-
-if TYPE_CHECKING:
-    from wsi_chat.asking.result import AskResult
+from wsi_chat.engines.model import Model
+from wsi_chat.settings import resolve
 
 CONTEXT_SETTINGS = {"allow_interspersed_args": True}
 
@@ -64,12 +66,6 @@ def run_ask(
     picture: Path, question: str, *, flags: dict[str, Any], config: Path | None, as_json: bool, **asked: Any
 ) -> int:
     """Ask and print. Returns the exit code: 0, or 1 where no usable answer came."""
-    import os
-
-    from wsi_chat.asking.ask import as_region, ask_with
-    from wsi_chat.engines.model import Model
-    from wsi_chat.settings import resolve
-
     settings, _ = resolve(flags, config=config, environ=os.environ)
     model = Model(settings)
     try:

@@ -11,18 +11,17 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from wsi_chat.chat.conversation import Conversation
+from wsi_chat.chat.record import corners
+from wsi_chat.chat.transcript import Reply
 from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json, visible
 from wsi_chat.commands.options import ENGINE, with_settings
 from wsi_chat.commands.signals import every_interrupt
-
-if TYPE_CHECKING:
-    from wsi_chat.chat.conversation import Conversation
-    from wsi_chat.chat.transcript import Reply
-    from wsi_chat.commands.terminal import Console
+from wsi_chat.commands.terminal import Console
 
 PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")
@@ -39,8 +38,6 @@ def chat(
     **settings: Any,
 ) -> None:
     """Talk about an analyzed slide, a slide or an image; /help in the conversation lists what can be asked."""
-    from wsi_chat.chat.conversation import Conversation
-
     opened = Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings)
     with opened as conversation, every_interrupt():
         code = talk(conversation, save=save, as_json=json_)
@@ -49,8 +46,6 @@ def chat(
 
 def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool = False) -> int:
     """Read questions until the end of input or /quit. Returns the exit code: 0, or 130 after Ctrl-C at the prompt."""
-    from wsi_chat.commands.terminal import Console
-
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     aside = Console(stderr=True, highlight=False, soft_wrap=True)
     for note in conversation.notes:
@@ -159,8 +154,6 @@ class _Writer:
 
 def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
     """What supports the answer: on the terminal below it, when piped as one more line of stdout."""
-    from wsi_chat.chat.record import corners
-
     facts = []
     if reply.cites:
         facts.append(f"cites {', '.join(reply.cites)}")

@@ -1,4 +1,4 @@
-"""The command ``wsi-chat evaluate``: parse, call, print; heavy imports inside."""
+"""The command ``wsi-chat evaluate``: its options, the call, and what it prints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 from wsi_chat.commands.console import say, say_json
+from wsi_chat.commands.terminal import Console
+from wsi_chat.errors import OutputError
+from wsi_chat.evaluation.evaluate import evaluate as score
+from wsi_chat.evaluation.figure import draw
+from wsi_chat.evaluation.summary import render
 
 
 def evaluate(
@@ -30,12 +35,6 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Score predictions: choices, boxes, classes, phrases and text, with baselines and intervals."""
-    from wsi_chat.commands.terminal import Console
-    from wsi_chat.errors import OutputError
-    from wsi_chat.evaluation.evaluate import evaluate as score
-    from wsi_chat.evaluation.figure import draw
-    from wsi_chat.evaluation.summary import render
-
     result = score(file, dialect=dialect, image_size=image_size, resamples=resamples, seed=seed)
     folder = out or file.with_name(f"{file.stem}-evaluation")
     try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say, say_json
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, counted, say, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
 from wsi_chat.commands.signals import signals_handled
@@ -124,5 +124,5 @@ def _tell(done: Inferred, source: Path, errors: Console, *, as_json: bool, quiet
         return
     if not quiet:
         known = f", {done.reused} of them answered earlier" if done.reused else ""
-        say(f"{done.path}: {done.answers} answers to {done.rows} rows{known}")
+        say(f"{done.path}: {counted(done.answers, 'answer')} to {counted(done.rows, 'row')}{known}")
         say(f"{done.truncated} cut off, {len(done.failed)} failed")

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from wsi_chat.commands.console import say
+from wsi_chat.datasets.cohort import render_cohort
+from wsi_chat.datasets.render import render_fields
+from wsi_chat.datasets.render.slide import render_slide
+from wsi_chat.errors import OutputError, SettingError
 
 synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
 
@@ -29,9 +33,6 @@ def synth_slide(
     seed: Seed = 0,
 ) -> None:
     """Render a liquid-based cervical preparation with its truth beside it (GeoJSON and JSON)."""
-    from wsi_chat.datasets.render.slide import render_slide
-    from wsi_chat.errors import OutputError, SettingError
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         render_slide(
@@ -57,9 +58,6 @@ def synth_fields(
     seed: Seed = 0,
 ) -> None:
     """Render single fields of view with the box of every cell. Seeds count up from --seed."""
-    from wsi_chat.datasets.render import render_fields
-    from wsi_chat.errors import OutputError, SettingError
-
     try:
         truth = render_fields(out, seed, n, size=size, mpp=mpp, recipe=recipe)
     except ValueError as error:
@@ -81,7 +79,6 @@ def synth_cohort(
     seed: Seed = 0,
 ) -> None:
     """Render a labelled cohort, from normal slides to one abnormal cell in a slide. Rerun to resume."""
-    from wsi_chat.datasets.cohort import render_cohort
 
     def progress(sample: str, rendered: bool) -> None:
         say(f"{sample}: {'rendered' if rendered else 'exists already'}", err=True)
