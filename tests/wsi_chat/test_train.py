@@ -239,7 +239,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 130
-    assert "interrupted: the state is saved; the same command with --resume goes on" in capsys.readouterr().err
+    assert "interrupted: the state is saved; run the same command with --resume to go on" in capsys.readouterr().err
     assert last_state(out) == out / "checkpoints" / "checkpoint-3"
     assert json.loads((out / "training.json").read_text())["state"] == "interrupted"
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
