@@ -5,7 +5,6 @@ One bad slide never stops the others; a dead engine does, with everything answer
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import typer
-from rich.console import Console
 
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult
@@ -23,10 +21,11 @@ from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.progress import Progress
 from wsi_chat.settings import declared
@@ -77,7 +76,7 @@ def run_analyze(
     if run.interrupted:
         console.print("interrupted: every answer so far is saved; run the same command again to resume")
     if as_json:
-        print(json.dumps([_as_json(result) for result in watcher.results], indent=2, ensure_ascii=False))
+        say_json([_as_json(result) for result in watcher.results])
     if run.interrupted:
         return EXIT_INTERRUPTED
     if isinstance(run.stopped_by, EngineDied):

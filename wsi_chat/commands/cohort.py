@@ -5,7 +5,6 @@ Progress while it lasts, one line per slide, and one exit code.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from wsi_chat.analysis.manifest import Sample
@@ -23,10 +21,11 @@ from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
 from wsi_chat.schema import DISCLAIMER
@@ -129,7 +128,7 @@ def run_cohort(
             **{name: value for name, value in flags.items() if value is not None},
         )
     if as_json:
-        print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+        say_json(_as_json(result))
     elif not quiet:
         _tell(result)
     if result.interrupted:
@@ -229,4 +228,4 @@ def _watch(console: Console, *, quiet: bool) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Lines(bars.console, bars)
+        yield Lines(console, bars)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, counted, say, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
 from wsi_chat.inference.rows import find_data
@@ -121,9 +120,9 @@ def _tell(done: Inferred, source: Path, errors: Console, *, as_json: bool, quiet
             "reused": done.reused, "truncated": done.truncated,
             "failed": [{"line": line, "reason": reason} for line, reason in done.failed],
         }  # fmt: skip
-        print(json.dumps(payload, indent=2, ensure_ascii=False))
+        say_json(payload)
         return
     if not quiet:
         known = f", {done.reused} of them answered earlier" if done.reused else ""
-        print(f"{done.path}: {done.answers} answers to {done.rows} rows{known}")
-        print(f"{done.truncated} cut off, {len(done.failed)} failed")
+        say(f"{done.path}: {counted(done.answers, 'answer')} to {counted(done.rows, 'row')}{known}")
+        say(f"{done.truncated} cut off, {len(done.failed)} failed")

@@ -6,7 +6,6 @@ for byte as they were.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import typer
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.outputs import is_dicom, rebuild_documents
 from wsi_chat.analysis.run_folder import SlideFolder
-from wsi_chat.commands.console import EXIT_PARTIAL
+from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
 from wsi_chat.commands.options import Json, with_settings
 from wsi_chat.errors import SettingError, TerminologyError, WsiChatError
 from wsi_chat.schema import Language, Report, TileVerdict
@@ -61,7 +60,10 @@ def report(
     given = {name: getattr(effective, name) for name in REBUILT if name in origin}
     formats = given.pop("format", None)
     payload, lines, code = run_report(folder, formats=",".join(formats) if formats else None, slide=slide, **given)
-    typer.echo(json.dumps(payload, indent=2, ensure_ascii=False) if json_ else "\n".join(lines))
+    if json_:
+        say_json(payload)
+    else:
+        say("\n".join(lines))
     raise typer.Exit(code)
 
 

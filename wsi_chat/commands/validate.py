@@ -12,6 +12,7 @@ import typer
 from wsi_chat.analysis.run_folder import open_folder
 from wsi_chat.analysis.slide_score import SlideScore
 from wsi_chat.atomic import write_text
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import with_settings
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
@@ -133,12 +134,12 @@ def run_validate(
 
         write_validation_pdf(payload, judged, out / "validation.pdf")
     if as_json:
-        print(json.dumps(payload, indent=1, ensure_ascii=False))
+        say_json(payload, indent=1)
         return
     for line in lines(payload, judged):
-        print(line)
+        say(line)
     for name in ("validation.json", "validation.pdf") if pdf else ("validation.json",):
-        print(f"  {out / name}")
+        say(f"  {out / name}")
 
 
 def _order(rows: Sequence[LabelledSlide]) -> list[str]:
