@@ -18,8 +18,8 @@ competes with one).
 the largest. Each takes all that are one cell with it. Pieces that no tile showed whole join into their union.
 
 **Which label stays.** The one that most tiles gave; on a tie the graver one by the reporting system, then the
-one listed first. A label of the ``generic`` axis ("abnormal") yields to any specific abnormal one. The others
-are kept in ``other_labels``.
+one listed first. A label of the ``generic`` axis ("abnormal") yields to any specific abnormal one, and one of which
+another is a kind (WBC) to that kind (neutrophil). The others are kept in ``other_labels``.
 """
 
 from __future__ import annotations
@@ -269,6 +269,8 @@ def _winner(votes: dict[str, int], system: System) -> str:
     specific = [label for label in labels if label.axis != "generic"]
     if any(label.abnormal for label in specific):
         labels = specific
+    wholes = {label.kind_of for label in labels}
+    labels = [label for label in labels if label.code not in wholes]
     return max(labels, key=lambda label: (votes[label.code], system.severity(label.code))).code
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from aggregators.fitted import METHODS
+from reports import blood
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
 from reports.wording import (
@@ -57,6 +58,7 @@ def page_data(
         "identity": _identity(report, words),
         "verdict": _verdict(report, words),
         "findings": _findings(verdict, words),
+        "differential": blood.table(report, words),
         "narrative": _narrative(report, words),
         "legend": _legend(report, words),
         "overview": _picture(folder, "overview.png"),
@@ -170,6 +172,11 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
         lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
+    found = verdict.differential
+    if found is not None and found.rows:
+        lines.append({"label": words("blood.title"), "value": clean(blood.line(found, words), 300)})
+    if found is not None and found.seen:
+        lines.append({"label": words("blood.seen"), "value": clean(words.spaced(map(words.remark, found.seen)), 260)})
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
