@@ -81,7 +81,10 @@ def table(report: Report, words: Words) -> dict[str, Any] | None:
         for row in found.rows
     ]  # fmt: skip
     per_field = [
-        {"name": words.label(entry.label, entry.name), "value": field_text(entry, found, words)}
+        {
+            "name": words("blood.per_field_name", name=words.label(entry.label, entry.name)),
+            "value": field_text(entry, found, words),
+        }
         for entry in found.per_field
     ]
     return {
@@ -89,7 +92,6 @@ def table(report: Report, words: Words) -> dict[str, Any] | None:
         "head": [words(f"blood.{name}") for name in ("type", "number", "share", "interval")],
         "rows": rows,
         "total": words("blood.total", n=found.typed, untyped=found.untyped),
-        "per_field_title": words("blood.per_field_title"),
         "per_field": per_field,
         "seen": [words.remark(remark) for remark in found.seen],
         "notes": [words.remark(remark) for remark in found.notes],

@@ -125,7 +125,11 @@ def _columns(character: str) -> float:
 def _identity(report: Report, words: Words) -> list[dict[str, str]]:
     slide, specimen = report.slide, report.specimen
     objective = f"{slide.objective_power:g}×" if slide.objective_power else words("page.no_objective")
-    sources = {"flag": "page.mpp_flag", "objective power (derived)": "page.mpp_derived"}
+    sources = {
+        "flag": "page.mpp_flag",
+        "objective power (derived)": "page.mpp_derived",
+        "tiff resolution tags": "page.mpp_tiff",
+    }
     known = sources.get(slide.mpp_source)
     source = words(known) if known else words("page.mpp_from", source=slide.mpp_source)
     comma = words.between
@@ -314,7 +318,7 @@ def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
         parts.append(words("page.tile_p", p=score_text(item.score)))
     score = words.between.join(parts)
     name = words("page.field_item") if is_field else words.label(item.label, item.name)
-    also = words.between.join(words.label(code, code) for code in item.also_called)
+    also = words.between.join(map(words.label_of, item.also_called))
     return {
         "image": _picture(folder, item.file),
         "id": clean(item.id, 14),

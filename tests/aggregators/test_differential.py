@@ -68,7 +68,7 @@ def test_one_cell_that_two_tiles_give_two_types_is_one_cell(make_tile, make_verd
     ]
     (finding,) = merge_boxes(rows, BLOOD, bounds=SLIDE)
     assert finding.label == "neutrophil", "a tie goes to the type that is listed first, never to the WBC of two votes"
-    assert set(finding.other_labels) == {"eosinophil", "wbc"}
+    assert finding.other_labels == ("eosinophil",), "a white cell is what it is called anyway"
     assert of(rows).typed == 1
 
 

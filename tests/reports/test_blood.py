@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pypdf
 import pytest
 
 from aggregators.differential import differential
-from reports import Words, narrate, write_html, write_pdf
+from reports import Words, narrate, write_differential_csv, write_html, write_pdf, write_tiles_parquet
 from reports.blood import interval_text, share_text, table
+from wsi_chat.analysis.result import SlideResult
+from wsi_chat.chat.record import SlideFacts
+from wsi_chat.dialects import get_dialect
 from wsi_chat.schema import Box, DifferentialRow, Finding, Interval, Report
 from wsi_chat.terminology import load_system
 
@@ -104,6 +108,36 @@ def test_the_pages_show_it_in_both_languages(report, counted, tmp_path, language
 
 def _squeezed(text: str) -> str:
     return re.sub(r"[\s\u200b]", "", text)
+
+
+def test_differential_csv_has_a_row_a_type(report, tmp_path):
+    path = write_differential_csv(report, tmp_path / "differential.csv")
+    assert path is not None
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = {row["label"]: row for row in csv.DictReader(stream)}
+    assert (rows["neutrophil"]["n"], rows["neutrophil"]["of"], rows["neutrophil"]["percent"]) == ("70", "116", "60.34")
+    assert (rows["basophil"]["n"], rows["basophil"]["low"]) == ("0", "0.00")
+
+
+def test_chat_counts_types_kinds_and_the_differential(report, counted, tmp_path):
+    write_tiles_parquet(counted.tiles, tmp_path / "tiles.parquet")
+    dialect = get_dialect("embedded")
+    facts = SlideFacts(SlideResult(report=report, folder=tmp_path), BLOOD, dialect)
+
+    def answer(question: str) -> str:
+        found = facts.answer(question)
+        assert found is not None, question
+        assert found.cites, "every answer cites what it stands on"
+        return found.text
+
+    assert answer("How many eosinophils?").startswith("4 Eosinophil in")
+    assert "That is 3\u202f% of 116 white cells of a stated type (1–9\u202f%)." in answer("How many eosinophils?")
+    assert answer("How many white blood cells are there?").startswith("119 WBC in"), "typed cells are white cells"
+    assert answer("How many erythroblasts?").startswith("1 Erythroblast in")
+    told = answer("What is the differential?")
+    assert "Neutrophil 60\u202f% (70; 51–69\u202f%)" in told
+    assert "left shift" in answer("Is there a left shift?")
+    assert "RBC per field" in answer("How many red cells per field?")
 
 
 def test_a_report_without_a_differential_shows_none(abnormal, tmp_path: Path):

@@ -72,6 +72,8 @@ def write_documents(
     unwritten: list[str] = []
     steps: list[Step] = [
         lambda: reports.write_geojson(report, tiles, folder / "findings.geojson", colors=colors),
+        lambda: reports.write_findings_csv(report, folder / "findings.csv"),
+        lambda: reports.write_differential_csv(report, folder / "differential.csv"),
         lambda: reports.write_tiles_parquet(tiles, folder / "tiles.parquet"),
         lambda: reports.write_maps_zarr(plan, tiles, folder / "maps.zarr", slide=report.slide, outline=outline),
         lambda: reports.write_scan(slide.overview(), folder),
