@@ -251,3 +251,15 @@ def test_words_alone_all_count(journal: Journal) -> None:
     asked = asker(ScriptedEngine(lambda q: "B"), journal)
     verdicts = screen(patches(3), asked, CERVIX, total=3)
     assert ([verdicts[n].p_screen for n in range(3)], asked.choices_in_words) == ([1.0] * 3, 3)
+
+
+def test_answers_in_words_are_asked_again_once_the_server_gives_probabilities(journal: Journal) -> None:
+    """A rerun on a sound server gave the coarse score of the server before."""
+    screen(patches(4), asker(ScriptedEngine(lambda q: "B"), journal), CERVIX, total=4)
+    still = ScriptedEngine(lambda q: "B")
+    screen(patches(4), asker(still, journal), CERVIX, total=4)
+    assert len(still.asked) == 1, "one question finds out that nothing has changed"
+    sound = ScriptedEngine(says)
+    verdicts = screen(patches(4), asker(sound, journal), CERVIX, total=4)
+    assert [verdicts[n].p_screen for n in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert len(sound.asked) == 4

@@ -15,6 +15,7 @@ from reports.blood import interval_text, sentences, share_text
 from reports.language import Words
 from wsi_chat.asking.intent import find_label
 from wsi_chat.errors import WsiChatError
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, Finding, LabelledBox, Tile
 
 if TYPE_CHECKING:
@@ -224,8 +225,6 @@ class SlideFacts:
         )
 
     def journal(self) -> RecordAnswer:
-        from wsi_chat.journal import Journal
-
         try:
             with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
                 tally = journal.tally()

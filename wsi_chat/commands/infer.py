@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
 from wsi_chat.inference.rows import find_data
@@ -88,7 +89,7 @@ def run_infer(
     model = Model(settings)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with terminate_as_interrupt(), answers_bar(errors, quiet=quiet or not errors.is_terminal) as progress:
+        with signals_handled(), answers_bar(errors, quiet=quiet or not errors.is_terminal) as progress:
             done = infer_all(
                 data,
                 out,

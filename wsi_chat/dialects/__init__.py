@@ -64,7 +64,7 @@ def _is_path(name: str) -> bool:
 def _packaged(name: str) -> Dialect:
     if name not in dialects():
         raise SettingError(
-            f"there is not a dialect {name!r}",
+            f"there is no dialect {name!r}",
             hint=f"Choose one of: {', '.join(dialects())}; or give the path of a YAML file.",
         )
     text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")

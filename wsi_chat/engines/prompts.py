@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,6 @@ class Prompts(Protocol):
 
 def image_key(images: Sequence[Image.Image]) -> tuple[int, int, str]:
     """The same for the same RGB pixels: width and height of the first image, and a hash over all of them."""
-    import hashlib
-
     digest = hashlib.blake2b(digest_size=16)
     for number, image in enumerate(images):
         if number:
