@@ -271,7 +271,9 @@ def _category(finding: Finding, *, coded: bool) -> Any:
     return codes.SCT.AnatomicalStructure if coded and finding.label in CELLS else hd.sr.CodedConcept(*ORGANISM)
 
 
-CELLS = frozenset({"wbc", "rbc", "platelet"})
+CELLS = frozenset(
+    {"wbc", "rbc", "platelet", "neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "ig", "erythroblast"}
+)
 
 
 def _concept(code: str, meaning: str) -> Any:
