@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.fingerprint import fingerprint
+from tilers.photographs import is_photograph, photographs_in
 from tilers.readers import Backend, Pixels, candidates
 from tilers.reduce import view
 from tilers.resolution import resolve_mpp
@@ -28,7 +29,7 @@ from wsi_chat.errors import (
     SlideUnsupported,
     WsiChatError,
 )
-from wsi_chat.schema import Box, SlideRecord
+from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, SlideRecord, field_at
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Slide:
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
         properties: allow-listed, nothing personal.
+        fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
     """
 
@@ -66,6 +68,7 @@ class Slide:
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
         self.properties = dict(backend.properties)
+        self.fields: tuple[FieldRecord, ...] = tuple(backend.fields)
         self.notes = (*backend.notes, *settled.notes)
         self._opener = opener
         self._backend = backend
@@ -97,8 +100,38 @@ class Slide:
     def fingerprint(self) -> str:
         """Hex SHA-256 over sizes and sampled content; see ``tilers.fingerprint``."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.path, self.level_sizes)
+            self._fingerprint = self._backend.digest or fingerprint(self.path, self.level_sizes)
         return self._fingerprint
+
+    @property
+    def is_photograph(self) -> bool:
+        """Whether a camera took it, one field at a time: no scan of a slide."""
+        return bool(self.fields) or (len(self.level_sizes) == 1 and is_photograph(self.path))
+
+    def assume_mpp(self, mpp: float) -> None:
+        """Take a photograph of unknown scale for one at ``mpp``; its record says that this is no measurement."""
+        self.mpp, self.mpp_source = mpp, ASSUMED_SCALE
+
+    def alone(self, pixels: NDArray[np.uint8], x: int, y: int, *, level: int = 0) -> NDArray[np.uint8]:
+        """A region read at ``x, y`` (level 0) without what it shows of other fields than that of its middle.
+
+        Where a field is smaller than the region, the rest shows background, as beyond the edge of a slide.
+        """
+        if not self.fields:
+            return pixels
+        scale = self.level_downsamples[level]
+        height, width = pixels.shape[:2]
+        own = field_at(self.fields, Box(x, y, x + width * scale, y + height * scale))
+        if own is None:
+            return pixels
+        left, top = (max(0, round((edge - at) / scale)) for edge, at in ((own.x, x), (own.y, y)))
+        right, bottom = (round((edge - at) / scale) for edge, at in ((own.box.x1, x), (own.box.y1, y)))
+        if left <= 0 and top <= 0 and right >= width and bottom >= height:
+            return pixels
+        out = np.empty_like(pixels)
+        out[:] = self.background_rgb
+        out[top:bottom, left:right] = pixels[top:bottom, left:right]
+        return out
 
     def require_mpp(self) -> float:
         """um per level-0 pixel.
@@ -124,6 +157,7 @@ class Slide:
         twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag)
         twin._owns_backend = not self._backend.shareable
         twin._fingerprint = self._fingerprint
+        twin.mpp, twin.mpp_source = self.mpp, self.mpp_source
         return twin
 
     def _open_again(self) -> Backend:
@@ -207,14 +241,28 @@ class Slide:
         longer = max(self.size)
         return view(self, Box(0, 0, *self.size), min(max_px, longer))
 
-    def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
+    def crop(self, box: Box, px: int, *, alone: bool = False) -> NDArray[np.uint8]:
         """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
+
+        Args:
+            alone: of several fields, show only the one that the box belongs to.
 
         Raises:
             SettingError: the box is empty.
             SlideUnreadable: nothing of it could be read.
         """
-        return view(self, box, px)
+        own = field_at(self.fields, box) if alone else None
+        inside = None if own is None else box.clipped(own.box)
+        if inside is None or inside == box:
+            return view(self, box, px)
+        scale = px / max(box.width, box.height)
+        out = np.empty((max(1, round(box.height * scale)), max(1, round(box.width * scale)), 3), np.uint8)
+        out[:] = self.background_rgb
+        part = view(self, inside, max(1, round(max(inside.width, inside.height) * scale)))
+        left, top = (round((at - edge) * scale) for at, edge in ((inside.x0, box.x0), (inside.y0, box.y0)))
+        part = part[: out.shape[0] - top, : out.shape[1] - left]
+        out[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return out
 
     def record(self, id: str) -> SlideRecord:  # noqa: A002  the field's name in the report
         """The slide as the report states it.
@@ -236,6 +284,7 @@ class Slide:
             vendor=self.vendor,
             bounds=self.bounds,
             properties=self.properties,
+            fields=self.fields,
         )
 
 
@@ -243,7 +292,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None
     """Open a slide with the first reader that takes it.
 
     Args:
-        path: a slide file, an image, one .dcm file of a DICOM series, or an OME-Zarr folder.
+        path: a slide file, an image, one .dcm file of a DICOM series, an OME-Zarr folder; or a folder of photographs
+            or a listing of them (``.fields``), which are one specimen and are shown side by side.
         mpp: um per level-0 pixel, over whatever the file says.
         reader: the only reader to try.
 
@@ -280,10 +330,11 @@ def _check_path(path: Path) -> None:
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
-        if not names & {"zarr.json", ".zgroup", ".zattrs"}:
+        if not names & {"zarr.json", ".zgroup", ".zattrs"} and not photographs_in(path):
             raise SlideNotFound(
-                f"{path} is a folder, not a slide.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), or an OME-Zarr folder.",
+                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr folder, or a folder of "
+                "photographs; `wsi-chat cohort` takes a folder of slides.",
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")

@@ -240,13 +240,13 @@ def _read_block(slide: Slide, block: _Block) -> list[Patch]:
     patches = []
     for tile, (dx, dy) in zip(block.tiles, block.offsets, strict=True):
         w, h = tile.read_px
-        patches.append(_patch(tile, pixels[dy : dy + h, dx : dx + w]))
+        patches.append(_patch(slide, tile, pixels[dy : dy + h, dx : dx + w]))
     return patches
 
 
 def _read_tile(slide: Slide, tile: Tile) -> Patch:
     try:
-        return _patch(tile, slide.read_region(tile.x, tile.y, tile.level, *tile.read_px))
+        return _patch(slide, tile, slide.read_region(tile.x, tile.y, tile.level, *tile.read_px))
     except SlideUnreadable as error:
         return Patch(tile, None, "unreadable", error=error.message)
 
@@ -256,8 +256,8 @@ def _lost(block: _Block, error: Exception) -> list[Patch]:
     return [Patch(tile, None, "unreadable", error=f"{type(error).__name__}: {error}") for tile in block.tiles]
 
 
-def _patch(tile: Tile, read: NDArray[np.uint8]) -> Patch:
-    out = resample(read, tile.out_px)
+def _patch(slide: Slide, tile: Tile, read: NDArray[np.uint8]) -> Patch:
+    out = resample(slide.alone(read, tile.x, tile.y, level=tile.level), tile.out_px)
     return Patch(tile, out, "ok", focus=focus_score(out))
 
 

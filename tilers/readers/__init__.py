@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, FieldRecord
 
 log = logging.getLogger(__name__)
 
+LISTING = ".fields"  # names the photographs of a specimen, one a line
 ENTRY_POINT_GROUP = "wsi_chat.readers"
 Pixels = NDArray[np.uint8]
 
@@ -44,6 +45,7 @@ class Backend(ABC):
     ``resolutions`` are ordered by trust; implausible ones may be included, the caller judges them.
     ``properties`` hold nothing personal: what is not needed for a report is left out.
     ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
+    ``fields`` are the places of photographs that are shown side by side, ``digest`` the fingerprint of all of them.
     """
 
     level_sizes: Sequence[tuple[int, int]]
@@ -56,6 +58,8 @@ class Backend(ABC):
     properties: Mapping[str, str] = {}
     notes: Sequence[str] = ()
     shareable: bool = False
+    fields: Sequence[FieldRecord] = ()
+    digest: str = ""
 
     @abstractmethod
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
@@ -105,7 +109,7 @@ class Reader:
     open: Opener
     suffixes: tuple[str, ...] = ()
 
-    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiffslide", "plain", "omezarr")
+    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiffslide", "plain", "omezarr", "fields")
 
 
 def _built_in(name: str) -> Opener:
@@ -180,4 +184,6 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
             raise SettingError(f"There is no slide reader named {name!r}.", hint=f"Choose one of: {names}.")
         return chosen
     lower = path.name.lower()
+    if not (path.is_dir() or lower.endswith(LISTING)):  # a file is no specimen of several photographs
+        every = tuple(r for r in every if r.name != "fields")
     return tuple(sorted(every, key=lambda r: not any(lower.endswith(s) for s in r.suffixes)))

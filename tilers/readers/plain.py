@@ -26,7 +26,7 @@ class PlainBackend(WindowBackend):
         self.level_sizes = (image.size,)
         self.level_downsamples = (1.0,)
         self.properties = allow_listed({"plain.format": image.format, "plain.mode": image.mode})
-        said = _resolution(image)
+        said = resolution_of(image)
         self.resolutions = (said,) if said else ()
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -45,7 +45,8 @@ def _pixels(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _resolution(image: Image.Image) -> Resolution | None:
+def resolution_of(image: Image.Image) -> Resolution | None:
+    """What an image states of its scale, plausible or not."""
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
         return tiff_resolution(tags.get(282), tags.get(283), tags.get(296, 2))

@@ -223,7 +223,7 @@ def _draw_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict]
 
     def read(box: Box, px: int) -> NDArray[np.uint8] | None:
         try:
-            return slide.crop(box, px)
+            return slide.crop(box, px, alone=True)
         except SlideUnreadable as error:
             log.warning("gallery: %s", error)
             return None
