@@ -236,6 +236,8 @@ def _scale_bar(axes: Any, report: Report) -> None:
     from matplotlib.patheffects import withStroke
 
     slide = report.slide
+    if slide.fields or not slide.scale_known:  # a canvas has no length, and an assumed scale measures nothing
+        return
     limit = slide.width * slide.mpp / 1000 / 4
     length_mm = max((mm for mm in NICE_MM if mm <= limit), default=NICE_MM[0])
     length = length_mm * 1000 / slide.mpp
