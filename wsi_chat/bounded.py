@@ -63,8 +63,8 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_text(path: Path, *, limit: int = JSON_BYTES) -> str:
-    """The text of a UTF-8 file (with or without a byte order mark) of at most ``limit`` bytes. Raises DocumentError."""
+def read_bytes(path: Path, *, limit: int = JSON_BYTES) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes. Raises DocumentError."""
     with open_regular(path) as file:
         try:
             data = file.read(limit + 1)
@@ -72,7 +72,12 @@ def read_text(path: Path, *, limit: int = JSON_BYTES) -> str:
             raise _unreadable(path, error) from error
     if len(data) > limit:
         raise DocumentError(path, f"it is larger than {_size(limit)}", hint="Check that it is the right file.")
-    return _decoded(path, data)
+    return data
+
+
+def read_text(path: Path, *, limit: int = JSON_BYTES) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark, of at most ``limit`` bytes. Raises DocumentError."""
+    return _decoded(path, read_bytes(path, limit=limit))
 
 
 def _decoded(path: Path | str, data: bytes, *, line: int = 0) -> str:
@@ -230,16 +235,22 @@ def parse_yaml(text: str, source: Path | str) -> Any:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reason = ": ".join(part for part in (error.context, error.problem) if part) or "it is not YAML"
-        raise DocumentError(source, f"not valid YAML: {reason}", line=mark.line + 1 if mark else 0) from error
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        if not isinstance(error, _OutOfBoundsError):
+            reason = f"it is not YAML ({reason})"
+        raise DocumentError(source, reason, line=mark.line + 1 if mark else 0) from error
     except yaml.YAMLError as error:
-        raise DocumentError(source, f"not valid YAML: {' '.join(str(error).split())}") from error
+        raise DocumentError(source, f"it is not YAML ({' '.join(str(error).split())})") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         # PyYAML's own constructors let these pass: a month 99, '@@' as base64, a number without digits
         raise DocumentError(source, f"a value cannot be read ({error})") from error
     finally:
         if loader is not None:
             loader.dispose()
+
+
+class _OutOfBoundsError(yaml.MarkedYAMLError):
+    """YAML that is well formed, and not what is read here."""
 
 
 class _BoundedLoader(Composer, _SafeLoader):
@@ -281,8 +292,8 @@ class _BoundedLoader(Composer, _SafeLoader):
             raise self._refused(f"it holds more than {YAML_NODES} values, aliases included", event)
 
     @staticmethod
-    def _refused(reason: str, event: Any) -> yaml.MarkedYAMLError:
-        return yaml.composer.ComposerError(None, None, reason, event.start_mark)
+    def _refused(reason: str, place: Any) -> yaml.MarkedYAMLError:
+        return _OutOfBoundsError(problem=reason, problem_mark=place.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         known: set[Hashable] = set()
@@ -293,15 +304,13 @@ class _BoundedLoader(Composer, _SafeLoader):
             if not isinstance(key, Hashable):
                 continue
             if key in known:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                raise self._refused(f"key {key!r} is given twice", key_node)
             known.add(key)
         return super().construct_mapping(node, deep)
 
     def _number(self, node: yaml.ScalarNode) -> int | float:
         if len(node.value) > NUMBER_LENGTH:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a number of {len(node.value)} characters", node.start_mark
-            )
+            raise self._refused(f"it holds a number of {len(node.value)} characters", node)
         whole = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 

@@ -225,11 +225,11 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("code: [", "not valid YAML"),
+        ("code: [", "not YAML"),
         ("", "holds NoneType, not a mapping"),
         ("- a\n- b", "holds list, not a mapping"),
         ("code: a\ncode: b", "'code' is given twice"),
-        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("code: a", "name: is missing"),
     ],
 )

@@ -7,7 +7,6 @@ reading = dialect.read_boxes(answer, frame, "hsil")      # pixels of the image a
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache
 from importlib import resources
@@ -16,10 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wsi_chat.bounded import load_json, load_yaml, parse_yaml
 from wsi_chat.dialects.dialect import BoxReading, Dialect
 from wsi_chat.dialects.frame import Frame, ImagePolicy
 from wsi_chat.dialects.spec import DialectSpec
-from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.errors import DocumentError, EngineError, SettingError
 
 __all__ = [
     "BoxReading",
@@ -76,7 +76,8 @@ def _packaged(name: str) -> Dialect:
             f"there is no dialect {name!r}",
             hint=f"Choose one of: {', '.join(dialects())}; or give the path of a YAML file.",
         )
-    return _read((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+    text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+    return _validated(parse_yaml(text, f"{name}.yaml"), f"{name}.yaml")
 
 
 def load_dialect(path: Path) -> Dialect:
@@ -86,22 +87,17 @@ def load_dialect(path: Path) -> Dialect:
     ``name`` and ``version``); mappings such as ``prompts`` are merged key by key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"dialect file {path} cannot be read: {error}", hint="Check the path.") from error
-    return _read(text, str(path))
+        content = load_yaml(path)
+    except DocumentError as error:
+        raise SettingError(f"dialect file {path} cannot be read: {error.reason}", hint=error.hint) from error
+    return _validated(content, str(path))
 
 
-def _read(text: str, source: str) -> Dialect:
-    import yaml
-
+def _validated(content: Any, source: str) -> Dialect:
     try:
-        content = yaml.safe_load(text)
         if isinstance(content, dict) and "extends" in content:
             content = _extended(content)
         return Dialect(DialectSpec.model_validate(content))
-    except yaml.YAMLError as error:
-        raise SettingError(f"dialect file {source} is not YAML: {error}", hint="Fix the file.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -157,11 +153,11 @@ def _family(written: str) -> str:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EngineError(f"{path} is missing", hint="Point to a complete checkpoint folder.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", hint="Copy the checkpoint again.") from error
+        content = load_json(path)
+    except DocumentError as error:
+        if error.missing:
+            raise EngineError(f"{path} is missing", hint="Point to a complete checkpoint folder.") from None
+        raise EngineError(f"{path} cannot be read: {error.reason}", hint="Copy the checkpoint again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")
     return content
