@@ -58,7 +58,7 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise DocumentError(path, "it is not a regular file", hint="Give a file, not a folder, a pipe or a device.")
+        raise DocumentError(path, "cannot be read (it is not a regular file)", hint="Give a file, not a folder, a pipe or a device.")
     with os.fdopen(handle, "rb") as file:
         yield file
 
@@ -71,7 +71,7 @@ def read_bytes(path: Path, *, limit: int = JSON_BYTES) -> bytes:
         except OSError as error:
             raise _unreadable(path, error) from error
     if len(data) > limit:
-        raise DocumentError(path, f"it is larger than {_size(limit)}", hint="Check that it is the right file.")
+        raise DocumentError(path, f"is larger than {_size(limit)}", hint="Check that it is the right file.")
     return data
 
 
@@ -85,14 +85,16 @@ def _decoded(path: Path | str, data: bytes, *, line: int = 0) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(
-            path, f"byte {error.start} is not UTF-8 text", line=line, hint="Save it as UTF-8."
+            path, f"cannot be read (byte {error.start} is not UTF-8 text)", line=line, hint="Save it as UTF-8."
         ) from error
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> DocumentError:
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    return DocumentError(path, reason, missing=missing, hint="Check the path and the permissions.")
+    return DocumentError(
+        path, f"cannot be read ({reason})", missing=missing, hint="Check the path and the permissions."
+    )
 
 
 def _size(limit: int) -> str:
@@ -115,7 +117,7 @@ def parse_json(text: str | bytes, source: Path | str, *, line: int = 0, depth: i
         value = json.loads(text, parse_int=_whole) if _LONG_NUMBER.search(text) else json.loads(text)
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if line or error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise DocumentError(source, f"it is not JSON ({error.msg}, {where})", line=line) from error
+        raise DocumentError(source, f"is not JSON ({error.msg}, {where})", line=line) from error
     except RecursionError as error:
         raise _too_deep(source, line, depth) from error
     except ValueError as error:
@@ -127,12 +129,12 @@ def parse_json(text: str | bytes, source: Path | str, *, line: int = 0, depth: i
 
 def _whole(digits: str) -> int:
     if len(digits) > NUMBER_LENGTH:
-        raise ValueError(f"it holds a number of {len(digits)} digits")
+        raise ValueError(f"holds a number of {len(digits)} digits")
     return int(digits)
 
 
 def _too_deep(source: Path | str, line: int, depth: int) -> DocumentError:
-    return DocumentError(source, f"it is nested more than {depth} levels deep", line=line)
+    return DocumentError(source, f"is nested more than {depth} levels deep", line=line)
 
 
 def _deeper(value: object, depth: int) -> bool:
@@ -163,7 +165,7 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
             if raw is not None and not raw.strip():
                 continue
             if raw is None:
-                yield number, DocumentError(path, f"it is longer than {_size(LINE_BYTES)}", line=number)
+                yield number, DocumentError(path, f"is longer than {_size(LINE_BYTES)}", line=number)
                 continue
             try:
                 value = parse_json(raw, path, line=number)
@@ -237,13 +239,13 @@ def parse_yaml(text: str, source: Path | str) -> Any:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         if not isinstance(error, _OutOfBoundsError):
-            reason = f"it is not YAML ({reason})"
+            reason = f"is not YAML ({reason})"
         raise DocumentError(source, reason, line=mark.line + 1 if mark else 0) from error
     except yaml.YAMLError as error:
-        raise DocumentError(source, f"it is not YAML ({' '.join(str(error).split())})") from error
+        raise DocumentError(source, f"is not YAML ({' '.join(str(error).split())})") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         # PyYAML's own constructors let these pass: a month 99, '@@' as base64, a number without digits
-        raise DocumentError(source, f"a value cannot be read ({error})") from error
+        raise DocumentError(source, f"holds a value that cannot be read ({error})") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -269,14 +271,14 @@ class _BoundedLoader(Composer, _SafeLoader):
         anchor = event.anchor
         if isinstance(event, yaml.AliasEvent):
             if anchor in self._unfinished:
-                raise self._refused(f"*{anchor} stands for something that contains it", event)
+                raise self._refused(f"holds an alias *{anchor} inside what it stands for", event)
             self._count(self._weights.get(anchor, 1), event)
             return super().compose_node(parent, index)
         before = self._nodes
         self._count(1, event)
         self._depth += 1
         if self._depth > YAML_DEPTH:
-            raise self._refused(f"it is nested more than {YAML_DEPTH} levels deep", event)
+            raise self._refused(f"is nested more than {YAML_DEPTH} levels deep", event)
         if anchor is not None:
             self._unfinished.add(anchor)
         node = super().compose_node(parent, index)
@@ -289,7 +291,7 @@ class _BoundedLoader(Composer, _SafeLoader):
     def _count(self, number: int, event: Any) -> None:
         self._nodes += number
         if self._nodes > YAML_NODES:
-            raise self._refused(f"it holds more than {YAML_NODES} values, aliases included", event)
+            raise self._refused(f"holds more than {YAML_NODES} values, aliases included", event)
 
     @staticmethod
     def _refused(reason: str, place: Any) -> yaml.MarkedYAMLError:
@@ -304,13 +306,13 @@ class _BoundedLoader(Composer, _SafeLoader):
             if not isinstance(key, Hashable):
                 continue
             if key in known:
-                raise self._refused(f"key {key!r} is given twice", key_node)
+                raise self._refused(f"gives the key {key!r} twice", key_node)
             known.add(key)
         return super().construct_mapping(node, deep)
 
     def _number(self, node: yaml.ScalarNode) -> int | float:
         if len(node.value) > NUMBER_LENGTH:
-            raise self._refused(f"it holds a number of {len(node.value)} characters", node)
+            raise self._refused(f"holds a number of {len(node.value)} characters", node)
         whole = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 

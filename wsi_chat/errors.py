@@ -50,7 +50,7 @@ class DocumentError(SettingError):
 
     Args:
         source: the file, or a name for a text that is none.
-        reason: what is wrong, to follow the file's name.
+        reason: what is wrong, as the rest of a sentence that begins with the file's name.
         line: where, counted from 1; 0 where that is not known.
         missing: there is no such file.
     """
@@ -58,9 +58,9 @@ class DocumentError(SettingError):
     def __init__(
         self, source: Path | str, reason: str, *, line: int = 0, missing: bool = False, hint: str = "Correct the file."
     ) -> None:
-        super().__init__(f"{source}{f', line {line}' if line else ''}: {reason}.", hint=hint)
+        super().__init__(f"{source}{f', line {line},' if line else ''} {reason}.", hint=hint)
         self.source = source
-        self.reason = f"line {line}: {reason}" if line else reason
+        self.reason = reason
         self.line = line
         self.missing = missing
 

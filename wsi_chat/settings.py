@@ -134,7 +134,7 @@ def from_file(path: Path) -> dict[str, Any]:
         data = load_yaml(path)
     except DocumentError as error:
         raise SettingError(
-            f"--config {path}: {error.reason}.", hint="Name a YAML file with one 'key: value' a line."
+            f"--config {error.message}", hint="Name a YAML file with one 'key: value' a line."
         ) from error
     if data is None:
         return {}

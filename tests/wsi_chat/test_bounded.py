@@ -30,7 +30,7 @@ MERGED_LAUGHS = "a: &a {k: 1, l: 2}\n" + "".join(
         ("x: " + "[" * 2000, "nested more than 32"),
         ("- " * 5000 + "a", "nested more than 32"),
         ("? " * 5000 + "a", "nested more than 32"),
-        ("a: &a [*a]", "contains it"),
+        ("a: &a [*a]", "inside what it stands for"),
         (LAUGHS, "more than 50000 values"),
         (MERGED_LAUGHS, "more than 50000 values"),
         ("x: " + "9" * 5000, "number of 5000 characters"),
@@ -43,9 +43,9 @@ MERGED_LAUGHS = "a: &a {k: 1, l: 2}\n" + "".join(
         ("? [1, 2]\n: 3", "unhashable"),
         ("<<: 5", "merging"),
         ("x: !!python/object/apply:os.system ['true']", "constructor"),
-        ("a: 1\nb: 2\na: 3", "line 3: key 'a' is given twice"),
+        ("a: 1\nb: 2\na: 3", "line 3, gives the key 'a' twice"),
         ("--- a\n--- b", "another document"),
-        ("a: [", "line 2: it is not YAML"),
+        ("a: [", "line 2, is not YAML"),
         ("\x00", "control characters"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_line_that_is_not_json_does_not_hide_the_others(tmp_path: Path, monkey
     }
     errors = {line: str(value) for line, value in found.items() if isinstance(value, DocumentError)}
     assert set(errors) == {3, 5, 6}
-    assert "line 3: it is not JSON" in errors[3]
+    assert "line 3, is not JSON" in errors[3]
     assert "longer than" in errors[5]
     assert "UTF-8" in errors[6]
 

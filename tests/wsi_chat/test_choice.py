@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from wsi_chat import tasks
@@ -122,3 +124,12 @@ def test_boxes_that_were_only_weighed_are_not_found() -> None:
     assert (none.boxes, none.understood) == ((), True)
     cut = dialect.read_boxes(Answer("k", "ground", f"<think>{weighed}, no boxes here"), frame, "hsil")
     assert (cut.boxes, cut.understood, cut.truncated) == ((), False, True)
+
+
+@pytest.mark.parametrize(
+    "part", ["the ", "best answer ", "A. ", "**", "(", "answer: ", "\\boxed{", "<think></think>", "\n"]
+)
+def test_a_runaway_answer_is_read_in_bounded_time(part: str) -> None:
+    began = time.monotonic()
+    chosen_option(part * 30_000, CLASSES)
+    assert time.monotonic() - began < 5

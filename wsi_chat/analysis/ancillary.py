@@ -44,7 +44,7 @@ def _file(path: Path) -> list[str]:
     try:
         data: Any = load_yaml(path)
     except DocumentError as error:
-        raise SettingError(f"--ancillary {path}: cannot be read ({error.reason}).", hint=HINT) from error
+        raise SettingError(f"--ancillary {error.message}", hint=HINT) from error
     if isinstance(data, dict):
         data = (
             [f"{name}: {value}" for name, value in data.items() if isinstance(value, str | int | float)]

@@ -62,7 +62,7 @@ def _of_evaluation(path: Path) -> dict[str, float]:
         found = {str(name).lower(): float(score["precision"]["value"]) for name, score in classes.items()
                  if score["found"]}  # fmt: skip
     except DocumentError as error:
-        raise SettingError(f"--box-precision {path}: {error.reason}.", hint=HINT) from error
+        raise SettingError(f"--box-precision {error.message}", hint=HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f"--box-precision {path} holds no scores of boxes: {error!r}.", hint=HINT) from error
     if not found or not all(0.0 <= value <= 1.0 for value in found.values()):

@@ -89,7 +89,7 @@ def load_dialect(path: Path) -> Dialect:
     try:
         content = load_yaml(path)
     except DocumentError as error:
-        raise SettingError(f"dialect file {path} cannot be read: {error.reason}", hint=error.hint) from error
+        raise SettingError(f"Dialect file {error.message}", hint=error.hint) from error
     return _validated(content, str(path))
 
 
@@ -156,8 +156,8 @@ def _json(path: Path) -> dict[str, object]:
         content = load_json(path)
     except DocumentError as error:
         if error.missing:
-            raise EngineError(f"{path} is missing", hint="Point to a complete checkpoint folder.") from None
-        raise EngineError(f"{path} cannot be read: {error.reason}", hint="Copy the checkpoint again.") from error
+            raise EngineError(f"{path} is missing.", hint="Point to a complete checkpoint folder.") from None
+        raise EngineError(error.message, hint="Copy the checkpoint again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")
     return content

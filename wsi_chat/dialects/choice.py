@@ -16,6 +16,8 @@ from wsi_chat.tasks import LETTERS
 
 CONTROL = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|<eos>|</s>")
 """Control tokens of the Qwen, InternVL, Gemma and LLaMA tokenizers."""
+LONGEST = 2000
+"""Characters at either end of an answer that are read for its choice: the time it takes stays bounded."""
 
 _ROLE = re.compile(r"\A\s*(?:assistant|model|gpt)\s*[:\n]\s*", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|text|mathrm|mathbf)\s*\{([^{}]*)\}")
@@ -33,7 +35,7 @@ _LEAD = re.compile(
 
 # what introduces a choice; the letter itself must be a capital, or "the answer is a low-grade lesion" would choose A
 _DECLARED = re.compile(
-    r"(?:\b(?i:(?:(?:final|correct|right|best|my|the|most likely|most appropriate)\s+)*(?:answer|response)"
+    r"(?:\b(?i:(?:(?:final|correct|right|best|my|the|most likely|most appropriate)\s+){0,3}(?:answer|response)"
     r"(?:\s+(?:letter|option|choice))?"
     r"|(?:correct|right|best|final|chosen|most likely|most appropriate|appropriate)\s+(?:option|choice|letter|one)"
     r"|(?:i\s+(?:would\s+)?|we\s+)(?:choose|select|pick|go with))"
@@ -95,7 +97,10 @@ def chosen_option(text: str, options: Sequence[str]) -> int | None:
 
 def _plain(text: str) -> str:
     """The answer as it was meant: compatible characters folded, reasoning, control tokens and role names dropped."""
-    said = CONTROL.sub("", final_answer(unicodedata.normalize("NFKC", text)))
+    said = CONTROL.sub("", final_answer(text))
+    if len(said) > 2 * LONGEST:
+        said = f"{said[:LONGEST]}\n{said[-LONGEST:]}"
+    said = unicodedata.normalize("NFKC", said)
     return _BOXED.sub(r"**\1**", _ROLE.sub("", said)).strip()
 
 

@@ -162,7 +162,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         data = load_yaml(path)
     except DocumentError as error:
-        raise TerminologyError(f"Reporting system {path}: cannot be read ({error.reason}).", hint=error.hint) from error
+        raise TerminologyError(f"Reporting system {error.message}", hint=error.hint) from error
     if not isinstance(data, dict):
         raise TerminologyError(
             f"Reporting system {path}: holds {type(data).__name__}, not a mapping of fields.",
