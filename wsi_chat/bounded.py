@@ -152,10 +152,10 @@ def _deeper(value: object, depth: int) -> bool:
     return True
 
 
-def iter_json_lines(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
+def iter_json_lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, Any | DocumentError]]:
     """(line from 1, value) of each line of a JSON Lines file; for a line that is not JSON, the error, not raised.
 
-    Blank lines are passed over. Memory is bounded by the longest line.
+    Blank lines are passed over, or with ``blank`` given as errors. Memory is bounded by the longest line.
 
     Raises:
         DocumentError: the file cannot be opened or read.
@@ -163,6 +163,8 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
     with open_regular(path) as file:
         for number, raw in _raw_lines(path, file):
             if raw is not None and not raw.strip():
+                if blank:
+                    yield number, DocumentError(path, "is blank", line=number)
                 continue
             if raw is None:
                 yield number, DocumentError(path, f"is longer than {_size(LINE_BYTES)}", line=number)
@@ -173,12 +175,6 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
                 yield number, error
                 continue
             yield number, value
-
-
-def iter_raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """(line from 1, its bytes) of a file; None for a line longer than `LINE_BYTES`. Raises DocumentError."""
-    with open_regular(path) as file:
-        yield from _raw_lines(path, file)
 
 
 def _raw_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
@@ -194,10 +190,10 @@ def _raw_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]
         raise _unreadable(path, error) from error
 
 
-def iter_json_records(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
+def iter_json_records(path: Path, *, blank: bool = False) -> Iterator[tuple[int, Any | DocumentError]]:
     """(place from 1, value) of each row of a data set: a JSON array, one object, or JSON Lines, told by its beginning.
 
-    The place is the line of a JSON Lines file and the position in an array.
+    The place is the line of a JSON Lines file and the position in an array. ``blank``: as in `iter_json_lines`.
 
     Raises:
         DocumentError: the file cannot be opened or read, or an array is not JSON as a whole.
@@ -215,7 +211,7 @@ def iter_json_records(path: Path) -> Iterator[tuple[int, Any | DocumentError]]:
         content = load_json(path, limit=DATA_BYTES)
         yield 1, content
     else:
-        yield from iter_json_lines(path)
+        yield from iter_json_lines(path, blank=blank)
 
 
 # -------------------------------------------------------------------------------------------- YAML

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from wsi_chat.datasets.info import DataFile, find_data
+from wsi_chat.datasets.rows import BadRow, read_rows
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import EngineDied, OutputError, SettingError
 from wsi_chat.inference.output import AnswerFile
-from wsi_chat.inference.rows import BadRow, DataFile, find_data, read_rows
 from wsi_chat.inference.run import Inferred, infer
 from wsi_chat.schema import Query
 
@@ -210,11 +211,11 @@ KILLED = textwrap.dedent(
     from pathlib import Path
     from wsi_chat.dialects import get_dialect
     from wsi_chat.engines import Fault, ScriptedEngine
-    from wsi_chat.inference.rows import DataFile
+    from wsi_chat.datasets.info import find_data
     from wsi_chat.inference.run import infer
     kill = Fault(int(sys.argv[3]), "kill")
     engine = ScriptedEngine(lambda q: f"answer to {q.turns[-1].text}", batch=3, faults=[kill])
-    infer(DataFile(Path(sys.argv[1]), "rows"), Path(sys.argv[2]), engine=engine, dialect=get_dialect("embedded"))
+    infer(find_data(sys.argv[1]), Path(sys.argv[2]), engine=engine, dialect=get_dialect("embedded"))
     """
 )
 

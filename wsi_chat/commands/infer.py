@@ -13,9 +13,9 @@ from rich.console import Console
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
 from wsi_chat.commands.progress import answers_bar
+from wsi_chat.datasets.info import find_data
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
-from wsi_chat.inference.rows import find_data
 from wsi_chat.inference.run import Inferred
 from wsi_chat.inference.run import infer as infer_all
 from wsi_chat.settings import resolve
@@ -85,7 +85,7 @@ def run_infer(
     if out.suffix not in (".jsonl", ".json"):
         raise SettingError(f"--save-name {out} is no .jsonl file.", hint="Give a name that ends in .jsonl.")
     data = find_data(dataset, folder)
-    if out.resolve() == data.path.resolve():
+    if out.resolve() in {file.path.resolve() for file in data.files}:
         raise SettingError(f"--save-name {out} is the data set itself.", hint="Choose another name.")
     settings, _ = resolve(flags, environ=environ)
     model = Model(settings)

@@ -7,52 +7,22 @@ missing or broken is an error that names it.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tilers.picture import open_picture, picture_size
+
+from wsi_chat.bounded import DATA_BYTES, load_json
 from wsi_chat.datasets.annotated import Annotated, Rename
 from wsi_chat.datasets.voc import read_voc
-from wsi_chat.errors import SlideError, SlideNotFound
+from wsi_chat.errors import DocumentError, SlideError, SlideNotFound
 from wsi_chat.schema import Box, LabelledBox
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".PNG", ".JPG", ".JPEG", ".TIF")
 SPLITS = ("train", "val", "test")
-
-
-def load_image(path: Path) -> Image.Image:
-    """A picture as RGB (transparent pixels on white).
-
-    Raises:
-        SlideError: it is missing or cannot be decoded.
-    """
-    from PIL import Image
-
-    from wsi_chat.dialects.frame import fit
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return fit(image, image.size)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the header. Raises SlideError like `load_image`."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
 
 
 def read_voc_folder(folder: Path, *, rename: Rename, exhaustive: bool = True, lists: bool = False) -> list[Annotated]:
@@ -197,13 +167,13 @@ def _picture(
     abnormal: bool | None = None,
     mpp: float | None = None,
 ) -> Annotated:
-    size = image_size(path)
+    size = picture_size(path)
     bounds = Box(0, 0, *size)
     seen = tuple(LabelledBox(b.label, inside) for b in boxes if (inside := b.box.clipped(bounds)) is not None)
     return Annotated(
         path.stem,
         size,
-        partial(load_image, path),
+        partial(open_picture, path),
         group or f"{path.parent.name}/{path.name}",
         seen,
         abnormal=abnormal,
@@ -223,10 +193,9 @@ def _with_known(found: Iterable[Annotated], exhaustive: bool, known: frozenset[s
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises SlideNotFound, or SlideError where it is broken."""
+    """The content of a JSON file. Raises SlideNotFound, or SlideError where it is damaged or out of bounds."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SlideNotFound(f"{file} does not exist.", hint="Check the path.") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise SlideError(f"{file}: cannot be read as JSON ({error}).", hint="Give the right file.") from error
+        return load_json(file, limit=DATA_BYTES)
+    except DocumentError as error:
+        kind = SlideNotFound if error.missing else SlideError
+        raise kind(f"{file} does not exist." if error.missing else error.message, hint=error.hint) from error

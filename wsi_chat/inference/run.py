@@ -14,11 +14,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from wsi_chat.errors import AnswerError, OutputError, SlideError
+from tilers.picture import open_picture
+
+from wsi_chat.bounded import load_json
+from wsi_chat.datasets.info import DataSet
+from wsi_chat.datasets.pictures import file_sha256
+from wsi_chat.datasets.rows import BadRow, Row, read_rows
+from wsi_chat.dialects.frame import fit
+from wsi_chat.dialects.reasoning import unfinished
+from wsi_chat.errors import AnswerError, DocumentError, OutputError, SlideError
 from wsi_chat.evaluation.recognition import question_of, recognise
 from wsi_chat.inference.coordinates import moves, to_given, to_sent
 from wsi_chat.inference.output import AnswerFile, Place
-from wsi_chat.inference.rows import BadRow, DataFile, Row, read_rows
 from wsi_chat.schema import Answer, Query, TaskName, Turn
 
 if TYPE_CHECKING:
@@ -66,7 +73,7 @@ class _Waiting:
 
 
 def infer(
-    data: DataFile,
+    data: DataSet,
     out: Path,
     *,
     engine: Engine,
@@ -150,7 +157,7 @@ def _line(found: _Waiting, answer: Answer, dialect: Dialect) -> dict[str, Any]:
         "predict": predict,
         "label": head.pop("label"),
         **head,
-        "status": answer.status,
+        "status": "truncated" if answer.status == "ok" and unfinished(answer.text) else answer.status,
         "finish_reason": answer.finish_reason,
         "error": answer.error,
         "logprob": answer.logprob,
@@ -167,7 +174,7 @@ class _Asked:
 
     def __init__(
         self,
-        data: DataFile,
+        data: DataSet,
         engine: Engine,
         dialect: Dialect,
         *,
@@ -178,7 +185,7 @@ class _Asked:
         self.data, self.engine, self.dialect = data, engine, dialect
         self.max_new_tokens, self.max_samples = max_new_tokens, max_samples
         self.decoding = {"greedy": True, "seed": seed}
-        self.label_dialect = _built_with(data.path.parent)
+        self.label_dialect = _built_with(data.files[0].path.parent)
         if self.label_dialect and self.label_dialect != dialect.name:
             log.warning(
                 "%s was built for the dialect %s and is asked in %s: its prompts go out in their own words",
@@ -196,7 +203,7 @@ class _Asked:
         content = {
             "row": [row.line, place],
             "turns": [[turn.role, turn.text] for turn in row.turns[: place + 1]],
-            "images": [self._digest(self.path(image)) for image in row.images[: row.shown(place)]],
+            "images": [self._digest(row.picture(image)) for image in row.images[: row.shown(place)]],
             "max_tokens": room,
             "decoding": self.decoding,
             "model": self.engine.model_id,
@@ -204,17 +211,9 @@ class _Asked:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def path(self, image: str) -> Path:
-        return self.data.path.parent / image
-
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
-            try:
-                with path.open("rb") as stream:
-                    self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise SlideError(f"image {path} cannot be read: {reason}") from error
+            self._digests[path] = file_sha256(path)
         return self._digests[path]
 
     def continues(self, file: AnswerFile) -> bool:
@@ -282,16 +281,13 @@ class _Asked:
                 waiting[key] = found
                 yield query
 
-    def _images(self, row: Row) -> list[Image]:
-        from wsi_chat.datasets.sources import load_image
-
-        return [load_image(self.path(image)) for image in row.images]
+    @staticmethod
+    def _images(row: Row) -> list[Image]:
+        return [open_picture(row.picture(image)) for image in row.images]
 
     def _query(
         self, row: Row, place: int, number: int, images: list[Image], *, key: str, room: int
     ) -> tuple[Query, _Waiting]:
-        from wsi_chat.dialects.frame import fit
-
         frames = [self.dialect.frame(image.size) for image in images]
         moved = moves(self.dialect, frames)
         turns: list[Turn] = []
@@ -363,7 +359,6 @@ class _Asked:
 def _built_with(folder: Path) -> str:
     """The name of the dialect that a data set's build.json names, empty where there is none."""
     try:
-        content = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        return str(content["dialect"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(load_json(folder / "build.json")["dialect"]["name"])
+    except (DocumentError, KeyError, TypeError):
         return ""
