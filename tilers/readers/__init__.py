@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a file says of its scale: um/px along x and y, and the name of the property that says it."""
+    """A file's statement of its scale: µm/px along x and y, and the name of the property that states it."""
 
     x: float
     y: float
@@ -137,10 +137,12 @@ def unregister_reader(name: str) -> None:
 
 
 def _plugins() -> dict[str, Reader]:
-    found: dict[str, Reader] = {}
+    plugins: dict[str, Reader] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in Reader.built_in:
-            log.warning("reader plugin %r (%s) bears a built-in name and is ignored", point.name, point.value)
+            log.warning(
+                "reader plugin %r (%s) has the name of a built-in reader and is ignored", point.name, point.value
+            )
             continue
         try:
             opener = point.load()
@@ -148,8 +150,8 @@ def _plugins() -> dict[str, Reader]:
             log.warning("reader plugin %r (%s) cannot be loaded: %s", point.name, point.value, error)
             continue
         suffixes = tuple(str(s).lower() for s in getattr(opener, "suffixes", ()))
-        found[point.name] = Reader(point.name, opener, suffixes)
-    return found
+        plugins[point.name] = Reader(point.name, opener, suffixes)
+    return plugins
 
 
 def all_readers() -> tuple[Reader, ...]:
@@ -170,7 +172,7 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
     """Readers to try for a file, in order: those that claim its suffix, then the others.
 
     Raises:
-        SettingError: ``name`` is given and no reader bears it.
+        SettingError: ``name`` is given and no reader has that name.
     """
     every = all_readers()
     if name is not None:

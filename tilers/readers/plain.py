@@ -26,8 +26,8 @@ class PlainBackend(WindowBackend):
         self.level_sizes = (image.size,)
         self.level_downsamples = (1.0,)
         self.properties = allow_listed({"plain.format": image.format, "plain.mode": image.mode})
-        said = _resolution(image)
-        self.resolutions = (said,) if said else ()
+        resolution = _resolution(image)
+        self.resolutions = (resolution,) if resolution else ()
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self._pixels[y : y + height, x : x + width]
@@ -59,7 +59,7 @@ def open_backend(path: Path) -> Backend:
     """Open a plain image.
 
     Raises:
-        SlideUnsupported: not such an image, or above MAX_PIXELS (told from the header, before decoding).
+        SlideUnsupported: not such an image, or above MAX_PIXELS (checked in the header, before decoding).
         SlideUnreadable: the image is damaged or cut off.
     """
     if path.is_dir():
@@ -87,8 +87,8 @@ def open_backend(path: Path) -> Backend:
             ) from error
 
 
-def _too_large(seen: str) -> str:
+def _too_large(size: str) -> str:
     return (
-        f"too large for a plain image ({seen}, at most {MAX_PIXELS // 1_000_000} million pixels, "
+        f"too large for a plain image ({size}, at most {MAX_PIXELS // 1_000_000} million pixels, "
         "since it must be decoded whole); convert it to a tiled pyramidal TIFF"
     )
