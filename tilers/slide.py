@@ -21,6 +21,7 @@ from tilers.fingerprint import fingerprint
 from tilers.readers import Backend, Pixels, candidates
 from tilers.reduce import view
 from tilers.resolution import resolve_mpp
+from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import (
     ResolutionUnknown,
     SlideNotFound,
@@ -257,6 +258,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None
     """
     path = Path(path)
     _check_path(path)
+    _check_header(path)
     reasons = []
     for candidate in candidates(path, reader):
         try:
@@ -289,6 +291,16 @@ def _check_path(path: Path) -> None:
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what makes a library abort the process or allocate without bound, before any library sees the file."""
+    header = read_tiff_header(path)
+    if header is not None and header.objection:
+        raise SlideUnsupported(
+            f"{path.name} cannot be opened as a slide: {header.objection}.",
+            hint="Copy the file again from its source; it looks damaged.",
+        )
 
 
 def _diagnosis(path: Path) -> str:
