@@ -1,8 +1,8 @@
 """Where the cells are: every spot that differs from the slide's background, down to a single cell.
 
-The slide is read once, in pieces, at about FINE_UM um/px; of each CELL_UM cell the darkest and the brightest
-spot are kept, so that one small cell does not drown in the mean of the glass around it. No object is too small
-to keep. What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
+The slide is read once, in pieces, at about FINE_UM µm/px; of each CELL_UM cell the darkest and the brightest
+spot count, so that one small cell does not drown in the mean of the glass around it. No object is too small.
+What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsi_chat.schema import Box
 if TYPE_CHECKING:
     from tilers.slide import Slide
 
-FINE_UM = 2.0  # a lymphocyte's nucleus (7 um) covers several such pixels, and noise is averaged
+FINE_UM = 2.0  # a lymphocyte's nucleus (7 µm) covers several such pixels, and noise is averaged
 CELL_UM = 8.0  # about a small cell
 ASSUMED_MPP = 0.5  # where a slide has none; it only sets how fine the mask is
 MAX_CELLS = 16_000_000
@@ -121,17 +121,17 @@ def find_foreground(
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
     threshold = ground.threshold(absorbance=absorbance, signal=signal)
-    found = (strength > threshold) & grid.scanned
+    stained = (strength > threshold) & grid.scanned
     if ground.fill is not None:
-        found &= ~ground.fill
-    blank = not found.any()
-    kept = found | grid.unreadable
+        stained &= ~ground.fill
+    blank = not stained.any()
+    cell_um = grid.cell * (slide.mpp or ASSUMED_MPP)
     notes = []
     if grid.unreadable.any():
         notes.append(f"{grid.unreadable.sum() / grid.unreadable.size:.1%} of the overview cannot be read")
     what = f"{ground.kind} background {ground.rgb}, {'absorbance' if ground.kind == 'bright' else 'signal'}"
     return Foreground(
-        mask=kept,
+        mask=stained | grid.unreadable,
         cell=grid.cell,
         size=slide.size,
         strength=strength,
@@ -139,9 +139,9 @@ def find_foreground(
         unreadable=grid.unreadable,
         kind=ground.kind,
         background_rgb=ground.rgb,
-        deposit=None if blank else find_deposit(found, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
+        deposit=None if blank else find_deposit(stained, cell=grid.cell, cell_um=cell_um),
         is_blank=blank and not grid.unreadable.any(),
-        method=f"{what} > {threshold:.3f} in {grid.cell * (slide.mpp or ASSUMED_MPP):.1f} um cells, no size limit",
+        method=f"{what} > {threshold:.3f} in {cell_um:.1f} µm cells, no size limit",
         notes=tuple(notes),
     )
 
