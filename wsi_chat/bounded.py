@@ -13,7 +13,7 @@ import stat
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import yaml
 from yaml.composer import Composer
@@ -45,7 +45,7 @@ _LONG_NUMBER = re.compile(f"[0-9]{{{NUMBER_LENGTH}}}")
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[IO[bytes]]:
+def open_regular(path: Path) -> Iterator[BinaryIO]:
     """A regular file, opened for reading bytes.
 
     Raises:
@@ -58,7 +58,8 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise DocumentError(path, "cannot be read (it is not a regular file)", hint="Give a file, not a folder, a pipe or a device.")
+        reason = "cannot be read (it is not a regular file)"
+        raise DocumentError(path, reason, hint="Give a file, not a folder, a pipe or a device.")
     with os.fdopen(handle, "rb") as file:
         yield file
 

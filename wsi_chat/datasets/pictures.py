@@ -6,9 +6,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tilers.picture import open_picture
 from wsi_chat.bounded import open_regular
 from wsi_chat.errors import DocumentError, SlideError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def locate(image: str, folders: Sequence[Path]) -> Path:
@@ -29,6 +34,14 @@ def locate(image: str, folders: Sequence[Path]) -> Path:
             hint="Name pictures relative to it, or give their folder with --media-dir.",
         )
     return next((path for path in inside if "\0" not in image and path.exists()), inside[0])
+
+
+def load_picture(path: Path) -> Image.Image:
+    """A picture of a data set as RGB, upright. Raises SlideError naming it."""
+    try:
+        return open_picture(path)
+    except SlideError as error:
+        raise SlideError(f"image {path} cannot be read ({error.message})", hint=error.hint) from error
 
 
 def file_sha256(path: Path) -> str:

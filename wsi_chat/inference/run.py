@@ -14,11 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tilers.picture import open_picture
-
 from wsi_chat.bounded import load_json
 from wsi_chat.datasets.info import DataSet
-from wsi_chat.datasets.pictures import file_sha256
+from wsi_chat.datasets.pictures import file_sha256, load_picture
 from wsi_chat.datasets.rows import BadRow, Row, read_rows
 from wsi_chat.dialects.frame import fit
 from wsi_chat.dialects.reasoning import unfinished
@@ -283,7 +281,7 @@ class _Asked:
 
     @staticmethod
     def _images(row: Row) -> list[Image]:
-        return [open_picture(row.picture(image)) for image in row.images]
+        return [load_picture(row.picture(image)) for image in row.images]
 
     def _query(
         self, row: Row, place: int, number: int, images: list[Image], *, key: str, room: int

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilers.picture import open_picture
-
 from wsi_chat.bounded import load_json
 from wsi_chat.datasets.check import Checked, check_data
 from wsi_chat.datasets.info import INFO, DataSet, find_data, read_info
+from wsi_chat.datasets.pictures import load_picture
 from wsi_chat.datasets.rows import Row, read_rows
 from wsi_chat.datasets.translate import Exchange, Translator
 from wsi_chat.dialects import Dialect, DialectSpec, get_dialect
@@ -164,7 +163,7 @@ def _faults(checked: Checked, source: Source, *, skip_bad: bool) -> dict[int, st
 def _measured(path: Path, sizes: dict[Path, tuple[int, int]], broken: dict[Path, str]) -> tuple[int, int]:
     if path not in sizes and path not in broken:
         try:
-            sizes[path] = open_picture(path).size
+            sizes[path] = load_picture(path).size
         except SlideError as error:
             broken[path] = error.message
     if path in broken:
@@ -176,7 +175,7 @@ def pictures(conversation: Conversation, target: Dialect) -> list[Image.Image]:
     """Its pictures as the target is sent them (RGB). Raises SlideError naming the line."""
     try:
         return [
-            fit(open_picture(path), target.frame(size).sent)
+            fit(load_picture(path), target.frame(size).sent)
             for path, size in zip(conversation.images, conversation.sizes, strict=True)
         ]
     except SlideError as error:
