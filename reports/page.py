@@ -44,7 +44,9 @@ def page_data(
         words: the language; by default that of the report, with the names as the report holds them.
     """
     words = words or Words(report.language)
-    items = gallery_items(report, limit=GALLERY_LIMIT, tile_verdicts=tile_verdicts)
+    wanted = report.provenance.config.get("gallery")
+    limit = wanted if isinstance(wanted, int) and wanted >= 0 else GALLERY_LIMIT
+    items = gallery_items(report, limit=limit, tile_verdicts=tile_verdicts)
     verdict = report.verdict
     return {
         "language": words.language,

@@ -126,11 +126,13 @@ def test_without_a_font_the_pdf_says_the_ways_out_and_the_page_is_still_written(
     monkeypatch.setattr("reports.fonts.PACKAGE", "no_such_package")
     monkeypatch.setattr("reports.fonts.folders", list)
     report, words = _chinese(abnormal)
-    with pytest.raises(FontMissing, match="--font-path") as caught:
+    with pytest.raises(FontMissing, match="font_path") as caught:
         write_pdf(
             report, abnormal.tiles, folder=tmp_path, path=tmp_path / "report.pdf", font_paths=[tmp_path], words=words
         )
-    assert all(way in caught.value.hint for way in ("wsi-chat[cjk]", "fonts-noto-cjk", "--font-path", "--no-pdf"))
+    assert all(
+        way in caught.value.hint for way in ("wsi-chat[cjk]", "fonts-noto-cjk", "WSI_CHAT_FONT_PATH", "--format html")
+    )
     assert not (tmp_path / "report.pdf").exists()
     page = write_html(report, abnormal.tiles, folder=tmp_path, path=tmp_path / "report.html", words=words)
     assert '<html lang="zh-CN">' in page.read_text(encoding="utf-8")

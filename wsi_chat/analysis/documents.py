@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, Report, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.settings import FORMATS, Format, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Format = Literal["pdf", "html", "json", "dicom"]
-FORMATS: tuple[Format, ...] = ("pdf", "html", "json", "dicom")
 Step = Callable[[], object]
 
 
@@ -38,7 +36,7 @@ def missing_font(settings: Settings) -> str:
     """
     from reports import FontMissing, chinese_font
 
-    if settings.language != "zh" or not settings.pdf:
+    if settings.language != "zh" or "pdf" not in settings.format:
         return ""
     try:
         chinese_font(settings.font_path)
@@ -80,9 +78,8 @@ def write_documents(
         lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=settings.font_path),
         lambda: _draw_gallery(slide, report, tiles, folder, limit=settings.gallery),
     ]
-    formats: list[Format] = ["pdf"] if settings.pdf else []
-    formats += ["html"] if settings.html else []
-    formats += ["dicom"] if settings.dicom and slide.path.suffix.lower() in (".dcm", ".dicom") else []
+    of_dicom = slide.path.suffix.lower() in (".dcm", ".dicom")
+    formats = [name for name in settings.format if name != "json" and (name != "dicom" or of_dicom)]
     made = document_steps(report, tiles, folder, words=words, font_path=settings.font_path, slide_path=slide.path)
     steps += [_kept_apart(name, made[name], unwritten) for name in formats]
     steps.append(lambda: reports.write_report_json(report, folder / "report.json"))

@@ -47,7 +47,7 @@ from wsi_chat.analysis.run_folder import (
 from wsi_chat.analysis.slide_score import apply_or_pass, conditions_of, load_for, with_aggregator
 from wsi_chat.engines.asker import Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
+from wsi_chat.errors import SlideNotFound, WsiChatError
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import (
     Box,
@@ -57,7 +57,7 @@ from wsi_chat.schema import (
     TileVerdict,
     Timings,
 )
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.settings import Settings, check_names, resolve
 
 if TYPE_CHECKING:
     from aggregators import Sample
@@ -102,11 +102,7 @@ def analyze(
     """
     if isinstance(engine, str):
         settings["engine"], engine = engine, None
-    unknown = sorted(set(settings) - set(Settings.model_fields))
-    if unknown:
-        raise SettingError(
-            f"analyze() has no setting {unknown[0]!r}.", hint=f"Settings: {', '.join(Settings.model_fields)}."
-        )
+    check_names(settings, "analyze()")
     effective, origin = resolve(settings, config=Path(config) if config else None)
     model = Model(effective, given=engine)
     folder = open_folder(Path(out))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat._version import __version__
 from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.schema import Funnel, ModelRecord, Provenance, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
     from aggregators import Sample
@@ -86,9 +86,7 @@ def engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
 
 def config_of(settings: Settings) -> dict[str, Any]:
     """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(
-        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
-    )
+    return settings.model_dump(mode="json", exclude=set(affecting("speed")))
 
 
 def system_stamp(system: System) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Provenance
-from wsi_chat.settings import Settings
+from wsi_chat.settings import Settings, fit_conditions
 
 if TYPE_CHECKING:
     from aggregators.fitted import Applied, FittedAggregator
@@ -15,17 +15,11 @@ if TYPE_CHECKING:
 #: Folder inside a checkpoint with the aggregator that was fitted on its answers.
 OWN = "aggregator"
 
-#: Settings that change what a slide's tiles and findings are.
-CONFIGURED = ("limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom")
-
 
 def conditions_of(provenance: Provenance, *, system: str, system_version: str) -> dict[str, Any]:
-    """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading.
-
-    A setting that an older report does not name had its default.
-    """
+    """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading."""
     model = provenance.model
-    found: dict[str, Any] = {
+    return {
         "model": model.revision,
         "dialect": model.dialect,
         "prompts": model.prompts_sha256[:16],
@@ -33,12 +27,8 @@ def conditions_of(provenance: Provenance, *, system: str, system_version: str) -
         "tile_mpp": round(provenance.tile_mpp, 4),
         "overlap": provenance.overlap,
         "reporting system": f"{system} {system_version}",
+        **fit_conditions(provenance.config),
     }
-    for name in CONFIGURED:
-        field = Settings.model_fields.get(name)
-        if field is not None:
-            found[name] = provenance.config.get(name, field.default)
-    return found
 
 
 def folder_of_aggregator(settings: Settings) -> Path | None:

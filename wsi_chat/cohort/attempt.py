@@ -70,6 +70,8 @@ def _failed(job: Job, out: Path, error: Exception, seconds: float) -> SlideState
     if not isinstance(error, WsiChatError):
         log.warning("%s: %s", job.sample.path.name, reason_of(error))
         write_traceback(out / job.slide_id, error)
+    else:
+        log.info("%s failed: %s", job.sample.path.name, error, exc_info=error)
     return job.state(
         status="failed",
         reason=reason_of(error),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsi_chat.analysis.ancillary import read_ancillary
-from wsi_chat.analysis.documents import FORMATS, Format, rebuild_documents
+from wsi_chat.analysis.documents import rebuild_documents
 from wsi_chat.commands.console import EXIT_PARTIAL
+from wsi_chat.commands.options import Json, with_settings
 from wsi_chat.errors import OutputError, SettingError, TerminologyError, WsiChatError
 from wsi_chat.schema import Language, Report, TileVerdict
+from wsi_chat.settings import FORMATS, resolve
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine
@@ -26,26 +29,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REBUILT = ("format", "language", "narrative", "ancillary", "model", "dialect", "font_path")
+"""Settings that apply to documents made again; what is not given stays as it was in the run."""
 
+
+@with_settings(
+    *REBUILT,
+    words={
+        "model": "Checkpoint that writes the narrative.",
+        "format": "Documents to write, separated by commas; DICOM objects only for a DICOM slide.",
+    },
+    defaults={
+        "language": "the report's", "narrative": "as stored", "model": "the run's", "ancillary": "the report's",
+        "format": "all",
+    },
+)  # fmt: skip
 def report(
-    folder: Annotated[Path, typer.Argument(help="A slide's run folder, OUT/<slide id>.")],
-    language: Annotated[str | None, typer.Option(help="en or zh. Default: the report's.")] = None,
-    narrative: Annotated[str | None, typer.Option(help="template, or model: written by one, then checked.")] = None,
-    formats: Annotated[str | None, typer.Option("--format", help="Some of pdf,html,json,dicom. Default: all.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint that writes the narrative. Default: the run's.")] = None,
-    dialect: Annotated[str, typer.Option(help="How that model is asked. Default: read from it.")] = "auto",
-    ancillary: Annotated[
-        list[str] | None, typer.Option(help="Result of another test, as you supply it, or a YAML file; repeatable.")
-    ] = None,
-    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now.")] = None,
-    font_path: Annotated[str | None, typer.Option(help="Font file or folder for the PDF.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>.")],
+    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    json_: Json = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
-    """Write a slide's documents again from its run folder, e.g. in another language. Asks no model by itself."""
-    payload, lines, code = run_report(
-        folder, language=language, narrative=narrative, formats=formats, model=model, dialect=dialect,
-        ancillary=ancillary or (), slide=slide, font_path=font_path,
-    )  # fmt: skip
+    """Write a slide's documents again from its run folder, e.g. in another language.
+
+    No model is asked, except by --narrative model.
+    """
+    effective, origin = resolve(settings, config=config, environ=os.environ)
+    given = {name: getattr(effective, name) for name in REBUILT if name in origin}
+    formats = given.pop("format", None)
+    payload, lines, code = run_report(folder, formats=",".join(formats) if formats else None, slide=slide, **given)
     typer.echo(json.dumps(payload, indent=2, ensure_ascii=False) if json_ else "\n".join(lines))
     raise typer.Exit(code)
 
@@ -84,7 +98,7 @@ def run_report(
     """
     from reports import Words, read_tiles_parquet
 
-    wanted = _formats(formats)
+    wanted = FORMATS if formats is None else resolve({"format": formats})[0].format
     report = _report_of(folder)
     chosen = _language(language, report)
     tiles = read_tiles_parquet(folder / "tiles.parquet")
@@ -114,17 +128,6 @@ def run_report(
         lines.append(f"narrative: {told.narrator.kept} sentences kept, {told.narrator.replaced} replaced")
         payload["narrator"] = told.narrator.model_dump()
     return payload, lines, EXIT_PARTIAL if failed else 0
-
-
-def _formats(text: str | None) -> tuple[Format, ...]:
-    names = FORMATS if text is None else tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    strange = [name for name in names if name not in FORMATS]
-    if strange or not names:
-        raise SettingError(
-            f"--format {text!r}: {strange[0] if strange else 'nothing'} is no format.",
-            hint=f"Give some of {', '.join(FORMATS)}, with commas between.",
-        )
-    return tuple(name for name in FORMATS if name in names)
 
 
 def _language(text: str | None, report: Report) -> Language:
@@ -236,7 +239,6 @@ def _written_by_model(
     from wsi_chat.analysis.narrator import stored_pictures, write_narrative
     from wsi_chat.engines.model import Model
     from wsi_chat.journal import Journal
-    from wsi_chat.settings import resolve
 
     config = report.provenance.config
     settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})

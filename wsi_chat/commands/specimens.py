@@ -30,8 +30,8 @@ class Said(NamedTuple):
 
 
 def specimens(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full, with its sources.")] = None,
-    check: Annotated[str | None, typer.Option(help="Check a reporting system's YAML of your own.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this specimen type in full, with its sources.")] = None,
+    check: Annotated[str | None, typer.Option(help="Check the YAML file of a reporting system of your own.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """List the specimen types and the reporting system that each is read by; show one, or check a file."""
@@ -202,7 +202,7 @@ def _asked(system: System) -> RenderableType:
     if rule.obscuring is not None:
         rows.append(("", rule.obscuring.question, rule.obscuring.source))
     rows += [("in the conversation", question.text, question.source) for question in system.questions]
-    rows.append(("resolution", f"{system.mpp:g} um/px", system.mpp_source))
+    rows.append(("resolution", f"{system.mpp:g} µm/px", system.mpp_source))
     return _rows(rows, "when", "what", "source")
 
 

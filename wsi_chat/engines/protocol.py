@@ -133,6 +133,7 @@ class EngineCrashed(EngineError):
 
 def failed(query: Query, error: str, *, seconds: float = 0.0) -> Answer:
     """The answer that stands for none: never stored as final, never counted as normal."""
+    log.info("no answer to a %s question: %s", query.task, error)
     return Answer(
         key=query.key,
         task=query.task,
