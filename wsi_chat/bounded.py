@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import yaml
 from yaml.composer import Composer
@@ -45,7 +46,7 @@ _LONG_NUMBER = re.compile(f"[0-9]{{{NUMBER_LENGTH}}}")
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """A regular file, opened for reading bytes.
 
     Raises:

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED
+from wsi_chat.commands.options import UNDERSCORES
 
 if TYPE_CHECKING:
     from wsi_chat.training.finetune import Trained
     from wsi_chat.training.trainer import Tell
 
 
+CONTEXT_SETTINGS = UNDERSCORES
+
+
 def train(
     dataset: Annotated[list[str], typer.Option(help="A .jsonl file, or a name in --dataset-dir. May be repeated.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the trained checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json.")] = None,
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then each file's own.")
+    ] = None,
     eval_dataset: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +106,7 @@ def train(
     from wsi_chat.training.settings import settings_of
 
     settings = settings_of(
-        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, eval_dataset=eval_dataset, out=out,
+        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir, eval_dataset=eval_dataset, out=out,
         dialect=dialect, skip_bad=skip_bad_lines, overwrite=overwrite, resume=resume, method=method, rank=rank,
         alpha=alpha, dropout=dropout, targets=_names(targets), vision=vision, merge=merge, epochs=epochs, steps=steps,
         batch_size=batch_size, accumulate=accumulate, lr=lr, schedule=schedule, warmup=warmup,

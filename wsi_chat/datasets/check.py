@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tilers.picture import picture_size
-
 from wsi_chat.bounded import load_json
-from wsi_chat.datasets.info import INFO, DataFile, DataSet, find_data, other_files
+from wsi_chat.datasets.info import INFO, SUFFIXES, DataFile, DataSet, find_data, other_files
 from wsi_chat.datasets.pictures import file_sha256, locate
 from wsi_chat.datasets.rows import IMAGE_MARK, ROLES, ShapeError, alternate, read_draft, read_records
 from wsi_chat.dialects import Dialect, DialectSpec
@@ -66,23 +65,33 @@ class Checked:
         return {"file": self.file, "lines": self.lines, "counts": self.counts, "problems": found}
 
 
-def check_file(file: Path, *, dialect: Dialect | None = None) -> Checked:
-    """`check_data` of one file.
+def check_file(
+    file: str | Path, *, folder: Path | None = None, media: Path | None = None, dialect: Dialect | None = None
+) -> Checked:
+    """`check_data` of a file, or of a data set by its name in ``folder``'s dataset_info.json.
+
+    Args:
+        media: folder of the pictures; default: as `find_data` says.
 
     Raises:
-        SettingError: the file is missing or cannot be read.
+        SettingError: there is no such file or data set, or it cannot be read.
     """
-    if not file.is_file():
+    path = Path(file).expanduser()
+    if not path.is_file() and path.suffix in SUFFIXES and folder is None:
         raise SettingError(f"{file} is not a file.", hint="Give a .jsonl or .json file.")
-    if file.suffix not in (".jsonl", ".json"):
-        return check_data(DataSet(file.stem, (DataFile(file),), file.parent), dialect=dialect)
+    alone = DataSet(path.stem, (DataFile(path, None, (media,) if media else ()),), path.parent)
+    if path.is_file() and path.suffix not in SUFFIXES:
+        return check_data(alone, dialect=dialect)
     try:
-        dataset = find_data(str(file))
+        dataset = find_data(str(file), folder, media=media)
     except SettingError as error:
-        checked = check_data(DataSet(file.stem, (DataFile(file),), file.parent), dialect=dialect)
-        listed = any(problem.kind == "info" for problem in checked.problems)
-        found = () if listed else (Problem(0, "info", f"{INFO}: {error.message}"),)
-        return Checked(checked.file, checked.lines, (*checked.problems, *found))
+        if not path.is_file():
+            raise
+        checked = check_data(alone, dialect=dialect)  # the list beside it is at fault, not the file
+        if any(problem.kind == "info" for problem in checked.problems):
+            return checked
+        problem = Problem(0, "info", f"{INFO}: {error.message}")
+        return Checked(checked.file, checked.lines, (*checked.problems, problem))
     return check_data(dataset, dialect=dialect)
 
 

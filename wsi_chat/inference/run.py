@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +24,7 @@ from wsi_chat.errors import AnswerError, DocumentError, OutputError, SlideError
 from wsi_chat.evaluation.recognition import question_of, recognise
 from wsi_chat.inference.coordinates import moves, to_given, to_sent
 from wsi_chat.inference.output import AnswerFile, Place
-from wsi_chat.schema import Answer, Query, TaskName, Turn
+from wsi_chat.schema import Answer, Query, Sampling, TaskName, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,13 +46,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Inferred:
-    """What a run did. ``new``/``reused`` answers; ``failed`` is (line, reason) of what could not be answered."""
+    """What a run did. ``new``/``reused`` answers; ``failed`` is (line, reason) of what could not be answered.
+
+    ``long_prompts``: of the new ones, how many prompts are longer than the cut-off that was named.
+    """
 
     path: Path
     rows: int = 0
     new: int = 0
     reused: int = 0
     truncated: int = 0
+    long_prompts: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -79,6 +83,8 @@ def infer(
     max_new_tokens: int = MAX_NEW_TOKENS,
     max_samples: int | None = None,
     seed: int = 0,
+    sampling: Sampling | None = None,
+    cutoff_tokens: int | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Inferred:
@@ -91,7 +97,10 @@ def infer(
     Args:
         out: JSONL, one line per answer, in the order of the data set at the end.
         max_new_tokens: room for an answer; less where the dialect or the kind of question needs less.
-        max_samples: ask only so many rows, the first ones.
+        max_samples: ask only the first N rows.
+        sampling: how answers are drawn; None: greedily.
+        cutoff_tokens: longer prompts are counted (``long_prompts``) and asked whole: a prompt that is cut off asks
+            something else.
         progress: called as ``progress(answers written, answers in all)``.
 
     Raises:
@@ -99,7 +108,9 @@ def infer(
         OutputError: ``out`` cannot be written, or holds the answers of another run.
         EngineDied: the engine died twice; what was answered is in ``out``.
     """
-    asked = _Asked(data, engine, dialect, max_new_tokens=max_new_tokens, max_samples=max_samples, seed=seed)
+    asked = _Asked(
+        data, engine, dialect, max_new_tokens=max_new_tokens, max_samples=max_samples, seed=seed, sampling=sampling
+    )
     total = sum(len(row.asked) for row in asked.rows())
     done = Inferred(out)
     with AnswerFile(out, overwrite=overwrite) as file:
@@ -122,6 +133,7 @@ def infer(
         for answer in engine.answer(asked.queries(file, waiting, done, write)):
             if answer.key in waiting:
                 found = waiting.pop(answer.key)
+                done.long_prompts += cutoff_tokens is not None and (answer.prompt_tokens or 0) > cutoff_tokens
                 write(_line(found, answer, dialect), found.place[0])
         for key, found in waiting.items():
             # an engine that swallowed a question must not make it vanish
@@ -179,10 +191,12 @@ class _Asked:
         max_new_tokens: int,
         max_samples: int | None,
         seed: int,
+        sampling: Sampling | None = None,
     ) -> None:
         self.data, self.engine, self.dialect = data, engine, dialect
         self.max_new_tokens, self.max_samples = max_new_tokens, max_samples
-        self.decoding = {"greedy": True, "seed": seed}
+        self.sampling = sampling
+        self.decoding = {"seed": seed, **({"greedy": True} if sampling is None else asdict(sampling))}
         self.label_dialect = _built_with(data.files[0].path.parent)
         if self.label_dialect and self.label_dialect != dialect.name:
             log.warning(
@@ -305,6 +319,7 @@ class _Asked:
             images=tuple(fit(image, frame.sent) for image, frame in zip(images[:seen], frames[:seen], strict=True)),
             max_tokens=room,
             tile_id=f"{row.line}.{number}",
+            sampling=self.sampling,
         )
         head = self._head(row, place, number, key)
         head["image_sizes"] = [list(frame.given) for frame in frames[:seen]]

@@ -69,13 +69,13 @@ class Conversation:
         return f"{self.file}:{self.line}"
 
 
-def find_dataset(name: str, folder: Path | None = None) -> Source:
+def find_dataset(name: str, folder: Path | None = None, *, media: Path | None = None) -> Source:
     """A data set by the path of its file, or by its name in ``folder``'s dataset_info.json; see `find_data`.
 
     Raises:
         SettingError: there is none, or its form is not read here.
     """
-    data = find_data(name, folder)
+    data = find_data(name, folder, media=media)
     return Source(data.name, data.files[0].path, written_in(data.files[0].path.parent), data)
 
 
