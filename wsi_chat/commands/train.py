@@ -106,7 +106,8 @@ def train(
     from wsi_chat.training.settings import settings_of
 
     settings = settings_of(
-        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir, eval_dataset=eval_dataset, out=out,
+        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir,
+        eval_dataset=eval_dataset, out=out,
         dialect=dialect, skip_bad=skip_bad_lines, overwrite=overwrite, resume=resume, method=method, rank=rank,
         alpha=alpha, dropout=dropout, targets=_names(targets), vision=vision, merge=merge, epochs=epochs, steps=steps,
         batch_size=batch_size, accumulate=accumulate, lr=lr, schedule=schedule, warmup=warmup,

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def locate(image: str, folders: Sequence[Path]) -> Path:
+def locate(image: str, folders: Sequence[Path], *, option: str = "") -> Path:
     """The picture that a row names, in the first of the folders that has it; else where it should be.
+
+    Args:
+        option: what names another folder for them, for the hint.
 
     Raises:
         SlideError: the name leads out of every folder.
@@ -31,7 +34,7 @@ def locate(image: str, folders: Sequence[Path]) -> Path:
     if not inside:
         raise SlideError(
             f"image {image} lies outside the data set's folder",
-            hint="Name pictures relative to it, or give their folder with --media-dir.",
+            hint=f"Name pictures relative to it{f', or give their folder with {option}' if option else ''}.",
         )
     return next((path for path in inside if "\0" not in image and path.exists()), inside[0])
 

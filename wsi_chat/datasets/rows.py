@@ -48,7 +48,7 @@ class Row:
 
     def picture(self, image: str) -> Path:
         """Where one of its images is. Raises SlideError where its name leads out of the data set's folder."""
-        return locate(image, self.file.picture_folders)
+        return locate(image, self.file.picture_folders, option="--media-dir")
 
 
 @dataclass(frozen=True, slots=True)
