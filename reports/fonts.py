@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from PIL import ImageFont
+
 from wsi_chat.errors import OutputError
 
 PACKAGE = "cvttf_NotoSansCJK_Regular"
@@ -99,7 +101,6 @@ def _in_order(place: Path, *, named_only: bool) -> list[Path]:
 
 @cache
 def _has_chinese(path: Path) -> bool:
-    from PIL import ImageFont
 
     try:
         font = ImageFont.truetype(str(path), 16)

@@ -6,6 +6,7 @@ errors go to stderr.
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,7 @@ from typer.main import get_command as command_of
 
 from wsi_chat._version import __version__
 from wsi_chat.commands.console import EXIT_INTERRUPTED, complain, set_up_logging
+from wsi_chat.commands.signals import ignore_signals, signals_handled
 from wsi_chat.errors import WsiChatError
 
 
@@ -142,8 +144,10 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: every WsiChatError becomes one clear message and its exit code."""
     set_up_logging()
+    atexit.register(ignore_signals)
     try:
-        app(arguments)
+        with signals_handled():
+            app(arguments)
     except WsiChatError as error:
         complain(error)
         sys.exit(error.exit_code)

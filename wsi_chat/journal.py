@@ -240,6 +240,15 @@ class Journal:
                 raise self._refused(error) from error
         return done.rowcount == 1
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take answers back: their questions count as never asked. Raises OutputError where that cannot be written."""
+        rows = [(key,) for key in keys]
+        with self._mutex:
+            try:
+                self._open.executemany("DELETE FROM answers WHERE key = ?", rows)
+            except sqlite3.Error as error:
+                raise self._refused(error) from error
+
     def tally(self) -> dict[str, int]:
         """How many answers there are to each task, by task."""
         with self._mutex:

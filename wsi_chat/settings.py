@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
+from wsi_chat.address import check_address
 from wsi_chat.bounded import load_yaml
 from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, declared_in, setting
 from wsi_chat.errors import DocumentError, SettingError
@@ -337,7 +338,10 @@ def resolve(
         for name, layer in _layers(flags, config, environ):
             for key, value in _without_switches(layer, values.get("format", FORMATS)).items():
                 values[key], origin[key] = value, name
-        return Settings(**values), origin
+        settings = Settings(**values)
+        if settings.base_url is not None:
+            check_address(settings.base_url)  # before it is written anywhere: it may hold a key
+        return settings, origin
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"

@@ -107,8 +107,8 @@ WRITTEN: dict[str, list[dict[str, Any]]] = {
         feature({"type": "GeometryCollection", "geometries": [polygon(box), point(box)]}) for box in CELLS
     ],
     "hole_and_height": [
-        feature({"type": "Polygon", "coordinates": [[[*xy, 0] for xy in ring(box)], ring(Box(*box.center, *box.center))]})
-        for box in CELLS
+        feature({"type": "Polygon", "coordinates": [[[*xy, 0] for xy in ring(b)], ring(Box(*b.center, *b.center))]})
+        for b in CELLS
     ],
 }  # fmt: skip
 
@@ -324,3 +324,21 @@ def test_other_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(SlideError, match=r"c\.json is n"):
         collect(Sources(coco=(tmp_path / "c.json",)), dialect=CYTO)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image;caption\na.png;A cell, large.\n",
+        "sep=;\r\nimage;caption\r\na.png;A cell, large.\r\n",
+        'image,caption\na.png,"A cell, large."\n',
+        "IMAGE\tcaption\na.png\tA cell, large.\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_of_spreadsheets(tmp_path: Path, text: str, encoding: str) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "c.csv").write_bytes(text.encode(encoding))
+    (tmp_path / "p.csv").write_bytes(b"sep=;\nimage;patient\na.png;p7\n")
+    (picture,) = collect(Sources(captions=(tmp_path / "c.csv",), patients=tmp_path / "p.csv"), dialect=CYTO)
+    assert (picture.caption, picture.group) == ("A cell, large.", "patient p7")

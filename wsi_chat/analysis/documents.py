@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
 from wsi_chat.progress import Progress, no_progress
-from wsi_chat.schema import Box, Report, TileVerdict
+from wsi_chat.schema import Box, Remark, Report, TileVerdict
 from wsi_chat.settings import FORMATS, Format, Settings
 
 if TYPE_CHECKING:
@@ -29,21 +29,21 @@ log = logging.getLogger(__name__)
 Step = Callable[[], object]
 
 
-def missing_font(settings: Settings) -> str:
-    """Why report.pdf cannot be written in the settings' language; empty where it can. Says so at once, as an error.
+def missing_font(settings: Settings) -> Remark | None:
+    """Why report.pdf cannot be written in the settings' language; None where it can. Says so at once, as an error.
 
     Asked before the first tile, so that the run goes on knowingly: everything but the PDF is still written.
     """
     from reports import FontMissing, chinese_font
 
     if settings.language != "zh" or "pdf" not in settings.format:
-        return ""
+        return None
     try:
         chinese_font(settings.font_path)
     except FontMissing as error:
         log.error("%s %s", error.message, error.hint)
-        return f"report.pdf was not written: {error.message}"
-    return ""
+        return Remark("run.no_pdf", why=error.message)
+    return None
 
 
 def write_documents(

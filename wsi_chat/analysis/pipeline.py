@@ -60,7 +60,7 @@ from wsi_chat.schema import (
 from wsi_chat.settings import Settings, check_names, resolve
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
@@ -247,10 +247,10 @@ def analyze_slide(
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
         keeper: FeatureKeeper | None = None
-        sample: Sample | None = None
+        sample: TileSample | None = None
         provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
-        passed_over = ""
+        passed_over = None
         if fitted is not None and plan.tiles:
             conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
             applied, passed_over = apply_or_pass(fitted, settings, conditions)
@@ -334,7 +334,7 @@ def _judge(
     provenance: Provenance,
     asker: Asker | None,
     clock: Clock,
-    sample: Sample | None,
+    sample: TileSample | None,
     applied: Applied | None,
     precision: Mapping[str, float] | float | None,
     image: ImageFeatures | None = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Provenance
+from wsi_chat.schema import Provenance, Remark
 from wsi_chat.settings import Settings, fit_conditions
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def load_for(settings: Settings) -> FittedAggregator | None:
 
 def apply_or_pass(
     fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]
-) -> tuple[Applied | None, str]:
+) -> tuple[Applied | None, Remark | None]:
     """As `apply_to`; but the checkpoint's own aggregator, which nobody named, is left out of a run that is not its own.
 
     Returns:
@@ -81,7 +81,7 @@ def apply_or_pass(
     """
     differences = [] if settings.aggregator != "auto" or settings.force else fitted.differences(conditions)
     if not differences:
-        return apply_to(fitted, settings, conditions), ""
+        return apply_to(fitted, settings, conditions), None
     if settings.miss_rate is not None or settings.false_alarm_rate is not None:
         raise SettingError(
             f"no aggregator was fitted for this run, and the thresholds of the checkpoint's own do not hold for it:"
@@ -89,11 +89,8 @@ def apply_or_pass(
             hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
         )
     if any(fitted.record.conditions.get(key) != conditions.get(key) for key in ("model", "reporting system")):
-        return None, ""
-    return None, (
-        "The score is uncalibrated: the checkpoint's own aggregator holds for other settings"
-        f" ({'; '.join(differences)})."
-    )
+        return None, None
+    return None, Remark("aggregator.other_settings", differences=differences)
 
 
 def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]) -> Applied:
@@ -128,7 +125,7 @@ def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str,
 
 def with_aggregator(provenance: Provenance, applied: Applied) -> Provenance:
     """The provenance with the aggregator that draws the verdict, its thresholds, and what was forced."""
-    # one that nobody named may stand back, and then the pool scores
+    # one that nobody named may not be applied, and then the pool scores
     gone = () if applied.unasked else ("pool", "k")
     kept = {name: value for name, value in provenance.aggregation.items() if name not in gone}
     kept |= {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.asking.intent import find_label
 from wsi_chat.errors import WsiChatError
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, Finding, LabelledBox, Tile
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class SlideFacts:
     def why(self) -> RecordAnswer:
         """The reason, the sentences behind it, and what carries it."""
         verdict = self.report.verdict
-        lines = [verdict.reason]
+        lines: list[str] = [verdict.reason]
         if verdict.category_reason:
             lines.append(verdict.category_reason)
         carrying = self._known(verdict.carrying)
@@ -221,8 +222,6 @@ class SlideFacts:
         )
 
     def journal(self) -> RecordAnswer:
-        from wsi_chat.journal import Journal
-
         try:
             with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
                 tally = journal.tally()
@@ -236,16 +235,22 @@ class SlideFacts:
         found = sorted((f for f in self.result.findings if f.label == label), key=lambda f: (-(f.score or 0.0), f.id))
         row = next((count for count in self.report.verdict.counts if count.label == label), None)
         detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
+        name = self._name(label)
         if not found:
             asked = row is not None and row.asked
-            never = f"{label} was not asked for on this slide; ask about a place in view: locate all {label} here."
-            text = f"No {label} was located in {detailed}." if asked else never
+            never = f"{name} was not asked for on this slide; ask about a place in view: locate all {name} here."
+            text = f"No {name} was located in {detailed}." if asked else never
             return RecordAnswer(text, self._detailed(3) if asked else ())
         where = "; ".join(f"{f.id} at {corners(f.box)}" for f in found[:LISTED])
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
         boxes = tuple(LabelledBox(f.label, f.box) for f in found)
-        text = f"{len(found)} {label} in {detailed}: {where}{more}."
+        text = f"{len(found)} {name} in {detailed}: {where}{more}."
         return RecordAnswer(text, tuple(f.id for f in found[:LISTED]), boxes)
+
+    def _name(self, label: str) -> str:
+        """The display name of a class, as the findings table has it."""
+        code = self._system.read_label(label)
+        return self._system.label(code).name if code else label
 
     def all_counts(self) -> RecordAnswer:
         located = [count for count in self.report.verdict.counts if count.seen]

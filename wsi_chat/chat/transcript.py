@@ -70,7 +70,7 @@ def read_transcript(path: Path | str) -> Transcript:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
         raise OutputError(
-            f"{path} is no conversation of version {TRANSCRIPT_VERSION}: {place}: {first['msg']}.",
+            f"{path} is not a conversation of version {TRANSCRIPT_VERSION}: {place}: {first['msg']}.",
             hint="Name the .json that /save wrote.",
         ) from error
 

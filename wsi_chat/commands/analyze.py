@@ -29,9 +29,10 @@ from wsi_chat.analysis.run_folder import (
     write_traceback,
 )
 from wsi_chat.analysis.run_log import run_log
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.settings import declared, resolve
@@ -80,7 +81,7 @@ def run_analyze(
     code: int | None = None
     write_summary(out, [row_of_waiting(slide) for slide in slides])
     try:
-        with terminate_as_interrupt():
+        with signals_handled():
             for slide in slides:
                 try:
                     with slide_bar(errors, slide, quiet=quiet or not errors.is_terminal) as progress:

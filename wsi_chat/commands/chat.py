@@ -17,6 +17,7 @@ import typer
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED
 from wsi_chat.commands.options import ENGINE, with_settings
+from wsi_chat.commands.signals import every_interrupt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +42,10 @@ def chat(
     """Talk about an analyzed slide, a slide or an image; /help in the conversation lists what can be asked."""
     from wsi_chat.chat.conversation import Conversation
 
-    with Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings) as conversation:
-        raise typer.Exit(talk(conversation, save=save, as_json=json_))
+    opened = Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings)
+    with opened as conversation, every_interrupt():
+        code = talk(conversation, save=save, as_json=json_)
+    raise typer.Exit(code)
 
 
 def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool = False) -> int:

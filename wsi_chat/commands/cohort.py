@@ -21,9 +21,10 @@ from wsi_chat.analysis.run_log import run_log
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, Silent, Watcher, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
 from wsi_chat.schema import DISCLAIMER
@@ -112,7 +113,7 @@ def run_cohort(
         0 done; 3 finished, but some slides failed or are indeterminate by error; 130 interrupted, state saved.
     """
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    with terminate_as_interrupt(), _watch(errors, quiet=quiet) as watcher:
+    with signals_handled(), _watch(errors, quiet=quiet) as watcher:
         result = analyze_cohort(
             source,
             out=out,

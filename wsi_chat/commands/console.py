@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from wsi_chat.analysis.run_log import PACKAGES
@@ -61,25 +57,6 @@ def set_verbosity(level: int) -> None:
     _stderr.setLevel(wanted)
     for name in PACKAGES:
         logging.getLogger(name).setLevel(wanted)
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs the threads decides about signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.stdout.flush()
 
 
 def show(payload: Any, lines: Any, *, as_json: bool) -> None:

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from reports.wording import plural
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.datasets.info import find_data
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
@@ -120,7 +121,7 @@ def run_infer(
         model.dialect = with_max_pixels(model.dialect, image_max_pixels)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with terminate_as_interrupt(), answers_bar(errors, quiet=quiet or not errors.is_terminal) as progress:
+        with signals_handled(), answers_bar(errors, quiet=quiet or not errors.is_terminal) as progress:
             done = infer_all(
                 data,
                 out,

@@ -131,7 +131,7 @@ def run_report(
 
 
 def _language(text: str | None, report: Report) -> Language:
-    from reports.language import LANGUAGES
+    from wsi_chat.remarks import LANGUAGES
 
     for language in LANGUAGES:
         if language == (text or report.language):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from wsi_chat.datasets.coco import read_coco
 from wsi_chat.datasets.qupath import Marked, read_geojson
 from wsi_chat.datasets.slides import bounds_of, cut_tiles, pair, read_rendered_slide
 from wsi_chat.datasets.sources import read_captions, read_json, read_rendered_fields, read_voc_folder
+from wsi_chat.datasets.tables import read_table
 from wsi_chat.dialects import Dialect
 from wsi_chat.errors import SettingError, SlideError
 
@@ -87,12 +87,11 @@ def _renames(pairs: Sequence[str]) -> dict[str, str]:
 
 def _with_patients(found: list[Annotated], file: Path) -> list[Annotated]:
     """Groups from a CSV with image,patient, or a cohort's manifest with image_path,patient; slides go by file name."""
+    rows = [row for _, row in read_table(file)]
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [{(k or "").strip().lower(): v for k, v in row.items()} for row in csv.DictReader(stream)]
-        patients = {Path(row.get("image") or row["image_path"]).stem: row["patient"].strip() for row in rows}
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise SlideError(f"{file}: not a CSV with image,patient ({error}).", hint="Name those two columns.") from error
+        patients = {Path(row.get("image") or row["image_path"]).stem: row["patient"] for row in rows}
+    except KeyError as error:
+        raise SlideError(f"{file} has no column {error}.", hint="Name the columns image and patient.") from error
     grouped = []
     for picture in found:
         patient = patients.get(picture.name) or patients.get(Path(picture.source).stem)

@@ -141,8 +141,8 @@ class _Reading:
             where = "on this slide where a count or an absence would be claimed" if kind == "none" else "there"
             log.warning(
                 "%s: %s of %s %s %s no box: nothing is asked about %s %s",
-                self.file.name, _counted(number), label, MARKED_BY[kind][number != 1], "gives" if number == 1 else "give",
-                label, where,
+                self.file.name, _counted(number), label, MARKED_BY[kind][number != 1],
+                "gives" if number == 1 else "give", label, where,
             )  # fmt: skip
         if self.unclassified:
             log.warning("%s: left out: %s without a class", self.file.name, _counted(self.unclassified))

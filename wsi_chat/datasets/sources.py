@@ -6,7 +6,6 @@ missing or broken is an error that names it.
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from wsi_chat.bounded import DATA_BYTES, load_json
 from wsi_chat.datasets.annotated import Annotated, Renaming
 from wsi_chat.datasets.pictures import locate
 from wsi_chat.datasets.render.field import LABELS
+from wsi_chat.datasets.tables import read_table
 from wsi_chat.datasets.voc import read_voc_file
 from wsi_chat.errors import DocumentError, SlideError, SlideNotFound
 from wsi_chat.schema import Box, LabelledBox
@@ -109,15 +109,8 @@ def read_captions(file: Path) -> list[Annotated]:
     Raises:
         SlideError: a column or a picture is missing, or a row has neither caption nor question and answer.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideError(f"{file}: cannot be read as CSV ({error}).", hint="Give a UTF-8 CSV file.") from error
     merged: dict[str, Annotated] = {}
-    for number, row in enumerate(rows, start=2):
-        cell = {key.strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-        cell = {key: value for key, value in cell.items() if isinstance(value, str)}
+    for number, cell in read_table(file):
         name = cell.get("image") or cell.get("image_path", "")
         caption, question, answer = (cell.get(key, "") for key in ("caption", "question", "answer"))
         if not name or not (caption or (question and answer)):

@@ -256,7 +256,7 @@ class SupervisedEngine:
         if self._restarted:
             raise EngineDied(
                 f"the engine died again after its restart: {crash.message}",
-                hint="Every answer so far is kept; run the same command again to go on.",
+                hint="Every answer so far is saved. Run the same command again to resume.",
             ) from crash
         self._restarted = True
         log.warning("the engine died (%s); restarting it once", crash.message)
@@ -268,7 +268,7 @@ class SupervisedEngine:
         except Exception as error:
             raise EngineDied(
                 f"the {name} engine died ({crash.message}) and could not be restarted: {error}",
-                hint="Every answer so far is kept; run the same command again to go on.",
+                hint="Every answer so far is saved. Run the same command again to resume.",
             ) from error
         if self._engine.model_id != model:
             raise EngineDied(
