@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from reports.wording import plural
 from wsi_chat.commands.options import UNDERSCORES, Json
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.check import check_file
@@ -18,6 +17,7 @@ from wsi_chat.datasets.rewrite import rewriting
 from wsi_chat.datasets.splits import parse_fractions
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import get_dialect
+from wsi_chat.remarks import counted
 from wsi_chat.terminology import load_system
 
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
@@ -135,6 +135,6 @@ def dataset_check(
             where = f"{file}:{problem.line}" if problem.line else file
             typer.echo(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
-        typer.echo(f"{plural(checked.lines, 'line')}: {counts or 'nothing wrong'}")
+        typer.echo(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)

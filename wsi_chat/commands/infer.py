@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reports.wording import plural
 from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
 from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
@@ -22,6 +21,7 @@ from wsi_chat.errors import SettingError
 from wsi_chat.inference.llama_factory import dialect_of_template, sampling_of, with_max_pixels
 from wsi_chat.inference.run import Inferred
 from wsi_chat.inference.run import infer as infer_all
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Sampling
 from wsi_chat.settings import Settings, resolve
 
@@ -161,7 +161,7 @@ def _report(done: Inferred, source: Path, errors: Console, *, as_json: bool, qui
         errors.print(f"... and {len(done.failed) - SHOWN} more; see status and error in {done.path}", markup=False)
     if done.long_prompts:
         errors.print(
-            f"{plural(done.long_prompts, 'prompt')} longer than --cutoff-len: asked whole, where LLaMA-Factory would "
+            f"{counted(done.long_prompts, 'prompt')} longer than --cutoff-len: asked whole, where LLaMA-Factory would "
             "have cut them off",
             markup=False,
         )
@@ -175,5 +175,5 @@ def _report(done: Inferred, source: Path, errors: Console, *, as_json: bool, qui
         return
     if not quiet:
         known = f", {done.reused} of them answered earlier" if done.reused else ""
-        print(f"{done.path}: {plural(done.answers, 'answer')} to {plural(done.rows, 'row')}{known}")
+        print(f"{done.path}: {counted(done.answers, 'answer')} to {counted(done.rows, 'row')}{known}")
         print(f"{done.truncated} cut off, {len(done.failed)} failed")

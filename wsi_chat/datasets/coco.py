@@ -18,6 +18,7 @@ from wsi_chat.datasets.annotated import Annotated, Renaming
 from wsi_chat.datasets.pictures import locate
 from wsi_chat.datasets.sources import picture_of, read_json, with_known
 from wsi_chat.errors import SlideError
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Box, LabelledBox
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def read_coco(file: Path, *, images: Path | None = None, rename: Renaming, exhau
     for label, number in sorted(without_box.items()):
         log.warning(
             "%s: %s of %s is a crowd or has no area: nothing is asked about %s in its picture",
-            file.name, "1 object" if number == 1 else f"{number} objects", label, label,
+            file.name, counted(number, "object"), label, label,
         )  # fmt: skip
     return with_known(found, exhaustive, categories.classes)
 

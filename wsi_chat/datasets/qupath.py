@@ -19,6 +19,7 @@ from typing import Any
 from wsi_chat.datasets.annotated import Renaming
 from wsi_chat.datasets.sources import read_json
 from wsi_chat.errors import SlideError
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Box, LabelledBox
 
 log = logging.getLogger(__name__)
@@ -136,29 +137,27 @@ class _Reading:
     def marked(self) -> Marked:
         for (whole, label), number in sorted(self.derived.items()):
             verb = "is" if number == 1 else "are"
-            log.warning("%s: %s of the class %r %s taken as %r", self.file.name, _counted(number), whole, verb, label)
+            log.warning(
+                "%s: %s of the class %r %s taken as %r", self.file.name, counted(number, "object"), whole, verb, label
+            )
         for (label, kind), number in sorted(self.without_box.items()):
             where = "on this slide where a count or an absence would be claimed" if kind == "none" else "there"
             log.warning(
                 "%s: %s of %s %s %s no box: nothing is asked about %s %s",
-                self.file.name, _counted(number), label, MARKED_BY[kind][number != 1],
+                self.file.name, counted(number, "object"), label, MARKED_BY[kind][number != 1],
                 "gives" if number == 1 else "give", label, where,
             )  # fmt: skip
         if self.unclassified:
-            log.warning("%s: left out: %s without a class", self.file.name, _counted(self.unclassified))
+            log.warning("%s: left out: %s without a class", self.file.name, counted(self.unclassified, "object"))
         if self.without_box and not self.boxes:
             kinds = sorted({MARKED_BY[kind][1] for _, kind in self.without_box})
             number = sum(self.without_box.values())
             raise SlideError(
-                f"{self.file}: {_counted(number)} of {', '.join(sorted({label for label, _ in self.without_box}))} "
+                f"{self.file}: {counted(number, 'object')} of {', '.join(sorted({label for label, _ in self.without_box}))} "
                 f"{' or '.join(kinds)}: none has an outline, so there are no boxes to learn from.",
                 hint="Outline the cells in QuPath, e.g. with its cell detection, and export them again.",
             )
         return Marked(tuple(self.boxes), tuple(self.places), self.unplaced)
-
-
-def _counted(number: int) -> str:
-    return "1 object" if number == 1 else f"{number} objects"
 
 
 def _object_type(properties: dict[str, Any]) -> str:

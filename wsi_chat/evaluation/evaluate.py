@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from reports.wording import plural
 from wsi_chat._version import __version__
 from wsi_chat.dialects import Dialect, Frame, get_dialect
 from wsi_chat.dialects.choice import chosen_option
@@ -24,6 +23,7 @@ from wsi_chat.evaluation.recognition import BOX, KINDS, class_names, target_of
 from wsi_chat.evaluation.resampling import RESAMPLES
 from wsi_chat.evaluation.statements import FieldScores, score_fields
 from wsi_chat.evaluation.text import TextPair, TextScores, score_text
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Answer, LabelledBox, Record
 from wsi_chat.tasks import Ask
 
@@ -115,7 +115,7 @@ def evaluate(
     lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
     if boxed := [row.line for kind in TEXT_KINDS for row in kinds[kind] if BOX.search(row.predict)]:  # type: ignore[index]
         notes.append(
-            f"{plural(len(boxed), 'answer')} scored as free text also {'holds' if len(boxed) == 1 else 'hold'} boxes, "
+            f"{counted(len(boxed), 'answer')} scored as free text also {'holds' if len(boxed) == 1 else 'hold'} boxes, "
             f"which no label locates (line {', '.join(map(str, boxed[:5]))}{', ...' if len(boxed) > 5 else ''}): "
             "their coordinates count as words."
         )
@@ -225,7 +225,7 @@ class _Boxes:
                 problems.append(Problem(line=row.line, reason=error.message))
         for (named, written), number in sorted(self.odd.items()):
             self.notes.append(
-                f"{plural(number, 'answer')} of {named} {'has its' if number == 1 else 'have their'} boxes in the form "
+                f"{counted(number, 'answer')} of {named} {'has its' if number == 1 else 'have their'} boxes in the form "
                 f"of {written}, and {'was' if number == 1 else 'were'} read so."
             )
         return found, problems
