@@ -32,7 +32,8 @@ from aggregators.features import (
     verdict_features,
 )
 from aggregators.logistic import LogisticHead
-from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.atomic import write_bytes, write_text
+from wsi_chat.errors import SettingError
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import Fitted, Probability, Record, Remark
 
@@ -228,15 +229,10 @@ class FittedAggregator:
 
     def save(self, folder: Path) -> Path:
         """Write the folder's files; returns aggregator.json. Raises OutputError."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.attention is not None:
-                _put(folder / WEIGHTS, to_bytes(self.attention))
-            payload = {**_said(self.record), "sha256": self.sha256}
-            text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
-            return _put(folder / FILE, text.encode())
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
+        if self.attention is not None:
+            write_bytes(folder / WEIGHTS, to_bytes(self.attention))
+        payload = {**_said(self.record), "sha256": self.sha256}
+        return write_text(folder / FILE, json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
 
 
 def _about(slides: str) -> Remark | str:
@@ -244,13 +240,6 @@ def _about(slides: str) -> Remark | str:
     if slides == "rendered":
         return Remark("about.rendered")
     return Remark("about.given", about=slides) if slides else ""
-
-
-def _put(path: Path, data: bytes) -> Path:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return path
 
 
 def _said(record: Aggregator) -> dict[str, Any]:

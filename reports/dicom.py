@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.files import write_bytes
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Finding, Report
 
@@ -271,7 +271,9 @@ def _category(finding: Finding, *, coded: bool) -> Any:
     return codes.SCT.AnatomicalStructure if coded and finding.label in CELLS else hd.sr.CodedConcept(*ORGANISM)
 
 
-CELLS = frozenset({"wbc", "rbc", "platelet"})
+CELLS = frozenset(
+    {"wbc", "rbc", "platelet", "neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "ig", "erythroblast"}
+)
 
 
 def _concept(code: str, meaning: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from reports import blood
 from reports.language import Words
 from reports.wording import (
     CERTAINTY,
@@ -44,6 +45,7 @@ def narrate(
         *_verdict(report, system, words),
         *_category(report, words),
         *_cells(report, words),
+        *blood.sentences(report, words),
         *_quotes(report, tile_verdicts, system, quotes, words),
         *_ancillary(report, words),
         *_adequacy(report, words),

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from aggregators.fitted import METHODS
+from reports import blood
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
 from reports.wording import (
@@ -57,6 +58,7 @@ def page_data(
         "identity": _identity(report, words),
         "verdict": _verdict(report, words),
         "findings": _findings(verdict, words),
+        "differential": blood.table(report, words),
         "narrative": _narrative(report, words),
         "legend": _legend(report, words),
         "overview": _picture(folder, "overview.png"),
@@ -123,7 +125,11 @@ def _columns(character: str) -> float:
 def _identity(report: Report, words: Words) -> list[dict[str, str]]:
     slide, specimen = report.slide, report.specimen
     objective = f"{slide.objective_power:g}×" if slide.objective_power else words("page.no_objective")
-    sources = {"flag": "page.mpp_flag", "objective power (derived)": "page.mpp_derived"}
+    sources = {
+        "flag": "page.mpp_flag",
+        "objective power (derived)": "page.mpp_derived",
+        "tiff resolution tags": "page.mpp_tiff",
+    }
     known = sources.get(slide.mpp_source)
     source = words(known) if known else words("page.mpp_from", source=slide.mpp_source)
     comma = words.between
@@ -170,6 +176,11 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
         lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
+    found = verdict.differential
+    if found is not None and found.rows:
+        lines.append({"label": words("blood.title"), "value": clean(blood.line(found, words), 300)})
+    if found is not None and found.seen:
+        lines.append({"label": words("blood.seen"), "value": clean(words.spaced(map(words.remark, found.seen)), 260)})
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
@@ -307,7 +318,7 @@ def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
         parts.append(words("page.tile_p", p=score_text(item.score)))
     score = words.between.join(parts)
     name = words("page.field_item") if is_field else words.label(item.label, item.name)
-    also = words.between.join(words.label(code, code) for code in item.also_called)
+    also = words.between.join(map(words.label_of, item.also_called))
     return {
         "image": _picture(folder, item.file),
         "id": clean(item.id, 14),

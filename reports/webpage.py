@@ -17,13 +17,14 @@ from typing import Any
 
 from PIL import Image
 
-from reports.files import write_bytes
+from reports.blood import line
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
 from reports.page import clean, page_data
 from reports.scan import read_scan
 from reports.wording import score_text
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.schema import Finding, Report, TileVerdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -147,7 +148,7 @@ class _Page:
         return f'<nav aria-label="{self.say("html.contents")}"><ul>{links}</ul></nav>\n'
 
     def middle(self) -> str:
-        return f'<div class="two">{self.narrative()}{self.classes()}</div>\n'
+        return f'<div class="two">{self.narrative()}<div>{self.classes()}{self.differential()}</div></div>\n'
 
     def narrative(self) -> str:
         items = []
@@ -197,6 +198,21 @@ class _Page:
         )
         caption = self.say("page.marked_in_all", n=len(self.findings))
         return _section("classes", self.say("page.findings"), _table(caption, head, rows))
+
+    def differential(self) -> str:
+        found = self.data["differential"]
+        if found is None:
+            return ""
+        head = "".join(f'<th scope="col">{_safe(name)}</th>' for name in found["head"])
+        rows = [
+            f'<tr><th scope="row">{_safe(row["name"])}</th><td class="n">{_safe(row["n"])}</td>'
+            f'<td class="n">{_safe(row["share"])}</td><td class="n">{_safe(row["interval"])}</td></tr>'
+            for row in found["rows"]
+        ]
+        body = _table(_safe(found["total"]), f"<tr>{head}</tr>", rows) if rows else ""
+        body += "".join(f"<p>{_safe(entry['name'])}: {_safe(entry['value'])}</p>" for entry in found["per_field"])
+        body += "".join(f"<p>{_safe(text)}</p>" for text in (*found["seen"], *found["notes"]))
+        return _section("differential", _safe(found["title"]), body)
 
     def pictures(self) -> str:
         heat = _inlined(self.folder / "heatmap.png", PICTURE_PX)
@@ -355,6 +371,8 @@ class _Page:
         if name == "verdict.counts":
             told = [f"{self.words.label(row.label, row.name)} {row.seen}" for row in value if row.asked or row.seen]
             return self.words.between.join(told)
+        if name == "verdict.differential":
+            return line(value, self.words)
         if name == "verdict.adequacy":
             return self.words(f"adequacy.{value.status}")
         if name == "specimen":

@@ -1,8 +1,8 @@
 """Where the cells are: every spot that differs from the slide's background, down to a single cell.
 
-The slide is read once, in pieces, at about FINE_UM µm/px; of each CELL_UM cell the darkest and the brightest
-spot count, so that one small cell does not drown in the mean of the glass around it. No object is too small.
-What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
+The slide is read once, in pieces, at about FINE_UM um/px; of each CELL_UM cell the darkest and the brightest
+spot are kept, so that one small cell does not drown in the mean of the glass around it. No object is too small
+to keep. What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.background import Background, estimate_background
+from tilers.background import TEXTURE, Background, estimate_background, texture
 from tilers.deposit import Deposit, find_deposit
 from tilers.reduce import cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
@@ -23,7 +23,7 @@ from wsi_chat.schema import Box, Remark
 if TYPE_CHECKING:
     from tilers.slide import Slide
 
-FINE_UM = 2.0  # a lymphocyte's nucleus (7 µm) covers several such pixels, and noise is averaged
+FINE_UM = 2.0  # a lymphocyte's nucleus (7 um) covers several such pixels, and noise is averaged
 CELL_UM = 8.0  # about a small cell
 ASSUMED_MPP = 0.5  # where a slide has none; it only sets how fine the mask is
 MAX_CELLS = 16_000_000
@@ -32,6 +32,7 @@ PIECE_PX = 2048
 # more; glass and mountant vary by about 0.03.
 ABSORBANCE = 0.08
 SIGNAL = 12.0  # grey levels above a dark background
+UNSURE = 0.6  # from this share of the threshold on, a cell is not called empty
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Foreground:
     """A grid of square cells over the slide.
 
     Attributes:
-        mask: (rows, columns) bool, True where there may be something to look at.
+        mask: (rows, columns) bool, True where something differs from the background.
+        unsure: (rows, columns) bool, cells that differ too little to be called cells and too much to be called empty
+            glass; all of them where too little empty glass is in sight to know its colour.
         cell: side of a grid cell in level-0 px (cell (r, c) covers x from c * cell to (c + 1) * cell).
         strength: (rows, columns) float32, the strongest absorbance (bright background) or signal / 255 (dark).
         scanned, unreadable: (rows, columns) bool; cells outside the scan are never foreground.
@@ -61,12 +64,19 @@ class Foreground:
     is_blank: bool
     method: Remark
     notes: tuple[Remark, ...] = field(default=())
+    unsure: NDArray[np.bool_] | None = None
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:
-        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        sums[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
-        return sums
+        return _summed(self.mask)
+
+    @cached_property
+    def _unsure_sums(self) -> NDArray[np.float64] | None:
+        return None if self.unsure is None else _summed(self.unsure)
+
+    @cached_property
+    def _scanned_sums(self) -> NDArray[np.float64]:
+        return _summed(self.scanned)
 
     def fraction(self, box: Box) -> float:
         """Share of a box (level-0 px) that is foreground, 0..1; the part beyond the slide counts as none.
@@ -76,19 +86,38 @@ class Foreground:
         inside = box.clipped(Box(0, 0, *self.size))
         if inside is None or box.area == 0:
             return 0.0
+        touched, cells = self._count(inside, self._sums)
+        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+
+    def is_unsure(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches a cell that is neither foreground nor certainly empty glass."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        if inside is None or self._unsure_sums is None:
+            return False
+        return self._count(inside, self._unsure_sums)[0] > 0
+
+    def is_scanned(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches the scanned area."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        return inside is not None and self._count(inside, self._scanned_sums)[0] > 0
+
+    def _count(self, inside: Box, sums: NDArray[np.float64]) -> tuple[float, int]:
         rows, columns = self.mask.shape
         c0, c1 = int(inside.x0 // self.cell), min(columns, -int(-inside.x1 // self.cell))
         r0, r1 = int(inside.y0 // self.cell), min(rows, -int(-inside.y1 // self.cell))
-        s = self._sums
-        touched = s[r1, c1] - s[r0, c1] - s[r1, c0] + s[r0, c0]
-        cells = (r1 - r0) * (c1 - c0)
-        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+        return sums[r1, c1] - sums[r0, c1] - sums[r1, c0] + sums[r0, c0], (r1 - r0) * (c1 - c0)
 
     @property
     def area_fraction(self) -> float:
         """Foreground as a share of the scanned area."""
         scanned = int(self.scanned.sum())
         return float(self.mask.sum() / scanned) if scanned else 0.0
+
+
+def _summed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    return sums
 
 
 def find_foreground(
@@ -117,20 +146,31 @@ def find_foreground(
                 hint="Copy the file again from its source; it looks damaged.",
             )
         return _blank(slide, grid, Remark("foreground.not_scanned"))
-    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable)
+    structure = texture(grid.low, grid.high)
+    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable, flat=structure <= TEXTURE)
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
     threshold = ground.threshold(absorbance=absorbance, signal=signal)
-    stained = (strength > threshold) & grid.scanned
+    found = (strength > threshold) & grid.scanned
+    if ground.kind == "bright":
+        found |= (structure > threshold) & grid.scanned
     if ground.fill is not None:
-        stained &= ~ground.fill
-    blank = not stained.any()
-    cell_um = grid.cell * (slide.mpp or ASSUMED_MPP)
+        found &= ~ground.fill
     notes = []
+    unsure = (strength > UNSURE * threshold) & grid.scanned & ~found
+    if ground.kind == "bright":
+        unsure |= (structure > UNSURE * threshold) & grid.scanned & ~found
+    if not ground.certain:
+        unsure = grid.scanned & ~found
+        notes.append(Remark("foreground.no_glass"))
+    if ground.fill is not None:
+        unsure &= ~ground.fill
+    blank = not found.any() and not unsure.any()
+    kept = found | grid.unreadable
     if grid.unreadable.any():
         notes.append(Remark("foreground.unreadable", share=float(grid.unreadable.sum() / grid.unreadable.size)))
     return Foreground(
-        mask=stained | grid.unreadable,
+        mask=kept,
         cell=grid.cell,
         size=slide.size,
         strength=strength,
@@ -138,7 +178,7 @@ def find_foreground(
         unreadable=grid.unreadable,
         kind=ground.kind,
         background_rgb=ground.rgb,
-        deposit=None if blank else find_deposit(stained, cell=grid.cell, cell_um=cell_um),
+        deposit=None if blank else find_deposit(found, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
         is_blank=blank and not grid.unreadable.any(),
         method=Remark(
             "foreground.bright" if ground.kind == "bright" else "foreground.dark",
@@ -147,6 +187,7 @@ def find_foreground(
             cell=grid.cell * (slide.mpp or ASSUMED_MPP),
         ),
         notes=tuple(notes),
+        unsure=unsure,
     )
 
 

@@ -35,7 +35,10 @@ class TilePlan:
     Attributes:
         tiles: in plan order (see the module's docstring).
         grid: tiles of the full grid; ``grid_shape`` is (rows, columns).
-        foreground: tiles that hold foreground; ``selected``: those left after ``limit``.
+        foreground: tiles that hold foreground or may hold it; ``selected``: those left after ``limit``.
+        unsure: those of them that hold nothing but cells of the mask that are neither foreground nor certainly empty.
+        empty: tiles left out as empty glass: every cell differs from the background by less than `tilers.foreground`
+            allows for. ``outside``: tiles left out because the scanner did not scan there.
         stride: level-0 px between neighbouring tiles.
         tile_px, mpp, overlap: as asked; each tile has its effective mpp.
         upsampled: the slide is coarser than asked and the tiles are enlarged.
@@ -54,6 +57,9 @@ class TilePlan:
     upsampled: bool
     sha256: str
     notes: tuple[Remark, ...] = ()
+    unsure: int = 0
+    empty: int = 0
+    outside: int = 0
 
     @property
     def selected(self) -> int:
@@ -94,7 +100,7 @@ def plan_tiles(
     Args:
         foreground: None keeps every tile.
         tile_px: side of the square that the model sees, pixels.
-        mpp: its resolution, µm/px.
+        mpp: its resolution, um/px.
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
         limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
             counts can be extrapolated (the densest tiles would bias them).
@@ -109,8 +115,8 @@ def plan_tiles(
     upsampled = mpp < base * (1 - FINER_BY)
     if upsampled and not allow_upsample:
         raise SettingError(
-            f"Tiles are wanted at {mpp:g} µm/px, but the finest level of {slide.path.name} has {base:.4g} µm/px.",
-            hint=f"Ask for {base:.4g} µm/px or more, or allow upsampling.",
+            f"Tiles are asked at {mpp:g} um/px, but {slide.path.name} has {base:.4g} um/px at its finest.",
+            hint=f"Ask for {base:.4g} um/px or more, or allow upsampling.",
         )
     shape = _geometry(slide, base, tile_px, mpp)
     scale = slide.level_downsamples[shape.level]
@@ -123,7 +129,8 @@ def plan_tiles(
             f"The grid over {slide.path.name} would have {len(xs) * len(ys):,} tiles.",
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
-    planned = []
+    kept = []
+    unsure = empty = outside = 0
     for row, column in _order(len(ys), len(xs)):
         tile = Tile(
             index=row * len(xs) + column,
@@ -137,17 +144,24 @@ def plan_tiles(
             mpp=shape.mpp,
         )
         if foreground is None:
-            planned.append(tile)
+            kept.append(tile)
             continue
         share = foreground.fraction(tile.box)
         if share > 0:
-            planned.append(_with_cellularity(tile, share))
-    tiles = _spread(planned, limit)
-    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(planned))
+            kept.append(_with_cellularity(tile, share))
+        elif foreground.is_unsure(tile.box):
+            kept.append(_with_cellularity(tile, 0.0))
+            unsure += 1
+        elif foreground.is_scanned(tile.box):
+            empty += 1
+        else:
+            outside += 1
+    tiles = _spread(kept, limit)
+    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(kept))
     return TilePlan(
         tiles=tiles,
         grid=len(xs) * len(ys),
-        foreground=len(planned),
+        foreground=len(kept),
         grid_shape=(len(ys), len(xs)),
         stride=step * scale,
         tile_px=tile_px,
@@ -156,6 +170,9 @@ def plan_tiles(
         upsampled=upsampled,
         sha256=_digest(settings, tiles),
         notes=_notes(slide, base, mpp, shape, upsampled),
+        unsure=unsure,
+        empty=empty,
+        outside=outside,
     )
 
 
@@ -172,7 +189,7 @@ def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:
     if not 16 <= tile_px <= MAX_TILE_PX:
         raise SettingError(f"tile_px is {tile_px}.", hint=f"Choose 16 to {MAX_TILE_PX} pixels, for instance 512.")
     if not (math.isfinite(mpp) and mpp > 0):
-        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give µm/px above 0, for instance 0.5.")
+        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give um/px above 0, for instance 0.5.")
     if not 0 <= overlap <= 0.9:
         raise SettingError(f"overlap is {overlap:g}.", hint="Choose a fraction from 0 to 0.9, for instance 0.25.")
     if limit is not None and limit < 1:
@@ -186,7 +203,9 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(1, round(read_px * scale))
+    side = max(
+        1, math.ceil(read_px * scale - 1e-6)
+    )  # rounded down, tiles without overlap would leave a pixel between them
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

@@ -316,6 +316,43 @@ class Count(Record):
     finding_ids: tuple[str, ...] = ()
 
 
+class DifferentialRow(Record):
+    """One type of the differential: cells, and their share of the typed ones with its Wilson interval, 0..1."""
+
+    label: str
+    name: str
+    n: int = Field(ge=0)
+    fraction: Probability
+    interval: Interval
+
+
+class PerField(Record):
+    """Cells of one class in each field (tile) that was read closely: their mean, fewest and most."""
+
+    label: str
+    name: str
+    mean: float = Field(ge=0)
+    fewest: int = Field(ge=0)
+    most: int = Field(ge=0)
+
+
+class Differential(Record):
+    """White cells by type. ``rows`` share out the ``typed`` cells; ``untyped`` ones were given no type.
+
+    ``seen`` are flags for review (immature granulocytes, nucleated red cells), never a diagnosis; ``notes`` say how far
+    the figures can be trusted. ``fields`` were read closely, each ``field_um`` µm wide.
+    """
+
+    typed: int = Field(ge=0)
+    untyped: int = Field(ge=0)
+    rows: tuple[DifferentialRow, ...] = ()
+    per_field: tuple[PerField, ...] = ()
+    fields: int = Field(ge=0)
+    field_um: float | None = None
+    seen: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+
+
 class Funnel(Record):
     """How many tiles came through each step; the steps of an honest denominator."""
 
@@ -394,6 +431,7 @@ class SlideVerdict(Record):
     coverage_floor: Probability
     adequacy: Adequacy
     counts: tuple[Count, ...] = ()
+    differential: Differential | None = Field(default=None, description="where the reporting system counts by type")
     findings: tuple[Finding, ...] = ()
     carrying: tuple[str, ...] = Field(default=(), description="ids of the findings and tiles that carry the verdict")
 

@@ -829,7 +829,7 @@ def _cytologist(body: dict[str, Any], number: int) -> Said:
 def test_a_run_on_a_server_says_who_answered_and_that_its_scores_are_words(
     small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_chat.analysis.pipeline import analyze
+    from wsi_chat import analyze
 
     monkeypatch.setenv("WSI_CHAT_API_KEY", "secret-of-the-user")
     server = FakeServer(_cytologist, models={"data": [{"id": "embedded-v2"}]})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wsi_chat.commands.console import counted, say, say_json
 from wsi_chat.commands.options import UNDERSCORES, Json
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.check import check_file
@@ -17,7 +17,6 @@ from wsi_chat.datasets.rewrite import rewriting
 from wsi_chat.datasets.splits import parse_fractions
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import get_dialect
-from wsi_chat.remarks import counted
 from wsi_chat.terminology import load_system
 
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
@@ -75,7 +74,6 @@ def dataset_build(
     json_: Json = False,
 ) -> None:
     """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
-
     spoken = get_dialect(dialect)
     system = load_system(specimen)
     pictures = collect(
@@ -100,17 +98,21 @@ def dataset_build(
         )  # fmt: skip
     if json_:
         payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
-        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
+        say_json({**payload, "silent": built.silent, "rewritten": built.rewritten})
         return
     for part, number in built.lines.items():
-        typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
-    typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+        say(
+            f"{out / f'{name}_{part}.jsonl'}: {counted(number, 'conversation')} about "
+            f"{counted(built.pictures[part], 'picture')}"
+        )
+    say(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
     if built.rewritten:
-        told = built.rewritten
-        why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
-        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
+        counts = built.rewritten
+        why = ", ".join(f"{number} {reason}" for reason, number in counts["template_stays"].items())
+        unchanged = f"; unchanged: {why}" if why else ""
+        say(f"{counts['kept']} of {counted(counts['tried'], 'wording')} rewritten{unchanged}")
     if built.silent:
-        typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
+        say(f"nothing was asked about {counted(built.silent, 'picture')}", err=True)
 
 
 @dataset.command("check", context_settings=UNDERSCORES)
@@ -126,15 +128,14 @@ def dataset_check(
     json_: Json = False,
 ) -> None:
     """List what is wrong with a data set, line by line. Exits with 1 if anything is."""
-
     checked = check_file(file, folder=dataset_dir, media=media_dir, dialect=get_dialect(dialect) if dialect else None)
     if json_:
-        typer.echo(json.dumps(checked.payload(), indent=2, ensure_ascii=True))
+        say_json(checked.payload())
     else:
         for problem in checked.problems:
             where = f"{file}:{problem.line}" if problem.line else file
-            typer.echo(f"{where}: {problem.kind}: {problem.message}")
+            say(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
-        typer.echo(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
+        say(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, counted, say, say_json
 from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.datasets.info import find_data
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
 from wsi_chat.inference.llama_factory import dialect_of_template, sampling_of, with_max_pixels
 from wsi_chat.inference.run import Inferred
 from wsi_chat.inference.run import infer as infer_all
-from wsi_chat.remarks import counted
 from wsi_chat.schema import Sampling
 from wsi_chat.settings import Settings, resolve
 
@@ -171,9 +169,9 @@ def _report(done: Inferred, source: Path, errors: Console, *, as_json: bool, qui
             "reused": done.reused, "truncated": done.truncated, "long_prompts": done.long_prompts,
             "failed": [{"line": line, "reason": reason} for line, reason in done.failed],
         }  # fmt: skip
-        print(json.dumps(payload, indent=2, ensure_ascii=False))
+        say_json(payload)
         return
     if not quiet:
         known = f", {done.reused} of them answered earlier" if done.reused else ""
-        print(f"{done.path}: {counted(done.answers, 'answer')} to {counted(done.rows, 'row')}{known}")
-        print(f"{done.truncated} cut off, {len(done.failed)} failed")
+        say(f"{done.path}: {counted(done.answers, 'answer')} to {counted(done.rows, 'row')}{known}")
+        say(f"{done.truncated} cut off, {len(done.failed)} failed")

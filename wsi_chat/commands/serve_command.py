@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import show
+from wsi_chat.commands.console import say, show
 
 
 def serve_command(
@@ -25,9 +25,9 @@ def serve_command(
     """Print the vllm serve line that suits a checkpoint and its dialect."""
     payload, notes = describe_serving(model, dialect=dialect, gpus=gpus, host=host, port=port)
     if not json_:
-        typer.echo(payload["command"])
+        say(payload["command"])
         for note in notes:
-            typer.echo(f"# {note}", err=True)
+            say(f"# {note}", err=True)
         return
     show(payload, "", as_json=True)
 
