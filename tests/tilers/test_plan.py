@@ -93,7 +93,7 @@ def test_a_real_level_0_a_little_coarser_than_asked_is_used_as_it_is() -> None:
 
 def test_upsampling_is_refused_or_marked() -> None:
     slide = slide_of((5000, 5000), 0.5)
-    with pytest.raises(SettingError, match=r"0\.25 um/px, but slide\.x has 0\.5"):
+    with pytest.raises(SettingError, match=r"0\.25 µm/px, but the finest level of slide\.x has 0\.5"):
         plan_tiles(slide, None, tile_px=512, mpp=0.25)
     plan = plan_tiles(slide, None, tile_px=512, mpp=0.25, allow_upsample=True)
     assert plan.upsampled
