@@ -1,0 +1,118 @@
+"""What the page shows: the slides of a run folder, one slide's folder, or a slide that has not been analyzed.
+
+A path of the file system enters here and nowhere else: everything served later is named by a slide's id.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
+
+REPORT = "report.json"
+DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")
+"""Files of a run folder that the page offers; no other file is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One slide: its id, its folder in the run folder (which may not exist yet) and, where there is one, its row of
+    summary.csv. ``slide`` is the file where it is known without the report."""
+
+    id: str
+    folder: Path
+    slide: Path | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def analyzed(self) -> bool:
+        return (self.folder / REPORT).is_file()
+
+    def load(self) -> SlideResult | None:
+        """The slide's result, None where it was not analyzed. Raises OutputError for a damaged report."""
+        return load_result(self.folder, slide=self.slide) if self.analyzed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The slides that the page may show, by id. ``root`` is the run folder, None for a single slide."""
+
+    entries: Mapping[str, Entry]
+    root: Path | None = None
+
+    @property
+    def only(self) -> Entry | None:
+        """The one slide, where there is just one."""
+        return next(iter(self.entries.values())) if len(self.entries) == 1 else None
+
+
+def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path("wsi-chat-out")) -> Collection:
+    """What a path names: a run folder, a slide's folder in one, or a slide.
+
+    Args:
+        slide: where the slide is now, for a slide's folder whose file was moved.
+        out: run folder in which the conversation and the review of a slide that has no folder are kept.
+
+    Raises:
+        SlideNotFound: there is no such path.
+        SettingError: the folder holds nothing to show, or ``slide`` is given for many slides.
+    """
+    if not source.exists():
+        raise SlideNotFound(f"There is no {source}.", hint="Name a run folder, a slide's folder in it, or a slide.")
+    if (source / REPORT).is_file():
+        folder = source.resolve()
+        return Collection({folder.name: Entry(folder.name, folder, slide)})
+    if source.is_dir() and not _is_slide(source):
+        found = _of_run(source.resolve())
+        if not found:
+            raise SettingError(
+                f"{source} holds no analyzed slide.", hint="Run wsi-chat analyze SLIDE -o OUT and name OUT."
+            )
+        if slide is not None and len(found) > 1:
+            raise SettingError(
+                f"--slide {slide}: {source} holds {len(found)} slides.", hint="Name one slide's folder, OUT/<slide id>."
+            )
+        if slide is not None:
+            found = {key: Entry(entry.id, entry.folder, slide, entry.row) for key, entry in found.items()}
+        return Collection(found, source.resolve())
+    name = slide_id(source)
+    return Collection({name: Entry(name, out.resolve() / name, source.resolve())})
+
+
+def _is_slide(folder: Path) -> bool:
+    """An OME-Zarr group is a folder that is a slide."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def _of_run(root: Path) -> dict[str, Entry]:
+    rows = {row["slide_id"]: row for row in read_summary(root) if row.get("slide_id")}
+    folders = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{REPORT}"))}
+    # an id of summary.csv is a name of a folder and nothing else
+    names = [name for name in dict.fromkeys([*rows, *folders]) if Path(name).name == name and name not in ("", "..")]
+    return {name: Entry(name, folders.get(name, root / name), None, rows.get(name, {})) for name in names}
+
+
+def read_summary(root: Path) -> list[dict[str, str]]:
+    """The rows of summary.csv; none where it is missing or damaged."""
+    try:
+        with (root / "summary.csv").open(encoding="utf-8", newline="") as file:
+            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def tile_rows(result: SlideResult | None) -> list[dict[str, Any]]:
+    """The rows of tiles.parquet; none where the slide was not analyzed or the file is gone."""
+    if result is None:
+        return []
+    try:
+        rows: list[dict[str, Any]] = result.tiles.to_pylist()
+    except (OSError, ValueError, KeyError, WsiChatError):
+        return []
+    return rows
