@@ -16,7 +16,7 @@ from aggregators.fit import Cohort, fit
 from aggregators.fitted import load_fitted
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.slide_score import OWN
-from wsi_chat.commands.describe import describe_models
+from wsi_chat.commands.models import describe_models
 from wsi_chat.engines import ScriptedEngine, embedded_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.errors import SettingError

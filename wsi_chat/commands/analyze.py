@@ -1,4 +1,4 @@
-"""What ``wsi-chat analyze`` does: the slides one after another, progress while it lasts, and one exit code.
+"""The command ``wsi-chat analyze``: the slides one after another, progress while it lasts, and one exit code.
 
 One bad slide never stops the others; a dead engine does, with everything answered so far kept.
 """
@@ -6,16 +6,13 @@ One bad slide never stops the others; a dead engine does, with everything answer
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
@@ -31,17 +28,115 @@ from wsi_chat.analysis.run_folder import (
     write_summary,
     write_traceback,
 )
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, terminate_as_interrupt
+from wsi_chat.commands.progress import slide_bar
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.settings import resolve
 
-STAGES = {
-    "screen": "screening",
-    "detail": "looking closer",
-    "adequacy": "counting cells",
-    "documents": "writing the report",
-}
+
+def analyze(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG ...")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, transformers, vllm or openai.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many GPUs (2) or which (0,3): one engine each.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions under way at once (openai, vllm).")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one request to a server may take.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries per forward pass.")] = None,
+    specimen: Annotated[
+        str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear, or a YAML of your own.")
+    ] = None,
+    preparation: Annotated[
+        str | None, typer.Option(help="liquid-based or conventional, for the adequacy rule.")
+    ] = None,
+    reduced_minimum: Annotated[
+        bool | None, typer.Option("--reduced-minimum", help="Accept the adequacy rule's lower bound (after therapy).")
+    ] = None,
+    age: Annotated[int | None, typer.Option(help="Of the patient in years, where known.")] = None,
+    adequacy_tiles: Annotated[
+        int | None, typer.Option(help="Random tiles to count normal cells in. Default: 16 where that tells anything.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the slide says.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Tile side in pixels, as the model sees it.")] = None,
+    tile_mpp: Annotated[float | None, typer.Option(help="um/px that the model sees.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour repeats.")] = None,
+    mask: Annotated[bool | None, typer.Option("--mask/--no-mask", help="Tile only where cells are.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading threads.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Tiles to ground and describe.")] = None,
+    exhaustive: Annotated[bool | None, typer.Option("--exhaustive", help="Ground and describe every tile.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Screen at most so many tiles, spread evenly.")] = None,
+    views: Annotated[str | None, typer.Option(help="none, quadrants or context: more views of each tile.")] = None,
+    contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate each tile's score.")] = None,
+    zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
+    features: Annotated[
+        bool | None, typer.Option("--features/--no-features", help="Keep image features of every tile (wsi-chat fit).")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Slide score: topk_logit, mean, max, noisy_or, fraction_above, findings.")
+    ] = None,
+    pool_k: Annotated[int | None, typer.Option(help="k of the top-k mean.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score at and above which a slide is abnormal.")] = None,
+    coverage_floor: Annotated[float | None, typer.Option(help="Share of tiles needed for a verdict.")] = None,
+    box_precision: Annotated[
+        str | None,
+        typer.Option(help="Share of the model's boxes that are right: 0.7, hsil=0.7,..., or evaluate's JSON."),
+    ] = None,
+    aggregator: Annotated[
+        str | None, typer.Option(help="Folder of wsi-chat fit; auto: the checkpoint's own; none.")
+    ] = None,
+    miss_rate: Annotated[
+        float | None, typer.Option(help="With --aggregator: abnormal slides called normal, at most, e.g. 0.05.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="The same of normal slides; slides between are indeterminate.")
+    ] = None,
+    force: Annotated[
+        bool | None, typer.Option("--force", help="Apply an aggregator that was fitted under other conditions.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that draws.")] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite/--resume", help="Forget earlier answers, or go on from them.")
+    ] = None,
+    pdf: Annotated[bool | None, typer.Option("--pdf/--no-pdf", help="Write report.pdf.")] = None,
+    gallery: Annotated[int | None, typer.Option(help="Cells in the gallery.")] = None,
+    font_path: Annotated[str | None, typer.Option(help="Folder with more fonts for the PDF, or a font file.")] = None,
+    html: Annotated[bool | None, typer.Option("--html/--no-html", help="Write report.html.")] = None,
+    dicom: Annotated[
+        bool | None, typer.Option("--dicom/--no-dicom", help="Write DICOM objects where the slide is DICOM.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of the report: en or zh.")] = None,
+    narrative: Annotated[str | None, typer.Option(help="template, or model: written by it, then checked.")] = None,
+    ancillary: Annotated[
+        list[str] | None, typer.Option(help="Result of another test, as you supply it, or a YAML file; repeatable.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
+) -> None:
+    """Analyze slides: a verdict, the cells that carry it, and a report for each."""
+    chosen = {
+        "model": model, "engine": engine, "base_url": base_url, "gpus": gpus, "concurrency": concurrency,
+        "timeout": timeout, "dialect": dialect, "device": device, "dtype": dtype,
+        "batch_size": batch_size, "preparation": preparation, "reduced_minimum": reduced_minimum, "age": age,
+        "adequacy_tiles": adequacy_tiles, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
+        "tile_mpp": tile_mpp, "overlap": overlap, "mask": mask, "workers": workers, "top_k": top_k,
+        "exhaustive": exhaustive, "limit": limit, "pool": pool, "pool_k": pool_k, "threshold": threshold,
+        "coverage_floor": coverage_floor, "box_precision": box_precision, "aggregator": aggregator,
+        "miss_rate": miss_rate,
+        "false_alarm_rate": false_alarm_rate, "force": force, "seed": seed, "overwrite": overwrite, "pdf": pdf,
+        "gallery": gallery, "font_path": font_path, "html": html, "dicom": dicom, "language": language,
+        "narrative": narrative, "ancillary": tuple(ancillary) if ancillary else None, "adapter": adapter,
+        "views": views, "contrast": contrast, "zoom": zoom, "features": features,
+    }  # fmt: skip
+    code = run_analyze(slides, out=out, flags=chosen, config=config, environ=os.environ, as_json=json_, quiet=quiet)
+    raise typer.Exit(code)
 
 
 def run_analyze(
@@ -72,7 +167,7 @@ def run_analyze(
         with terminate_as_interrupt():
             for slide in slides:
                 try:
-                    with _progress(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
+                    with slide_bar(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
                         result = analyze_slide(slide, out, settings, model, progress=progress)
                 except EngineDied as error:
                     failures.append((slide, error))
@@ -164,49 +259,3 @@ def _tell(result: SlideResult) -> None:
     for line in result.unwritten:
         console.print(f"  not written: {line}", markup=False)
     console.print(f"  {report.disclaimer}", style="dim", markup=False)
-
-
-@contextmanager
-def _progress(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal with tiles/s and time left; silence elsewhere."""
-    if quiet:
-        yield lambda stage, done, total: None
-        return
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        console.print(slide.name, style="bold", markup=False)
-        tasks: dict[str, TaskID] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
-            elapsed = next(task.elapsed for task in bars.tasks if task.id == tasks[stage])
-            rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
-            bars.update(tasks[stage], completed=done, total=total, rate=rate)
-
-        yield update
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs the threads decides about signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.stdout.flush()

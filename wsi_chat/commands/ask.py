@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from wsi_chat.asking.answer import AskResult
 
+CONTEXT_SETTINGS = {"allow_interspersed_args": True}
+
 SHOWN = 40
 """Boxes and fields listed on a terminal; --json has them all."""
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from wsi_chat.errors import WsiChatError
 
@@ -28,3 +34,32 @@ def set_up_logging() -> None:
     for name in ("tifffile", "tiffslide", "PIL", "matplotlib", "fsspec", "transformers"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs the threads decides about signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sys.stdout.flush()
+
+
+def show(payload: Any, lines: Any, *, as_json: bool) -> None:
+    """One JSON document on stdout, or the lines or table for a reader."""
+    if as_json:
+        print(json.dumps(payload, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(lines)

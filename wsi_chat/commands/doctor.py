@@ -11,11 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
+from wsi_chat.commands.console import EXIT_FAILED, show
 from wsi_chat.errors import WsiChatError
 
 State = Literal["PASS", "WARN", "FAIL"]
@@ -32,6 +34,17 @@ class Check(NamedTuple):
     name: str
     seen: str
     fix: str = ""
+
+
+def doctor(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also check that this folder can be written.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Check this machine: PASS, WARN or FAIL, with the fix on each line."""
+    checks = examine(out)
+    show([check._asdict() for check in checks], render(checks), as_json=json_)
+    if any(check.state == "FAIL" for check in checks):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def examine(out: Path | None = None) -> list[Check]:
