@@ -37,6 +37,7 @@ COMMANDS = (
     Entry("cohort", "Analyze many slides: their documents, summary.csv and index.html."),
     Entry("ask", "Ask one question about an image, a region or a slide."),
     Entry("chat", "Talk about an analyzed slide, a slide or an image."),
+    Entry("view", "Look at slides in the browser: findings, questions, review."),
     Entry("report", "Write a slide's documents again from its run folder, e.g. in another language."),
     Entry("fit", "Fit an aggregator on labelled, analyzed slides."),
     Entry("validate", "Compare verdicts with labels: AUC, sensitivity, specificity, calibration."),

@@ -44,6 +44,7 @@ class ChatPanel:
         self._shown = 0
         with box("aside", "wsi-side right") as side:
             attributes(side, aria_label=self._words("chat.heading"))
+            self._side = side
             with box("section", "wsi-grow"):
                 with box("div", "top"):
                     text(self._words("chat.heading"), "h2")
@@ -119,7 +120,11 @@ class ChatPanel:
         return None
 
     async def _ask(self, event: GenericEventArguments | None = None, *, said: str = "") -> None:
-        said = (said or str(self._input.value or "")).strip()
+        with self._side:  # the button that asked may be gone before the answer is there
+            await self._ask_of(said or str(self._input.value or ""))
+
+    async def _ask_of(self, said: str) -> None:
+        said = said.strip()
         talk = self._state.slide.talk
         if not said or talk.busy:
             return
@@ -248,4 +253,6 @@ class ChatPanel:
             text(said, "figcaption")
 
     def _down(self) -> None:
-        ui.run_javascript(f"const t = getHtmlElement({self._talk.id}); if (t) t.scrollTop = t.scrollHeight;")
+        self._talk.client.run_javascript(
+            f"const t = getHtmlElement({self._talk.id}); if (t) t.scrollTop = t.scrollHeight;"
+        )

@@ -10,15 +10,16 @@ from nicegui.events import GenericEventArguments
 
 from reports.html import SYMBOLS
 from reports.wording import score_pair, score_text
-from wsi_chat.app.parts import attributes, box, swatch, text
+from wsi_chat.app.parts import GLYPHS, attributes, box, mark, text
 from wsi_chat.app.state import PageState, Row
 
 ROW = """
 <q-tr :props="props" :class="{chosen: props.row.chosen, rejected: props.row.state === 'reject'}" tabindex="0"
   :aria-selected="props.row.chosen ? 'true' : 'false'" :aria-label="props.row.say" :data-id="props.row.id"
   @click="() => $parent.$emit('pick', props.row.id)" @keydown.enter="() => $parent.$emit('pick', props.row.id)">
-  <q-td key="name" :props="props" class="name"><span class="swatch" :class="props.row.abnormal ? 'abnormal' : 'other'"
-    :style="{'--c': props.row.color}"></span>{{ props.row.name }} <span class="quiet">{{ props.row.id }}</span></q-td>
+  <q-td key="name" :props="props" class="name"><span class="mark" aria-hidden="true"
+    :style="{'--c': props.row.color}">{{ props.row.glyph }}</span>{{ props.row.name }}
+    <span class="quiet">{{ props.row.id }}</span></q-td>
   <q-td key="p" :props="props" class="num">{{ props.row.p }}</q-td>
   <q-td key="state" :props="props" class="num"><span :title="props.row.said">{{ props.row.sign }}</span></q-td>
 </q-tr>
@@ -112,15 +113,15 @@ class FindingsPanel:
         with self._classes:
             text(words("findings.classes"), "h2")
             with box("div", "wsi-classes"):
-                for code in sorted(counts, key=lambda code: (-state.style(code)[3], code)):
-                    color, _, abnormal, _ = state.style(code)
+                for code in sorted(counts, key=lambda code: (-state.style(code).severity, code)):
+                    style = state.style(code)
                     with box("label"):
-                        mark = attributes(box("input"), type="checkbox", data_class=code)
+                        check = attributes(box("input"), type="checkbox", data_class=code)
                         if code not in state.hidden:
-                            attributes(mark, checked=True)
-                        mark.on("change", lambda e, code=code: self._toggle(code, bool(e.args)),
+                            attributes(check, checked=True)
+                        check.on("change", lambda e, code=code: self._toggle(code, bool(e.args)),
                                 js_handler="(e) => emit(e.target.checked)")  # fmt: skip
-                        swatch(color, abnormal=abnormal)
+                        mark(style.color, style.shape)
                         text(state.name(code)).classes("text")
                         text(str(counts[code])).classes("n")
 
@@ -171,7 +172,7 @@ class FindingsPanel:
         self._table.rows = [
             {
                 "id": row.id, "name": row.name, "p": "" if row.score is None else f"{row.score:.2f}",
-                "state": row.state, "sign": SIGNS.get(row.state, ""), "abnormal": row.abnormal, "color": row.color,
+                "state": row.state, "sign": SIGNS.get(row.state, ""), "glyph": GLYPHS[row.style.shape], "color": row.style.color,
                 "said": words(f"review.state_{row.state}") if row.state else "", "chosen": row.id == state.chosen,
                 "say": words("findings.choose", id=row.id, name=row.name),
             }

@@ -17,6 +17,8 @@ from PIL import Image
 from reports.figures import HEAT_MAP, MISSING_GREY
 from reports.maps import STATUS_CODES
 
+FAINTEST = 0.15
+"""Opacity of a tile at p = 0: the slide is seen through it, and that it was screened is seen too."""
 FAILED = (STATUS_CODES["unreadable"], STATUS_CODES["screen_failed"])
 LEFT_OUT = STATUS_CODES["not_planned"]
 MASK_RGB = (60, 66, 74)
@@ -55,7 +57,7 @@ def read_grid(folder: Path) -> Grid | None:
 
 
 def heat_png(grid: Grid) -> bytes:
-    """The screening probabilities in the report's colours; cells that were not planned are clear."""
+    """The screening probabilities in the report's colours, the lower the clearer; cells not planned are clear."""
     import matplotlib as mpl
 
     rgba = np.zeros((*grid.p_screen.shape, 4), np.uint8)
@@ -63,7 +65,8 @@ def heat_png(grid: Grid) -> bytes:
     rgba[known, :3] = (mpl.colormaps[HEAT_MAP](grid.p_screen[known])[:, :3] * 255).round().astype(np.uint8)
     missing = ~known & (grid.status != LEFT_OUT)
     rgba[missing, :3] = MISSING_GREY
-    rgba[..., 3] = np.where(known | missing, 255, 0)
+    rgba[known, 3] = (255 * (FAINTEST + (1 - FAINTEST) * grid.p_screen[known])).round().astype(np.uint8)
+    rgba[missing, 3] = 255
     return _png(rgba)
 
 

@@ -35,7 +35,8 @@ def button(
     label: str, act: Callable[..., Any], *, key: str = "", kind: str = "", hint: str = "", test: str = ""
 ) -> ui.button:
     """A button with its key beside its name. ``kind``: main, plain or empty."""
-    made = ui.button(on_click=act).props("unelevated no-caps dense").classes(f"wsi-button {kind}".strip())
+    # no colour of Quasar's: its classes would win over the page's own style
+    made = ui.button(on_click=act, color=None).props("unelevated no-caps dense").classes(f"wsi-button {kind}".strip())
     with made:
         text(label)
         if key:
@@ -48,13 +49,24 @@ def button(
     return made
 
 
-def swatch(color: str, *, abnormal: bool) -> ui.element:
-    """The mark of a class as the slide has it: a triangle for abnormal classes, a ring for the others."""
-    return box("span", f"swatch {'abnormal' if abnormal else 'other'}").style(f"--c: {color}")
+GLYPHS = {"triangle": "▲", "diamond": "◆", "ring": "○", "square": "□", "wedge": "▽"}
+"""The shapes of classes as the slide has them, in text."""
+
+
+def mark(color: str, shape: str) -> TextElement:
+    """The mark of a class as the slide has it."""
+    made = text(GLYPHS[shape]).classes("mark").style(f"--c: {color}")
+    attributes(made, aria_hidden="true")
+    return made
 
 
 def css(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def rgb_of(color: str) -> tuple[int, int, int]:
+    """``#b5410e`` as red, green, blue."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def is_dark(color: tuple[int, int, int]) -> bool:

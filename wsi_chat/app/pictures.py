@@ -4,6 +4,7 @@
     /slides/<id>/overview.jpg                the whole slide, small
     /slides/<id>/region.jpg?box=x0,y0,x1,y1  a region as a model was shown it
     /slides/<id>/heat.png, mask.png          layers, one pixel for each grid cell
+    /fonts/chinese                           a font with Chinese characters, where this machine has one
     /slides/<id>/files/<name>                a document of the report (`source.DOCUMENTS`), nothing else
 
 Answers carry an ETag made of the slide's fingerprint, so that a browser that has a picture gets 304 without reading.
@@ -24,6 +25,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from reports.fonts import chinese_font
 from wsi_chat.app.layers import heat_png, mask_png
 from wsi_chat.app.slides import Shelf, ShownSlide
 from wsi_chat.app.source import DOCUMENTS
@@ -32,6 +34,8 @@ from wsi_chat.errors import WsiChatError
 from wsi_chat.schema import Box
 
 FRESH = "private, max-age=600"
+FONT = "/fonts/chinese"
+OURS = ("/slides/", FONT)
 REGION_PX = 768
 OVERVIEW_PX = 512
 
@@ -51,12 +55,13 @@ class Pictures:
                 Route("/slides/{name}/heat.png", self._heat),
                 Route("/slides/{name}/mask.png", self._mask),
                 Route("/slides/{name}/files/{file}", self._file),
+                Route(FONT, self._font),
             ],
             default=_nothing,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/slides/"):
+        if scope["type"] == "http" and scope["path"].startswith(OURS):
             await self._router(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -149,6 +154,14 @@ class Pictures:
         headers = {"cache-control": "private, no-cache", "content-security-policy": _policy_of(name)}
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return FileResponse(path, media_type=kind, headers=headers)
+
+    async def _font(self, request: Request) -> Response:
+        """A font with Chinese characters, for machines whose browser has none: the one that the PDF is set in."""
+        try:
+            path = await asyncio.to_thread(chinese_font)
+        except WsiChatError:
+            return _nothing_here()
+        return FileResponse(path, media_type="font/otf", headers={"cache-control": "private, max-age=86400"})
 
     async def _slide(self, request: Request) -> ShownSlide | None:
         name = request.path_params["name"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box
@@ -26,7 +26,6 @@ VERSION = 1
 SLIDE = "slide"
 """What a decision about the slide as a whole is about."""
 Action = Literal["accept", "reject", "relabel", "draw", "complete", "label"]
-ACTIONS: tuple[Action, ...] = get_args(Action)
 NAME = re.compile(r"\w[\w .,'-]{0,59}")
 TABLE = """
 CREATE TABLE decisions (
@@ -229,16 +228,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _decision(row: tuple[object, ...]) -> Decision:
+def _decision(row: tuple[Any, ...]) -> Decision:
     number, reviewer, about, action, label, x0, y0, x1, y1, at, undone_at = row
-    box = None if x0 is None else Box(x0, y0, x1, y1)  # type: ignore[arg-type]  # numbers by the table
-    return Decision(
-        int(number),
-        str(reviewer),
-        str(about),
-        action,
-        str(label),
-        box,
-        str(at),
-        undone_at,  # type: ignore
-    )
+    box = None if x0 is None else Box(x0, y0, x1, y1)
+    return Decision(number, reviewer, about, action, label, box, at, undone_at)

@@ -9,7 +9,7 @@ from itertools import combinations
 from nicegui import events, ui
 
 from wsi_chat.app.export import export_review
-from wsi_chat.app.parts import attributes, box, button, swatch, text
+from wsi_chat.app.parts import attributes, box, button, mark, text
 from wsi_chat.app.reading import agreement, progress
 from wsi_chat.app.review import SLIDE, Action, reviewer_name
 from wsi_chat.app.state import PageState
@@ -146,14 +146,14 @@ class ReviewBar:
             with box("div", "wsi-pick") as listed:
                 attributes(listed, role="listbox", aria_label=title)
                 for n, code in enumerate(choices):
-                    color, _, abnormal, _ = state.style(code)
+                    style = state.style(code)
                     with box("button") as choice:
                         attributes(choice, type="button", role="option", data_class=code)
                         if n == 0:
                             attributes(choice, autofocus=True)
                         if n < len(keys):
                             text(keys[n], "kbd")
-                        swatch(color, abnormal=abnormal)
+                        mark(style.color, style.shape)
                         text(state.name(code)).classes("strong")
                     choice.on("click", lambda code=code: dialog.submit(code))
 
@@ -206,9 +206,7 @@ class ReviewBar:
                 text(words("review.agreement_none"), "p")
             for first, second in combinations(names, 2):
                 found = agreement(state.slide.findings, state.slide.store, first, second)
-                said = words(
-                    "review.agreement_long", first=first, second=second, common=found.common, same=found.same
-                )
+                said = words("review.agreement_long", first=first, second=second, common=found.common, same=found.same)
                 text(said, "p")
                 kappa = "review.kappa_none" if found.kappa is None else "review.kappa"
                 text(words(kappa, kappa="" if found.kappa is None else f"{found.kappa:.2f}"), "p").classes("strong")

@@ -1,4 +1,4 @@
-"""What the page shows: the slides of a run folder, one slide's folder, or a slide that has not been analyzed.
+"""What the page shows: the slides of a run folder, one slide's folder, a slide, or a folder of photographed fields.
 
 A path of the file system enters here and nowhere else: everything served later is named by a slide's id.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,26 @@ from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 REPORT = "report.json"
 DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")
 """Files of a run folder that the page offers; no other file is served."""
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MOST_FIELDS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One slide: its id, its folder in the run folder (which may not exist yet) and, where there is one, its row of
-    summary.csv. ``slide`` is the file where it is known without the report."""
+    summary.csv. ``slide`` is the file where it is known without the report; entries with the same ``specimen`` are
+    fields of one, empty for a slide by itself."""
 
     id: str
     folder: Path
     slide: Path | None = None
     row: Mapping[str, str] = field(default_factory=dict)
+    specimen: str = ""
+
+    @property
+    def title(self) -> str:
+        """The file's name where it is known, else the id."""
+        return self.row.get("file") or (self.slide.name if self.slide is not None else self.id)
 
     @property
     def analyzed(self) -> bool:
@@ -53,7 +62,7 @@ class Collection:
 
 
 def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path("wsi-chat-out")) -> Collection:
-    """What a path names: a run folder, a slide's folder in one, or a slide.
+    """What a path names: a run folder, a slide's folder in one, a slide, or a folder of pictures: fields of a specimen.
 
     Args:
         slide: where the slide is now, for a slide's folder whose file was moved.
@@ -69,17 +78,18 @@ def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path("ws
         folder = source.resolve()
         return Collection({folder.name: Entry(folder.name, folder, slide)})
     if source.is_dir() and not _is_slide(source):
-        found = _of_run(source.resolve())
+        found = _of_run(source.resolve()) or _of_pictures(source.resolve(), out)
         if not found:
             raise SettingError(
-                f"{source} holds no analyzed slide.", hint="Run wsi-chat analyze SLIDE -o OUT and name OUT."
+                f"{source} holds no analyzed slide and no picture.",
+                hint="Run wsi-chat analyze SLIDE -o OUT and name OUT.",
             )
         if slide is not None and len(found) > 1:
             raise SettingError(
                 f"--slide {slide}: {source} holds {len(found)} slides.", hint="Name one slide's folder, OUT/<slide id>."
             )
         if slide is not None:
-            found = {key: Entry(entry.id, entry.folder, slide, entry.row) for key, entry in found.items()}
+            found = {key: replace(entry, slide=slide) for key, entry in found.items()}
         return Collection(found, source.resolve())
     name = slide_id(source)
     return Collection({name: Entry(name, out.resolve() / name, source.resolve())})
@@ -95,7 +105,21 @@ def _of_run(root: Path) -> dict[str, Entry]:
     folders = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{REPORT}"))}
     # an id of summary.csv is a name of a folder and nothing else
     names = [name for name in dict.fromkeys([*rows, *folders]) if Path(name).name == name and name not in ("", "..")]
-    return {name: Entry(name, folders.get(name, root / name), None, rows.get(name, {})) for name in names}
+    return {
+        name: Entry(name, folders.get(name, root / name), None, row, row.get("specimen_id", ""))
+        for name in names
+        for row in [rows.get(name, {})]
+    }
+
+
+def _of_pictures(folder: Path, out: Path) -> dict[str, Entry]:
+    """The pictures of a folder as the fields of one specimen, by name."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    return {
+        name: Entry(name, out.resolve() / name, path, specimen=folder.name)
+        for path in files[:MOST_FIELDS]
+        for name in [slide_id(path)]
+    }
 
 
 def read_summary(root: Path) -> list[dict[str, str]]:

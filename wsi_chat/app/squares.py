@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,8 @@ class _Work:
     """A picture under way and how many wait for it."""
 
     future: Future[bytes]
+    shared: asyncio.Future[bytes]
     waiting: int = 0
-    shared: asyncio.Future[bytes] = field(default=None)  # type: ignore[assignment]  # set when it is begun
 
 
 class Workshop:
@@ -91,8 +91,7 @@ class Workshop:
         work = self._under_way.get(key)
         if work is None:
             future = self._pool.submit(make)
-            work = _Work(future)
-            work.shared = asyncio.wrap_future(future)
+            work = _Work(future, asyncio.wrap_future(future))
             self._under_way[key] = work
             work.shared.add_done_callback(lambda done: self._finished(key, done))
         work.waiting += 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
+from reports.figures import COUNTED
 from reports.geojson import ABNORMAL_COLOR, OTHER_COLOR
-from wsi_chat.app.parts import css, is_dark
+from wsi_chat.app.parts import css, is_dark, rgb_of
 from wsi_chat.app.reading import own_label
 from wsi_chat.app.review import Decision
 from wsi_chat.app.slides import ShownSlide
@@ -19,6 +21,22 @@ Scope = Literal["slide", "view", "region", "finding"]
 Order = Literal["severity", "probability", "position", "open"]
 
 
+Shape = Literal["triangle", "diamond", "ring", "square", "wedge"]
+COUNTED_SHAPES: dict[str, Shape] = {"D": "diamond", "o": "ring", "s": "square", "v": "wedge"}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a class is drawn: a colour and a shape, so that it is told without the colour too; ``dark`` says whether
+    white text stands on the colour, ``severity`` is the reporting system's."""
+
+    color: str
+    dark: bool
+    abnormal: bool
+    severity: int
+    shape: Shape
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A finding or a drawn cell as the page shows it: the class is the reader's own where he gave one, ``model`` what
@@ -28,10 +46,7 @@ class Row:
     label: str
     name: str
     box: Box
-    color: str
-    dark: bool
-    abnormal: bool
-    severity: int
+    style: Style
     score: float | None
     state: str
     model: str
@@ -40,8 +55,8 @@ class Row:
         """As the map draws it."""
         return {
             "id": self.id, "label": self.label, "name": self.name, "x0": self.box.x0, "y0": self.box.y0,
-            "x1": self.box.x1, "y1": self.box.y1, "color": self.color, "dark": self.dark,
-            "abnormal": self.abnormal, "score": self.score, "state": self.state,
+            "x1": self.box.x1, "y1": self.box.y1, "color": self.style.color, "dark": self.style.dark,
+            "shape": self.style.shape, "abnormal": self.style.abnormal, "score": self.score, "state": self.state,
         }  # fmt: skip
 
 
@@ -62,20 +77,36 @@ class PageState:
 
     # ------------------------------------------------------------------------------------------ classes
 
-    def style(self, code: str) -> tuple[str, bool, bool, int]:
-        """A class's colour, whether it is a dark one, whether the class is abnormal, and its severity.
-
-        The colours are those of the reporting system, as QuPath gets them; a class that it does not have takes the
-        report's colour for abnormal or other cells.
-        """
+    def style(self, code: str) -> Style:
+        """How a class is drawn: where cells are only counted as in the PDF, else in the reporting system's colours,
+        as QuPath gets them. A class that the system does not have takes the report's colour for its kind."""
         system = self.slide.system
+        abnormal = any(f.abnormal for f in self.slide.findings if f.label == code)
+        rgb, severity, shape = (ABNORMAL_COLOR if abnormal else OTHER_COLOR), int(abnormal), _shape(abnormal)
         try:
             label = system.label(code)
         except TerminologyError:
-            abnormal = any(f.abnormal for f in self.slide.findings if f.label == code)
-            color = ABNORMAL_COLOR if abnormal else OTHER_COLOR
-            return css(color), is_dark(color), abnormal, int(abnormal)
-        return css(label.color), is_dark(label.color), label.abnormal, system.severity(code)
+            pass
+        else:
+            abnormal = label.abnormal
+            rgb, severity = label.color, system.severity(code)
+            shape = "diamond" if abnormal and label.axis == "glandular" else _shape(abnormal)
+        counted = self._counted.get(code)
+        if counted is not None:
+            rgb, shape = counted
+        return Style(css(rgb), is_dark(rgb), abnormal, severity, shape)
+
+    @cached_property
+    def _counted(self) -> Mapping[str, tuple[tuple[int, int, int], Shape]]:
+        """Colour and shape of each class where cells are only counted, as `reports.figures` gives them."""
+        result = self.slide.result
+        if result is None or result.status != "counted":
+            return {}
+        names = sorted({(f.name, f.label) for f in self.slide.findings})
+        if len(names) > len(COUNTED):
+            return {}
+        marks = zip(names, COUNTED, strict=False)
+        return {code: (rgb_of(color), COUNTED_SHAPES[marker]) for (_, code), (marker, color) in marks}
 
     def name(self, code: str) -> str:
         """The short name of a class in the page's language."""
@@ -91,7 +122,7 @@ class PageState:
         """The classes that a cell may be given, the gravest first, those of this slide before the others."""
         here = {f.label for f in self.slide.findings}
         codes = dict.fromkeys([*(label.code for label in self.slide.system.labels), *sorted(here)])
-        return sorted(codes, key=lambda code: (code not in here, -self.style(code)[3]))
+        return sorted(codes, key=lambda code: (code not in here, -self.style(code).severity))
 
     # ------------------------------------------------------------------------------------------ rows
 
@@ -118,8 +149,7 @@ class PageState:
         return self._ordered(rows)
 
     def _row(self, name: str, label: str, box: Box, score: float | None, state: str, model: str) -> Row:
-        color, dark, abnormal, severity = self.style(label)
-        return Row(name, label, self.name(label), box, color, dark, abnormal, severity, score, state, model)
+        return Row(name, label, self.name(label), box, self.style(label), score, state, model)
 
     def _ordered(self, rows: list[Row]) -> list[Row]:
         p = {row.id: -(row.score if row.score is not None else 1.0) for row in rows}
@@ -127,8 +157,8 @@ class PageState:
             return sorted(rows, key=lambda row: (p[row.id], row.id))
         if self.order == "position":
             return sorted(rows, key=lambda row: (row.box.y0, row.box.x0))
-        first = (lambda row: bool(row.state)) if self.order == "open" else (lambda row: False)
-        return sorted(rows, key=lambda row: (first(row), -row.severity, p[row.id], row.id))
+        last = self.order == "open"
+        return sorted(rows, key=lambda row: (last and bool(row.state), -row.style.severity, p[row.id], row.id))
 
     def shown(self, row: Row) -> bool:
         """Whether a row passes the filter."""
@@ -167,3 +197,7 @@ class PageState:
             if best is None or far < best[0]:
                 best = (far, name)
         return None if best is None else best[1]
+
+
+def _shape(abnormal: bool) -> Shape:
+    return "triangle" if abnormal else "ring"

@@ -31,7 +31,7 @@ export default {
       <div ref="map" class="wsi-map" role="application" :aria-label="words.map" data-testid="map"></div>
       <div v-show="state === 'ready' && slide.overview" ref="overview" class="wsi-overview" data-testid="overview"
         :title="words.overview" @pointerdown.stop.prevent="jump" @pointermove="drag">
-        <img v-if="slide.overview" :src="slide.overview" alt="" draggable="false">
+        <img v-if="slide.overview" :src="slide.overview" alt="" draggable="false" @load="map && place()">
         <div ref="window" class="wsi-window"></div>
       </div>
       <div v-if="state === 'ready'" class="wsi-tools" role="toolbar" :aria-label="words.tools">
@@ -63,6 +63,7 @@ export default {
   },
   emits: ["ready", "choose", "view", "drawn", "command", "drawing"],
   data() {
+    this.map = null; // Leaflet's own objects are no state of Vue's: they are set on the instance, not watched
     return { state: "loading", trouble: "", where: "", power: "", plane: 0, drawing: false, zoom: 0, broken: 0 };
   },
   computed: {
@@ -232,7 +233,7 @@ export default {
       const cx = (box.x0 + box.x1) / 2, cy = (box.y0 + box.y1) / 2;
       const half = (Math.max(box.x1 - box.x0, box.y1 - box.y0, 24) * margin);
       const bounds = [[cy - half, cx - half], [cy + half, cx + half]];
-      const zoom = Math.min(this.map.getBoundsZoom(bounds), 2);
+      const zoom = Math.min(this.map.getBoundsZoom(bounds), 1);
       const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
       if (still) this.map.setView([cy, cx], zoom, { animate: false });
       else this.map.flyTo([cy, cx], zoom, { duration: 0.6 });

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 LEAFLET = Path(nicegui.elements.leaflet.__file__).parent / "dist"
 
 
-class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET), "wsi-chat-page": "script"}):  # type: ignore[call-arg]
+class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET), "wsi-chat-page": "script"}):
     """The map of one slide.
 
     Args:

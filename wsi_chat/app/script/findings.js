@@ -5,6 +5,21 @@ const NEAR_PX = 11; // a box smaller than this on the screen is drawn as a mark
 const NAMED_PX = 26; // one larger than this carries its class
 const REACH_PX = 8; // how far beside a mark a click still means it
 
+function polygon(...corners) {
+  return (ink, x, y, r) => {
+    corners.forEach(([dx, dy], n) => ink[n ? "lineTo" : "moveTo"](x + dx * r, y + dy * r));
+    ink.closePath();
+  };
+}
+
+const SHAPES = {
+  triangle: polygon([0, -1], [1, 0.8], [-1, 0.8]),
+  wedge: polygon([0, 1], [1, -0.8], [-1, -0.8]),
+  diamond: polygon([0, -1.15], [1.15, 0], [0, 1.15], [-1.15, 0]),
+  square: polygon([-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]),
+  ring: (ink, x, y, r) => ink.arc(x, y, r - 1, 0, 2 * Math.PI),
+};
+
 export function findingsLayer(L) {
   return L.Layer.extend({
     initialize() {
@@ -132,25 +147,16 @@ export function findingsLayer(L) {
       const y = box.y + box.h / 2;
       const r = 5;
       ink.beginPath();
-      if (finding.abnormal) {
-        ink.moveTo(x, y - r);
-        ink.lineTo(x + r, y + r * 0.8);
-        ink.lineTo(x - r, y + r * 0.8);
-        ink.closePath();
-      } else {
-        ink.arc(x, y, r - 1, 0, 2 * Math.PI);
-      }
+      SHAPES[finding.shape](ink, x, y, r);
       ink.lineWidth = 3.5;
       ink.strokeStyle = "rgba(255,255,255,.9)";
       ink.stroke();
       ink.lineWidth = 2;
       ink.strokeStyle = finding.color;
-      if (finding.abnormal) {
-        ink.fillStyle = finding.color;
-        ink.fill();
-      } else {
-        ink.stroke();
-      }
+      ink.stroke();
+      if (!finding.abnormal) return;
+      ink.fillStyle = finding.color;
+      ink.fill();
     },
 
     _crossed(ink, box) {
