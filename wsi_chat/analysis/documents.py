@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, Report, TileVerdict
 from wsi_chat.settings import Settings
 

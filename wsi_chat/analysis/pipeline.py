@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.cascade import Asker, Progress, choose, detail, no_progress, screen
+from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.documents import missing_font, write_documents
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper, wants_features
@@ -45,8 +45,10 @@ from wsi_chat.analysis.run_folder import (
     write_summary,
 )
 from wsi_chat.analysis.slide_score import apply_or_pass, conditions_of, load_for, with_aggregator
+from wsi_chat.engines.asker import Asker
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import (
     Box,
     Provenance,
@@ -409,9 +411,9 @@ def _written_by_model(
     settings: Settings,
 ) -> Report:
     """``--narrative model``: the model's own words, as far as they pass the check."""
-    from wsi_chat.analysis.narrator import MUTE, pictures_of, write_narrative
+    from wsi_chat.analysis.narrator import pictures_of, write_narrative
 
-    mute = model.dialect.name in MUTE or not tile_verdicts
+    mute = not model.dialect.narrates or not tile_verdicts
     pictures = [] if mute else pictures_of(report, slide, tile_verdicts, px=model.dialect.tile_px)
     return write_narrative(
         report,

@@ -16,7 +16,7 @@ from wsi_chat.settings import Settings
 if TYPE_CHECKING:
     from aggregators import Sample
     from tilers import Foreground, Slide, TilePlan
-    from wsi_chat.analysis.cascade import Asker
+    from wsi_chat.engines.asker import Asker
     from wsi_chat.engines.model import Model
     from wsi_chat.terminology import System
 

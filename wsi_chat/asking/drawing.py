@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
     from tilers import Slide
-    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.result import AskResult
     from wsi_chat.terminology import System
 
 SMALLEST_PX, LARGEST_PX = 768, 1600

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.manifest import Sample, read_manifest
 from wsi_chat.analysis.pipeline import DEFAULT_OUT
 from wsi_chat.analysis.run_folder import open_folder, write_run, write_summary
@@ -20,6 +19,7 @@ from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, SlideState, make_job, settled, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:

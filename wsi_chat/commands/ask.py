@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.result import AskResult
 
 CONTEXT_SETTINGS = {"allow_interspersed_args": True}
 
@@ -105,10 +105,11 @@ def tell(result: AskResult) -> None:
         width = max(map(len, result.probabilities))
         for option, p in result.probabilities.items():
             print(f"  {option:<{width}}  {p:.3f}")
-    if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.choice is not None:
-        option = result.target or result.choice
+    if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.probabilities:
+        option = result.target or result.choice or max(result.probabilities, key=result.probabilities.__getitem__)
         top = sorted(result.fields, key=lambda f: -(f.probabilities or {}).get(option, -1.0))
-        print(f"  mean of {len(result.fields)} fields; the highest for {option}:")
+        over = f"of {result.highest}" if result.highest else f"the mean of {len(result.fields)} fields"
+        print(f"  these are {over}; the highest fields for {option}:")
         for given in top[:3]:
             if given.probabilities:
                 print(f"    {given.id}  {given.probabilities[option]:.3f}  at {corners(given.box)}")

@@ -64,7 +64,7 @@ def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool 
     for note in conversation.notes:
         aside.print(note, style="dim" if note is conversation.notes[0] else "yellow", markup=False)
     if terminal:
-        aside.print("/help lists what can be said; /quit ends.", style="dim")
+        aside.print("/help lists what you can ask; /quit ends.", style="dim")
     code = 0
     try:
         for line in _lines(terminal):
@@ -173,7 +173,7 @@ def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
     if reply.cites:
         facts.append(f"cites {', '.join(reply.cites)}")
     if reply.source == "model" and reply.region is not None:
-        scale = f" at {reply.mpp:.3g} um/px" if reply.mpp else ""
+        scale = f" at {reply.mpp:.3g} µm/px" if reply.mpp else ""
         facts.append(f"shown {corners(reply.region)}{scale}")
     if facts:
         text = f"[{'; '.join(facts)}]"

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from wsi_chat.analysis import cascade
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, Silent, Watcher, analyze_cohort
@@ -25,6 +24,9 @@ from wsi_chat.cohort.state import SlideState
 from wsi_chat.commands.analyze import analyze
 from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
 from wsi_chat.commands.progress import STAGES
+from wsi_chat.progress import Progress as StageProgress
+from wsi_chat.progress import no_progress
+from wsi_chat.schema import DISCLAIMER
 
 MARKS = {"done": "done", "failed": "FAILED", "indeterminate": "INDETERMINATE"}
 # of analyze, but no setting of a run
@@ -173,7 +175,7 @@ def _tell(result: CohortResult) -> None:
             console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
     for name in ("summary.csv", "index.html"):
         console.print(f"  {result.out / name}", markup=False)
-    console.print("  Research use only. Not a diagnosis; not for clinical decisions.", style="dim", markup=False)
+    console.print(f"  {DISCLAIMER}", style="dim", markup=False)
 
 
 class Lines(Silent):
@@ -194,10 +196,10 @@ class Lines(Silent):
         if self._bars is not None:
             self._all = self._bars.add_task("all slides", total=total, completed=self._done, rate="")
 
-    def begun(self, sample: Sample) -> cascade.Progress:
+    def begun(self, sample: Sample) -> StageProgress:
         bars = self._bars
         if bars is None:
-            return cascade.no_progress
+            return no_progress
         task = bars.add_task(f"  {sample.path.name}"[:28], total=None, rate="")
         for other in bars.task_ids:  # the slide before is finished
             if other not in (task, self._all):

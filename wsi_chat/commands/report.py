@@ -233,7 +233,7 @@ def _written_by_model(
     slide_path: Path | None,
 ) -> Report:
     """The narrative by a model; pictures come from the slide, or from the gallery where the slide is gone."""
-    from wsi_chat.analysis.narrator import MUTE, stored_pictures, write_narrative
+    from wsi_chat.analysis.narrator import stored_pictures, write_narrative
     from wsi_chat.engines.model import Model
     from wsi_chat.journal import Journal
     from wsi_chat.settings import resolve
@@ -242,7 +242,7 @@ def _written_by_model(
     settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})
     loaded = Model(settings, given=engine)
     try:
-        mute = loaded.dialect.name in MUTE
+        mute = not loaded.dialect.narrates
         pictures = _pictures(report, tiles, slide_path, loaded.dialect.tile_px) if not mute else []
         with Journal(folder / "journal.sqlite") as journal:
             return write_narrative(

@@ -12,6 +12,7 @@ import typer
 from wsi_chat.analysis.run_folder import open_folder, write_atomically
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
+from wsi_chat.schema import DISCLAIMER
 from wsi_chat.scoring.fitting import LabelledSlide, categories_of, classes_of, read_labelled
 from wsi_chat.scoring.validation import Judged, judge, measure
 from wsi_chat.settings import resolve
@@ -108,7 +109,7 @@ def run_validate(
     payload = {
         "format": "wsi-chat validation",
         "version": 1,
-        "disclaimer": "Research use only. Not a diagnosis; not for clinical decisions.",
+        "disclaimer": DISCLAIMER,
         "manifest": manifest.name,
         "split": split or "all rows",
         "aggregator": fitted.sha256 if fitted else None,
