@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import aclosing
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
@@ -66,7 +67,7 @@ class ChatPanel:
                     made = button(words(f"chat.{scope}"), lambda s=scope: self.choose_scope(s), test=f"scope-{scope}")
                     self._scopes[scope] = attributes(made, role="radio")  # type: ignore[assignment]
             self._input = ui.textarea(placeholder=words("chat.placeholder"))
-            self._input.props("outlined dense autogrow input-style=min-height:20px").classes("w-full")
+            self._input.props("outlined dense autogrow input-style=min-height:20px").classes("full-width")
             attributes(self._input, aria_label=words("chat.ask"), data_testid="question")
             self._input.on("keydown.enter", self._ask, js_handler=
                            "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit(); } }")  # fmt: skip
@@ -146,13 +147,14 @@ class ChatPanel:
         self._down()
         spoken = ""
         try:
-            async for piece in talk.ask(Question(said, place)):
-                if isinstance(piece, Reply):
-                    break
-                spoken += piece
-                writing.text = spoken
-                waiting.set_visibility(False)
-                self._down()
+            async with aclosing(talk.ask(Question(said, place))) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Reply):
+                        break
+                    spoken += piece
+                    writing.text = spoken
+                    waiting.set_visibility(False)
+                    self._down()
         except SettingError as error:
             ui.notify(str(error), type="warning")
         finally:
@@ -196,7 +198,9 @@ class ChatPanel:
         with self._talk:
             text(self._words("chat.empty"), "p").classes("quiet")
             with box("div", "wsi-suggest"):
-                for shown, asked in self._words.section("chat")["suggestions"]:
+                known = self._state.slide.result is not None
+                # the first two are about the record, which a slide that was not analyzed does not have
+                for shown, asked in self._words.section("chat")["suggestions"][0 if known else 2 :]:
                     button(shown, lambda asked=asked: self._ask(said=asked))
 
     def _empty_gone(self) -> None:

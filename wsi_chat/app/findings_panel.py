@@ -139,6 +139,7 @@ class FindingsPanel:
                 text(words("findings.heading"), "h2")
                 self._count = text("").classes("quiet")
                 choice = box("select", "quiet")
+                choice.set_visibility(state.slide.result is not None)
                 attributes(choice, aria_label=words("findings.sort"), data_testid="sort")
                 with choice:
                     for order in SORTS:
@@ -149,7 +150,7 @@ class FindingsPanel:
                 {"name": "p", "label": words("findings.p"), "field": "p", "align": "right"},
                 {"name": "state", "label": words("findings.state"), "field": "sign", "align": "right"},
             ]
-            self._table = ui.table(columns=columns, rows=[], row_key="id").classes("wsi-list w-full")
+            self._table = ui.table(columns=columns, rows=[], row_key="id").classes("wsi-list full-width")
             self._table.props("flat dense virtual-scroll hide-bottom :rows-per-page-options=[0]")
             attributes(self._table, data_testid="findings")
             self._table.add_slot("body", ROW)
@@ -172,7 +173,8 @@ class FindingsPanel:
         self._table.rows = [
             {
                 "id": row.id, "name": row.name, "p": "" if row.score is None else f"{row.score:.2f}",
-                "state": row.state, "sign": SIGNS.get(row.state, ""), "glyph": GLYPHS[row.style.shape], "color": row.style.color,
+                "state": row.state, "sign": SIGNS.get(row.state, ""),
+                "glyph": GLYPHS[row.style.shape], "color": row.style.color,
                 "said": words(f"review.state_{row.state}") if row.state else "", "chosen": row.id == state.chosen,
                 "say": words("findings.choose", id=row.id, name=row.name),
             }

@@ -15,6 +15,18 @@ REMEMBER = """
 const mode = localStorage.getItem('wsi-chat-theme');
 if (mode) Quasar.Dark.set(mode === 'dark');
 """
+# From the server only where the machine has no such font. Nothing is written before the font is there: Chromium keeps
+# what it shaped without it.
+CHINESE = """<style>@font-face { font-family: "wsi-chat Chinese"; src: local("Noto Sans CJK SC"), local("PingFang SC"),
+local("Microsoft YaHei"), url("/fonts/chinese"); unicode-range: U+2E80-9FFF, U+F900-FAFF, U+FF00-FFEF; }
+html.waiting #app { display: none; }</style>
+<script>{
+  const root = document.documentElement;
+  const go = () => { root.classList.remove("waiting"); setTimeout(() => dispatchEvent(new Event("resize")), 50); };
+  root.classList.add("waiting");
+  document.fonts.load('13px "wsi-chat Chinese"', '切').then(go, go);
+  setTimeout(go, 3000);
+}</script>"""
 TURN = "Quasar.Dark.toggle(); localStorage.setItem('wsi-chat-theme', Quasar.Dark.isActive ? 'dark' : 'light');"
 
 
@@ -58,6 +70,11 @@ def head(words: PageWords, name: str, *, back: bool, skip: bool = False) -> Iter
     ui.run_javascript(REMEMBER)
 
 
-def html_language(words: PageWords) -> str:
-    """The tag of the page's language."""
-    return Words(words.language)("html.language_tag")
+def language_script(words: PageWords) -> str:
+    """The page's language, for style and screen readers, before anything is written.
+
+    A Chinese font is asked for at once: Chromium keeps what it shaped without the font.
+    """
+    tag = Words(words.language)("html.language_tag")
+    script = f"<script>document.documentElement.lang = '{tag}';</script>"
+    return f"{CHINESE}{script}" if words.language == "zh" else script

@@ -105,7 +105,7 @@ class SlidePage:
             return
         with button(self._words("documents"), lambda: None, kind="plain"), ui.menu().props("auto-close"):
             for name in there:
-                with box("a", "q-item block wsi-link") as link:
+                with box("a", "q-item wsi-link") as link:
                     attributes(link, href=f"/slides/{entry.id}/files/{name}", target="_blank", rel="noopener")
                     text(name)
 
@@ -288,7 +288,7 @@ class SlidePage:
                             text(key, "kbd")
                     text(words(f"help.{what}"))
             text(words("research_long"), "p").classes("quiet")
-            with ui.row().classes("justify-end w-full"):
+            with box("div", "wsi-ends"):
                 button(words("close"), dialog.close)
         dialog.on("hide", dialog.delete)
         dialog.open()

@@ -179,8 +179,8 @@ class ReviewBar:
             known = list(state.slide.store.reviewers())
             given = ui.input(words("review.name"), value=state.reviewer, autocomplete=known).props("autofocus dense")
             attributes(given, data_testid="reviewer-name")
-            given.classes("w-full").on("keydown.enter", lambda: dialog.submit(given.value))
-            with ui.row().classes("justify-end w-full"):
+            given.classes("full-width").on("keydown.enter", lambda: dialog.submit(given.value))
+            with box("div", "wsi-ends"):
                 button(words("cancel"), lambda: dialog.submit(None), kind="plain")
                 button(words("save"), lambda: dialog.submit(given.value), kind="main", test="save-name")
         name = await dialog
@@ -216,7 +216,7 @@ class ReviewBar:
                         for name in found.apart:
                             link = text(name, "button").classes("cite")
                             link.on("click", lambda name=name: (dialog.close(), self._choose(name)))
-            with ui.row().classes("justify-end w-full"):
+            with box("div", "wsi-ends"):
                 button(words("close"), dialog.close)
         dialog.on("hide", dialog.delete)
         dialog.open()

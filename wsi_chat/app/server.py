@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.app.cohort_page import cohort_page
 from wsi_chat.app.guard import Guard, is_loopback
-from wsi_chat.app.head import html_language
+from wsi_chat.app.head import language_script
 from wsi_chat.app.page import SlidePage, style
 from wsi_chat.app.pictures import Pictures
 from wsi_chat.app.slides import Shelf
@@ -89,7 +89,7 @@ def _pages(shelf: Shelf, default: Language) -> None:
     def dress(words: PageWords, title: str) -> None:
         ui.add_css(style())
         ui.page_title(title)
-        ui.query("html").props(f"lang={html_language(words)}")
+        ui.add_head_html(language_script(words))
 
     @ui.page("/")
     def start(request: Request) -> Response | None:

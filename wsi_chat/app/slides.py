@@ -146,7 +146,7 @@ class Shelf:
     def _opened(self, entry: Entry) -> ShownSlide:
         result = entry.load()
         path = entry.slide if result is None else result.slide_path
-        reader, trouble = _read(path, result)
+        reader, trouble = _read(path, result, entry)
         source: SlideResult | Path = result if result is not None else (path or entry.folder)
         talk = Talk(lambda: self._conversation(entry.id, source), entry.folder, self._thread)
         return ShownSlide(entry, result, reader, trouble, ReviewStore(entry.folder), talk)
@@ -183,19 +183,18 @@ class Shelf:
         self._open.clear()
 
 
-def _read(path: Path | None, result: SlideResult | None) -> tuple[SlideReader | None, str]:
+def _read(path: Path | None, result: SlideResult | None, entry: Entry) -> tuple[SlideReader | None, str]:
     """The slide's pixels, or why there are none: the slide that was analyzed is shown, or none."""
-    name = path.name if path is not None else "the slide"
-    if path is None or not path.exists():
-        if result is not None:
-            name = result.report.slide.file_name
-        return None, f"The slide file {name} is not where it was. Start the page with --slide PATH."
+    why = entry.row.get("reason", "") if result is None else ""
     record = None if result is None else result.report.slide
+    if path is None or not path.exists():
+        name = record.file_name if record is not None else entry.title
+        return None, f"{name} is not where it was. Start the page with --slide PATH. {why}".strip()
     try:
         slide = open_slide(path, mpp=None if record is None else record.mpp)
     except WsiChatError as error:
         return None, str(error)
     if record is not None and slide.fingerprint != record.fingerprint:
         slide.close()
-        return None, f"{name} is not the slide that was analyzed: its content differs."
+        return None, f"{path.name} is not the slide that was analyzed: its content differs."
     return SlideReader(slide), ""

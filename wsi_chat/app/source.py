@@ -6,6 +6,7 @@ A path of the file system enters here and nowhere else: everything served later 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,11 +106,27 @@ def _of_run(root: Path) -> dict[str, Entry]:
     folders = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{REPORT}"))}
     # an id of summary.csv is a name of a folder and nothing else
     names = [name for name in dict.fromkeys([*rows, *folders]) if Path(name).name == name and name not in ("", "..")]
+    files = _remembered(root)
     return {
-        name: Entry(name, folders.get(name, root / name), None, row, row.get("specimen_id", ""))
+        name: Entry(
+            name,
+            folders.get(name, root / name),
+            None if name in folders else files.get(name),
+            row,
+            row.get("specimen_id", ""),
+        )
         for name in names
         for row in [rows.get(name, {})]
     }
+
+
+def _remembered(root: Path) -> dict[str, Path]:
+    """Where run.json says that each slide is, by id."""
+    try:
+        slides = json.loads((root / "run.json").read_text(encoding="utf-8"))["slides"]
+        return {str(name): Path(path) for name, path in slides.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _of_pictures(folder: Path, out: Path) -> dict[str, Entry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class Talk:
 
     # ------------------------------------------------------------------------------------------ asking
 
-    async def ask(self, question: Question) -> AsyncIterator[str | Reply]:
+    async def ask(self, question: Question) -> AsyncGenerator[str | Reply, None]:
         """Pieces of the answer as they are written, then the Reply. One question at a time: others are refused.
 
         Raises:
@@ -90,13 +90,16 @@ class Talk:
         try:
             while True:
                 piece = await heard.get()
-                yield piece
                 if isinstance(piece, Reply):
-                    return
+                    break
+                yield piece
+            reply = piece
         finally:
+            # also where the listener went away: the answer ends, and is kept as far as it came
             self._stopping.set()
             await asyncio.shield(work)
             self.busy = False
+        yield reply
 
     def stop(self) -> None:
         """End the answer under way at its next word; what was written of it is kept and marked."""

@@ -154,7 +154,15 @@ export default {
         this.frame();
         this.moved();
       });
-      this.watching = new ResizeObserver(() => this.map && this.map.invalidateSize({ animate: false }));
+      let sized = this.$refs.map.clientWidth > 0;
+      this.watching = new ResizeObserver(() => {
+        if (!this.map) return;
+        this.map.invalidateSize({ animate: false });
+        if (!sized && this.$refs.map.clientWidth > 0) {
+          sized = true; // it was built unseen
+          this.map.fitBounds(bounds, { animate: false });
+        }
+      });
       this.watching.observe(this.$refs.map);
       this.$el.wsiMap = this.map;
     },
@@ -172,6 +180,15 @@ export default {
           const z = -this._getZoomForUrl();
           const plane = view.plane ? `?plane=${view.plane}` : "";
           return `${view.slide.squares}/${z}/${at.x}_${at.y}.jpg${plane}`;
+        },
+        createTile(at, done) {
+          // the last squares reach beyond the slide: what is not slide is not shown
+          const image = L.TileLayer.prototype.createTile.call(this, at, done);
+          const side = 256 * 2 ** -this._getZoomForUrl();
+          const beyond = (n, most) => Math.min(100, Math.max(0, 100 * ((n + 1) - most / side)));
+          const right = beyond(at.x, view.slide.width), low = beyond(at.y, view.slide.height);
+          if (right || low) image.style.clipPath = `inset(0 ${right}% ${low}% 0)`;
+          return image;
         },
       });
       this.base = new Squares("", {

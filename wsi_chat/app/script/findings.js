@@ -2,7 +2,7 @@
 // rejected ones look different without colour too.
 
 const NEAR_PX = 11; // a box smaller than this on the screen is drawn as a mark
-const NAMED_PX = 26; // one larger than this carries its class
+const NAMED_PX = 36; // one larger than this carries its class
 const REACH_PX = 8; // how far beside a mark a click still means it
 
 function polygon(...corners) {
@@ -187,7 +187,7 @@ export function findingsLayer(L) {
     _name(ink, finding, box) {
       const sign = { accept: "✓ ", relabel: "✎ ", reject: "✕ ", draw: "+ " }[finding.state] || "";
       const text = sign + finding.name;
-      ink.font = "600 11px system-ui, sans-serif";
+      ink.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
       const width = ink.measureText(text).width + 8;
       ink.fillStyle = finding.color;
       ink.fillRect(box.x - 1, box.y - 16, width, 15);
