@@ -15,8 +15,7 @@ from wsi_chat.app.state import PageState, Row
 
 ROW = """
 <q-tr :props="props" :class="{chosen: props.row.chosen, rejected: props.row.state === 'reject'}" tabindex="0"
-  :aria-selected="props.row.chosen ? 'true' : 'false'" :aria-label="props.row.say" :data-id="props.row.id"
-  @click="() => $parent.$emit('pick', props.row.id)" @keydown.enter="() => $parent.$emit('pick', props.row.id)">
+  :aria-selected="props.row.chosen ? 'true' : 'false'" :aria-label="props.row.say" :data-id="props.row.id">
   <q-td key="name" :props="props" class="name"><span class="mark" aria-hidden="true"
     :style="{'--c': props.row.color}">{{ props.row.glyph }}</span>{{ props.row.name }}
     <span class="quiet">{{ props.row.id }}</span></q-td>
@@ -24,6 +23,7 @@ ROW = """
   <q-td key="state" :props="props" class="num"><span :title="props.row.said">{{ props.row.sign }}</span></q-td>
 </q-tr>
 """
+PICKED = "(e) => { const row = e.target.closest('tr[data-id]'); if (row) emit(row.dataset.id); }"
 SIGNS = {"accept": "✓", "reject": "✕", "relabel": "✎", "draw": "+", "": ""}
 SORTS = ("severity", "probability", "position", "open")
 
@@ -135,6 +135,8 @@ class FindingsPanel:
         words, state = self._words, self._state
         with box("section", "wsi-grow") as grow:
             attributes(grow, id="findings")
+            for kind in ("click", "keydown.enter"):
+                grow.on(kind, lambda event: self._pick(str(event.args)), js_handler=PICKED)
             with box("div", "top"):
                 text(words("findings.heading"), "h2")
                 self._count = text("").classes("quiet")
@@ -154,7 +156,6 @@ class FindingsPanel:
             self._table.props("flat dense virtual-scroll hide-bottom :rows-per-page-options=[0]")
             attributes(self._table, data_testid="findings")
             self._table.add_slot("body", ROW)
-            self._table.on("pick", lambda event: self._pick(str(event.args)))
             self._empty = text("", "div").classes("wsi-empty")
         state.order = "severity"
 

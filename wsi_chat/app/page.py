@@ -279,7 +279,7 @@ class SlidePage:
 
     def show_keys(self) -> None:
         words = self._words
-        with ui.dialog() as dialog, ui.card().classes("wsi-dialog"):
+        with ui.dialog().props("transition-duration=0") as dialog, ui.card().classes("wsi-dialog"):
             text(words("help.heading"), "h2")
             with box("div", "wsi-keys"):
                 for keys, what in HELP:

@@ -140,7 +140,7 @@ class ReviewBar:
         state = self._state
         choices = state.choices()
         keys = "123456789abcdefghijklmnopqrstuvwxyz"
-        with ui.dialog() as dialog, ui.card().classes("wsi-dialog"):
+        with ui.dialog().props("transition-duration=0") as dialog, ui.card().classes("wsi-dialog"):
             attributes(dialog, aria_label=title)
             text(title, "h2")
             with box("div", "wsi-pick") as listed:
@@ -173,7 +173,7 @@ class ReviewBar:
     async def ask_name(self) -> bool:
         """Who is reading? Whether there is a name now."""
         words, state = self._words, self._state
-        with ui.dialog() as dialog, ui.card().classes("wsi-dialog"):
+        with ui.dialog().props("transition-duration=0") as dialog, ui.card().classes("wsi-dialog"):
             text(words("review.who"), "h2")
             text(words("review.who_hint"), "p").classes("quiet")
             known = list(state.slide.store.reviewers())
@@ -199,7 +199,7 @@ class ReviewBar:
     def show_agreement(self) -> None:
         words, state = self._words, self._state
         names = state.slide.store.reviewers()
-        with ui.dialog() as dialog, ui.card().classes("wsi-dialog") as card:
+        with ui.dialog().props("transition-duration=0") as dialog, ui.card().classes("wsi-dialog") as card:
             attributes(card, data_testid="agreement-window")
             text(words("review.agreement"), "h2")
             if len(names) < 2:

@@ -158,7 +158,9 @@ class PageState:
         if self.order == "position":
             return sorted(rows, key=lambda row: (row.box.y0, row.box.x0))
         last = self.order == "open"
-        return sorted(rows, key=lambda row: (last and bool(row.state), -row.style.severity, p[row.id], row.id))
+        # by the model's class: a row that is given another one stays where it is, so that "next" is the next
+        severity = {row.id: self.style(row.model or row.label).severity for row in rows}
+        return sorted(rows, key=lambda row: (last and bool(row.state), -severity[row.id], p[row.id], row.id))
 
     def shown(self, row: Row) -> bool:
         """Whether a row passes the filter."""
