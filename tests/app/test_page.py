@@ -294,7 +294,7 @@ def test_an_answer_streams_can_be_stopped_and_is_there_after_a_reload(
     page.reload()
     page.get_by_test_id("reply").last.get_by_text("stopped before its end").wait_for()
     assert page.get_by_test_id("reply").last.locator(".text").first.inner_text() == said
-    saved = json.loads((serving.root / "stop" / "conversation.json").read_text(encoding="utf-8"))
+    saved = json.loads((serving.root / "stop" / "chat.json").read_text(encoding="utf-8"))
     assert saved["replies"][-1]["status"] == "truncated"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.app.reading import agreement, progress, reviewed_cells, slide_label
-from wsi_chat.app.review import FILE, ReviewStore, reviewer_name
+from wsi_chat.app.review import ReviewStore, reviewer_name
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box
 
@@ -29,7 +29,7 @@ def test_looking_makes_no_file(folder: Path) -> None:
     with ReviewStore(folder) as store:
         assert store.history() == []
         assert store.undo("Ann") is None
-    assert not (folder / FILE).exists()
+    assert not (folder / "review.sqlite").exists()
 
 
 def test_undo_takes_ones_own_last_decision_back_and_keeps_the_row(store: ReviewStore) -> None:
@@ -74,7 +74,7 @@ def test_what_an_action_needs_is_asked_for(store: ReviewStore) -> None:
 
 
 def test_another_programs_database_is_left_alone(folder: Path) -> None:
-    with sqlite3.connect(folder / FILE) as other:
+    with sqlite3.connect(folder / "review.sqlite") as other:
         other.execute("CREATE TABLE theirs (x)")
     other.close()
     with pytest.raises(OutputError, match="another program"):

@@ -98,18 +98,18 @@ def test_what_was_said_is_there_again(opened: Opened, folder: Path) -> None:
     asyncio.run(hear(opened(), Question("what is the verdict")))
     again = opened()
     assert [reply.question for reply in again.replies] == ["why?", "what is the verdict"]
-    saved = read_transcript(folder / "conversation.json")
+    saved = read_transcript(folder / "chat.json")
     assert list(saved.replies) == again.replies
-    assert (folder / "conversation.md").is_file()
+    assert (folder / "chat.md").is_file()
 
 
 def test_a_damaged_conversation_is_set_aside_and_not_written_over(opened: Opened, folder: Path) -> None:
-    (folder / "conversation.json").write_text("{half", encoding="utf-8")
+    (folder / "chat.json").write_text("{half", encoding="utf-8")
     talk = opened()
     assert talk.replies == []
     assert "no conversation" in talk.trouble
     asyncio.run(hear(talk, Question("why?")))
-    assert (folder / "conversation.damaged.json").read_text(encoding="utf-8") == "{half"
+    assert (folder / "chat.damaged.json").read_text(encoding="utf-8") == "{half"
 
 
 @pytest.mark.parametrize("command", ["/save /etc/x", "/SAVE x", "/quit", "/exit"])

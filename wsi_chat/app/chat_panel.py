@@ -221,7 +221,7 @@ class ChatPanel:
                     text(words("chat.cites")).classes("quiet")
                     for name in reply.cites:
                         self._cite(name)
-            facts = [words(f"chat.{reply.source}"), *(words.report.program(note) for note in reply.notes)]
+            facts = [words(f"chat.{reply.source}"), *(words.report.remark(note) for note in reply.notes)]
             if reply.status == "truncated" and not reply.notes:
                 facts.append(words("chat.stopped"))
             text("; ".join(facts)).classes("from")

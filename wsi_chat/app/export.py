@@ -16,10 +16,11 @@ from PIL import Image
 
 from reports.geojson import write_geojson
 from wsi_chat.analysis.result import SlideResult
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
 from wsi_chat.app.reading import ReviewedCell, reviewed_cells, slide_label
 from wsi_chat.app.review import ReviewStore
 from wsi_chat.app.source import Collection, Entry, tile_rows
+from wsi_chat.atomic import write_text
 from wsi_chat.datasets.annotated import Annotated
 from wsi_chat.errors import SettingError, SlideNotFound, TerminologyError
 from wsi_chat.schema import Box, Finding, LabelledBox, Report
@@ -105,7 +106,7 @@ def write_reviewed_geojson(report: Report, cells: Sequence[ReviewedCell], system
         if cell.model is None:
             for name in ("votes", "tiles"):
                 properties["measurements"].pop(name, None)
-    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
@@ -141,7 +142,7 @@ def write_reviewed_csv(report: Report, cells: Sequence[ReviewedCell], system: Sy
             "reviewers": _who(cell, system), "reviewed_at": cell.at,
         }  # fmt: skip
         writer.writerow(row)
-    write_atomically(path, text.getvalue())
+    write_text(path, text.getvalue())
     return path
 
 
@@ -295,5 +296,5 @@ def write_manifest(collection: Collection, stores: Mapping[str, ReviewStore], pa
         count += 1
     if not count:
         raise SettingError("No slide has a reviewed class yet.", hint="Give slides a class on their pages.")
-    write_atomically(path, text.getvalue())
+    write_text(path, text.getvalue())
     return Exported((path,), tuple(notes))

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 from nicegui import ui
 
-from reports.language import LANGUAGES, Words
+from reports.language import Words
 from wsi_chat.app.parts import attributes, box, button, text
 from wsi_chat.app.words import PageWords
+from wsi_chat.remarks import LANGUAGES
 
 REMEMBER = """
 const mode = localStorage.getItem('wsi-chat-theme');

@@ -16,6 +16,7 @@ from PIL import Image
 
 from reports.figures import HEAT_MAP, MISSING_GREY
 from reports.maps import STATUS_CODES
+from wsi_chat.analysis.run_folder import SlideFolder
 
 FAINTEST = 0.15
 """Opacity of a tile at p = 0: the slide is seen through it, and that it was screened is seen too."""
@@ -41,7 +42,7 @@ def read_grid(folder: Path) -> Grid | None:
     import zarr
 
     try:
-        group: Any = zarr.open_group(str(folder / "maps.zarr"), mode="r")
+        group: Any = zarr.open_group(str(SlideFolder(folder).maps_path), mode="r")
         p, status = np.asarray(group["p_screen"][...]), np.asarray(group["status"][...])
         transform = group.attrs["transform"]
         stride, origin = transform["stride"], transform["origin"]

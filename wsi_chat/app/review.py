@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box
 
-FILE = "review.sqlite"
 APPLICATION_ID = 0x77736352
 VERSION = 1
 SLIDE = "slide"
@@ -84,7 +84,7 @@ class ReviewStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path = SlideFolder(folder).review_path
         self._mutex = threading.Lock()
         self._database: sqlite3.Connection | None = self._open() if self.path.exists() else None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilers import open_slide
 from wsi_chat.analysis.result import SlideResult
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.app.export import system_of
 from wsi_chat.app.layers import Grid, read_grid
 from wsi_chat.app.review import ReviewStore
@@ -164,11 +165,9 @@ class Shelf:
 
     def stores(self) -> dict[str, ReviewStore]:
         """The review of every slide that has one, by id. Those that are not open are opened to read."""
-        from wsi_chat.app.review import FILE
-
         found = {}
         for name, entry in self.collection.entries.items():
-            if (entry.folder / FILE).is_file():
+            if SlideFolder(entry.folder).review_path.is_file():
                 open_ = self._open.get(name)
                 try:
                     found[name] = open_.store if open_ is not None else ReviewStore(entry.folder)

@@ -6,17 +6,15 @@ A path of the file system enters here and nowhere else: everything served later 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wsi_chat.analysis.result import SlideResult, load_result
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder, slide_id
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 
-REPORT = "report.json"
 DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")
 """Files of a run folder that the page offers; no other file is served."""
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -42,7 +40,7 @@ class Entry:
 
     @property
     def analyzed(self) -> bool:
-        return (self.folder / REPORT).is_file()
+        return SlideFolder(self.folder).finished
 
     def load(self) -> SlideResult | None:
         """The slide's result, None where it was not analyzed. Raises OutputError for a damaged report."""
@@ -62,7 +60,7 @@ class Collection:
         return next(iter(self.entries.values())) if len(self.entries) == 1 else None
 
 
-def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path("wsi-chat-out")) -> Collection:
+def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path(DEFAULT_OUT)) -> Collection:
     """What a path names: a run folder, a slide's folder in one, a slide, or a folder of pictures: fields of a specimen.
 
     Args:
@@ -75,7 +73,7 @@ def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path("ws
     """
     if not source.exists():
         raise SlideNotFound(f"There is no {source}.", hint="Name a run folder, a slide's folder in it, or a slide.")
-    if (source / REPORT).is_file():
+    if SlideFolder(source).finished:
         folder = source.resolve()
         return Collection({folder.name: Entry(folder.name, folder, slide)})
     if source.is_dir() and not _is_slide(source):
@@ -102,11 +100,12 @@ def _is_slide(folder: Path) -> bool:
 
 
 def _of_run(root: Path) -> dict[str, Entry]:
+    run = RunFolder(root)
     rows = {row["slide_id"]: row for row in read_summary(root) if row.get("slide_id")}
-    folders = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{REPORT}"))}
+    folders = {folder.id: folder.path for folder in run.finished_slides()}
     # an id of summary.csv is a name of a folder and nothing else
     names = [name for name in dict.fromkeys([*rows, *folders]) if Path(name).name == name and name not in ("", "..")]
-    files = _remembered(root)
+    files = run.slide_files
     return {
         name: Entry(
             name,
@@ -118,15 +117,6 @@ def _of_run(root: Path) -> dict[str, Entry]:
         for name in names
         for row in [rows.get(name, {})]
     }
-
-
-def _remembered(root: Path) -> dict[str, Path]:
-    """Where run.json says that each slide is, by id."""
-    try:
-        slides = json.loads((root / "run.json").read_text(encoding="utf-8"))["slides"]
-        return {str(name): Path(path) for name, path in slides.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _of_pictures(folder: Path, out: Path) -> dict[str, Entry]:
@@ -142,7 +132,7 @@ def _of_pictures(folder: Path, out: Path) -> dict[str, Entry]:
 def read_summary(root: Path) -> list[dict[str, str]]:
     """The rows of summary.csv; none where it is missing or damaged."""
     try:
-        with (root / "summary.csv").open(encoding="utf-8", newline="") as file:
+        with RunFolder(root).summary_path.open(encoding="utf-8", newline="") as file:
             return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.chat.transcript import Reply, read_transcript
 from wsi_chat.errors import OutputError, SettingError, WsiChatError
 from wsi_chat.schema import Box
@@ -22,7 +23,6 @@ from wsi_chat.schema import Box
 if TYPE_CHECKING:
     from wsi_chat.chat.conversation import Conversation
 
-FILE = "conversation"
 REFUSED = ("/save", "/quit", "/exit", "/q")
 """Commands of the terminal that have no place here: the conversation is saved by itself, and only in its folder."""
 
@@ -47,7 +47,7 @@ class Talk:
 
     def __init__(self, opening: Callable[[], Conversation], folder: Path, thread: ThreadPoolExecutor) -> None:
         self._opening = opening
-        self._path = folder / FILE
+        self._path = SlideFolder(folder).conversation_path
         self._thread = thread
         self._conversation: Conversation | None = None
         self._stopping = threading.Event()
@@ -56,7 +56,7 @@ class Talk:
         self.replies: list[Reply] = self._restored()
 
     def _restored(self) -> list[Reply]:
-        path = self._path.with_name(f"{FILE}.json")
+        path = self._path
         if not path.exists():
             return []
         try:
@@ -64,7 +64,7 @@ class Talk:
         except OutputError as error:
             # kept as it is: a damaged file is not overwritten by the next answer
             with contextlib.suppress(OSError):
-                path.rename(path.with_name(f"{FILE}.damaged.json"))
+                path.rename(path.with_suffix(".damaged.json"))
             self.trouble = error.message
             return []
 

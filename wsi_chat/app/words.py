@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from reports.language import LANGUAGES, Words
+from reports.language import Words
+from wsi_chat.remarks import LANGUAGES
 from wsi_chat.schema import Language
 
 if TYPE_CHECKING:

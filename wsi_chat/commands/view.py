@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_chat.commands.options import ENGINE, with_settings
 from wsi_chat.errors import SettingError
+from wsi_chat.remarks import LANGUAGES
 
 if TYPE_CHECKING:
     from wsi_chat.analysis.result import SlideResult
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 MEBI = 2**20
 
 
+@with_settings(*ENGINE, "specimen", defaults={"model": "the run's, else the embedded checkpoint"})
 def view(
     source: Annotated[Path, typer.Argument(help="A run folder OUT, a slide's folder in it, a slide, or a picture.")],
     slide: Annotated[Path | None, typer.Option(help="Where the slide is now, if it was moved since the run.")] = None,
@@ -33,22 +36,12 @@ def view(
     language: Annotated[str | None, typer.Option(help="Of the page: en or zh.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures.")] = None,
     cache: Annotated[int, typer.Option(min=1, help="MiB of pictures that are kept in memory.")] = 256,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the run's, or embedded.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
-    specimen: Annotated[str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document with the address on stdout.")] = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
     """Look at slides and their findings in the browser: ask about them, review them, export what was corrected."""
-    given: dict[str, Any] = {
-        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
-        "device": device, "dtype": dtype, "specimen": specimen,
-    }  # fmt: skip
     try:
         from wsi_chat.app.server import serve
         from wsi_chat.app.words import language_of
@@ -56,7 +49,6 @@ def view(
         raise SettingError(
             f"The page needs a package that is not installed ({error.name}).", hint="Run: pip install 'wsi-chat[app]'"
         ) from error
-    from reports.language import LANGUAGES
     from wsi_chat.app.source import find_slides
 
     if language is not None and language not in LANGUAGES:
@@ -66,7 +58,7 @@ def view(
     def converse(about: SlideResult | Path) -> Conversation:
         from wsi_chat.chat.conversation import Conversation
 
-        return Conversation(about, config=config, environ=dict(os.environ), **given)
+        return Conversation(about, config=config, environ=dict(os.environ), **settings)
 
     def started(place: Place) -> None:
         _tell(place, as_json=json_)

@@ -49,7 +49,7 @@ def get_dialect(name: str) -> Dialect:
     """A dialect of the package by name, or one of the user's by the path of its YAML file.
 
     A path ends in ``.yaml`` or ``.yml`` or holds a separator. Raises SettingError for an unknown name and for a
-    file that cannot be read or is no dialect.
+    file that cannot be read or is not a dialect.
     """
     if _is_path(name):
         return load_dialect(Path(name).expanduser())

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
@@ -25,6 +25,8 @@ from wsi_chat.tasks import LETTERS, Ask
 if TYPE_CHECKING:
     from PIL import Image
 
+    from wsi_chat.terminology import System
+
 IMAGE_MARK = "<image>"
 CONTROL = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|<eos>|</s>")
 """Control tokens of the Qwen, InternVL, Gemma and LLaMA tokenizers."""
@@ -34,15 +36,6 @@ BINS = 1024
 
 FREE_TILE_PX = 512
 """Tile side where a model takes any size; a multiple of no patch is needed, the policy rounds."""
-
-
-class SystemResolution(Protocol):
-    """The part of a reporting system that `Dialect.mpp_for` needs."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def mpp(self) -> float: ...
 
 
 NONE_WORDS = re.compile(r"\b(?:no|none|not|nothing|without|absent|absence|zero|0)\b|\[\s*\]", re.IGNORECASE)
@@ -100,7 +93,7 @@ class Dialect:
         """Side in pixels of the square tiles that suit the model."""
         return self.spec.image.side or FREE_TILE_PX
 
-    def mpp_for(self, system: SystemResolution) -> float:
+    def mpp_for(self, system: System) -> float:
         """µm/px of tiles for a reporting system: this model's own wish, else the system's default."""
         return self.spec.mpp.get(system.code, system.mpp)
 

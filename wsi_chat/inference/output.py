@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.journal import lock_file
 
@@ -145,20 +146,18 @@ class AnswerFile:
         places = sorted(self._where)
         spans = [self._where[place] for place in places]
         in_order = all(a[0] + a[1] == b[0] for a, b in zip([(0, 0), *spans], spans, strict=False))
-        partial = self.path.with_name(self.path.name + ".part")
-        try:
-            if in_order and sum(size for _, size in spans) == self._end:
+        if in_order and sum(size for _, size in spans) == self._end:
+            try:
                 os.fsync(self._file.fileno())
-                return
-            with partial.open("wb") as sorted_file:
-                for start, size in spans:
-                    self._file.seek(start)
-                    sorted_file.write(self._file.read(size))
-                sorted_file.flush()
-                os.fsync(sorted_file.fileno())
-            partial.replace(self.path)
-        except OSError as error:
-            raise self._refused(error) from error
+            except OSError as error:
+                raise self._refused(error) from error
+            return
+        with replacing(self.path) as scratch, scratch.open("wb") as sorted_file:
+            for start, size in spans:
+                self._file.seek(start)
+                sorted_file.write(self._file.read(size))
+            sorted_file.flush()
+            os.fsync(sorted_file.fileno())
 
     def close(self) -> None:
         """Force it to the disk and let the next writer in. Safe to call twice."""
