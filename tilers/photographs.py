@@ -17,8 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tilers.readers.plain import FORMATS, MAX_PIXELS, resolution_of
+from tilers.readers.plain import MAX_PIXELS, read_header
 from tilers.resolution import resolve_mpp
+from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import FieldRecord
 
@@ -121,25 +122,22 @@ def fields_of(path: Path) -> tuple[Path, ...]:
 def look_at(path: Path) -> Found:
     """A photograph's size and resolution, from its header alone where Pillow reads it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                size = image.size
-                said = resolution_of(image)
-    except Exception:
-        if path.suffix.lower() in FLAT:  # one that Pillow does not take may still have a reader
+        header = read_header(path)
+    except SlideUnsupported as error:
+        if path.suffix.lower() in FLAT or (path.is_file() and read_tiff_header(path) is not None):
             return _opened(path)
-        return Found(path, None, error=_unreadable(path))
-    if size[0] * size[1] > MAX_PIXELS:
-        return Found(path, None, error=TOO_LARGE.format(*size))
-    return Found(path, size, resolve_mpp([said] if said else [], objective_power=None, flag=None).value)
-
-
-def _unreadable(path: Path) -> str:
-    try:
-        return "it is no image, or a damaged one" if path.stat().st_size else "the file is empty"
+        return Found(path, None, error=_unreadable(path, error))
     except OSError as error:
-        return (error.strerror or str(error)).lower()
+        return Found(path, None, error=(error.strerror or str(error)).lower())
+    said = () if header.resolution is None else (header.resolution,)
+    return Found(path, header.size, resolve_mpp(said, objective_power=None, flag=None).value)
+
+
+def _unreadable(path: Path, error: SlideUnsupported) -> str:
+    try:
+        return "the file is empty" if path.stat().st_size == 0 else error.message
+    except OSError as missing:
+        return (missing.strerror or str(missing)).lower()
 
 
 def _opened(path: Path) -> Found:
