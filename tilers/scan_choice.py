@@ -55,6 +55,27 @@ def choose_scan(images: Sequence[ImageInFile]) -> int:
     return max(stated or scans, key=lambda i: images[i].area)
 
 
+def is_aside(image: ImageInFile) -> bool:
+    """Whether an image is named as a label, macro or overview."""
+    return bool(image.words & ASIDES)
+
+
+def check_first_image(vendor: str, description: str, *, tiled: bool) -> None:
+    """Refuse a scanner's file whose scan is lost, where a reader would take what comes next for it.
+
+    Aperio writes the full resolution first, tiled; smaller levels say ``width x height -> width x height``.
+
+    Raises:
+        SlideUnsupported: the image is a thumbnail, a label, a macro or a smaller level.
+    """
+    head = " ".join(description.splitlines()[:2])[:400]
+    if not tiled or is_aside(ImageInFile(head, (1, 1))) or (vendor.lower() == "aperio" and "->" in head.split(";")[0]):
+        raise SlideUnsupported(
+            "the directory of its scan is damaged or missing; thumbnail, label, macro and smaller levels are never"
+            " read in its place"
+        )
+
+
 def describe_left_out(images: Sequence[ImageInFile], used: Sequence[int]) -> tuple[str, ...]:
     """A note on the images that are not shown, by size; nothing where all are used."""
     sizes = [f"{image.size[0]} x {image.size[1]} px" for i, image in enumerate(images) if i not in used]

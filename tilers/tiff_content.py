@@ -9,7 +9,7 @@ from typing import Any
 from tilers.ome import OmeImage, parse_ome_xml, unit_um
 from tilers.properties import number
 from tilers.readers import Resolution
-from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, pyramid
+from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, is_aside, pyramid
 from tilers.segments import TiffImage
 from wsi_chat.errors import SlideUnsupported
 
@@ -87,7 +87,7 @@ def _generic(pages: Sequence[Any], file_size: int) -> Content:
     images = [_as_candidate(page) for page in pages]
     base = choose_scan(images)
     kind = _kind(pages[base])
-    aside = [_is_aside(image) for image in images]
+    aside = [is_aside(image) for image in images]
     alike = [i for i, page in enumerate(pages) if _kind(page) == kind and not aside[i]]
     sizes = [image.size for image in images]
     chain = pyramid(sizes, base, alike)
@@ -110,14 +110,6 @@ def _as_candidate(page: Any) -> ImageInFile:
     if flags == MACRO:
         name += " macro"
     return ImageInFile(name, _size(page), reduced=bool(flags & (REDUCED | MASK_FLAG)))
-
-
-def _is_aside(image: ImageInFile) -> bool:
-    try:
-        choose_scan([ImageInFile(image.name, image.size)])
-    except SlideUnsupported:
-        return True
-    return False
 
 
 def _kind(page: Any) -> tuple[object, ...]:
@@ -160,7 +152,7 @@ def _ome(pages: Sequence[Any], images: Sequence[OmeImage], file_size: int) -> Co
             levels.append(smaller)
     used = [chosen]
     if most == 0:  # older writers store each resolution as an Image of its own
-        same = [i for i, c in enumerate(candidates) if not _is_aside(c) and images[i].size[2:] == image.size[2:]]
+        same = [i for i, c in enumerate(candidates) if not is_aside(c) and images[i].size[2:] == image.size[2:]]
         for i in pyramid([c.size for c in candidates], chosen, same)[1:]:
             levels.append(_ome_level(pages, images[i], file_size))
             used.append(i)

@@ -12,6 +12,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
 from tilers.properties import allow_listed, tiff_resolution
 from tilers.readers import Backend, Pixels, WindowBackend
-from tilers.samples import ALPHAS, BLACK_IS_ZERO, COLOURS, EIGHT_BITS, PALETTE, RGB, YCBCR, Depth, depth_in_use, to_rgb
+from tilers.samples import (
+    ALPHAS,
+    BLACK_IS_ZERO,
+    COLOURS,
+    EIGHT_BITS,
+    PALETTE,
+    RGB,
+    WHITE_IS_ZERO,
+    YCBCR,
+    Depth,
+    depth_in_use,
+    to_rgb,
+)
 from tilers.segments import JPEG, JPEG2000, TiffImage
 from tilers.tiff_content import Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
@@ -89,6 +102,17 @@ class TiffBackend(WindowBackend):
         if cut:
             self.notes = (*self.notes, f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
 
+    @property
+    def is_plain(self) -> bool:
+        """8-bit grey or RGB, upright, of one plane: what libraries that know only the TIFF baseline show rightly."""
+        first = self._levels[0].first
+        simple = first.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or (
+            first.photometric == YCBCR and first.compression == JPEG
+        )
+        alone = self.planes == 1 and self._mixing is None and first.extra in ((), (1,), (2,))
+        alone = alone and (not first.extra or first.photometric == RGB)
+        return simple and alone and first.dtype == np.uint8 and first.bits == 8 and self.orientation == UPRIGHT
+
     # -------------------------------------------------------------------------------------- colours
 
     def _learn_colours(self, content: Content) -> None:
@@ -101,8 +125,15 @@ class TiffBackend(WindowBackend):
         bits = content.significant_bits
         joined = len(images) > 1 or (first.photometric == BLACK_IS_ZERO and _are_channels(first))
         if joined:
-            samples = [s for image in images for s in self._sample(image).reshape(-1, image.samples).T]
-            self._mixing = choose_mixing(samples, [ChannelStatement(c) for c in content.colours], bits=bits)
+            statements = [ChannelStatement(colour) for colour in content.colours]
+            places = [(image, i) for image in images for i in range(image.samples)]
+            self._mixing = choose_mixing(
+                len(places),
+                first.dtype,
+                lambda channel: self._sample(places[channel][0])[:, places[channel][1]],
+                statements,
+                bits=bits,
+            )
             if self._mixing.is_dark:
                 self.background = (0, 0, 0)
             self._note(self._mixing.depth.note)
@@ -258,6 +289,19 @@ def _black_and_white(image: TiffImage) -> NDArray[np.float64] | None:
     if len(value) == 12:  # numerators and denominators
         numbers = numbers[::2] / np.where(numbers[1::2] == 0, 1, numbers[1::2])
     return numbers.reshape(3, 2)
+
+
+def check_plain_layout(path: Path, level_sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a generic TIFF of which another reader would show other levels, or pixels in the wrong colours.
+
+    Raises:
+        SlideUnsupported: see above, or this reader refuses the file itself.
+    """
+    with closing(TiffBackend(path)) as backend:
+        if not backend.is_plain:
+            raise SlideUnsupported("its sample format is more than 8-bit grey or RGB; the reader tiff shows it")
+        if tuple(level_sizes) != tuple(backend.level_sizes):
+            raise SlideUnsupported("its levels lie where only the reader tiff finds them")
 
 
 def open_backend(path: Path) -> Backend:
