@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tifffile
+
 from tilers.ome import OmeImage, parse_ome_xml, unit_um
 from tilers.properties import number
 from tilers.readers import Resolution
@@ -60,11 +62,14 @@ def read_content(tiff: Any, file_size: int) -> Content:
 
 
 def _pages(tiff: Any) -> list[Any]:
-    pages = []
-    for number_, page in enumerate(tiff.pages):
-        if number_ >= MAX_PAGES:
-            raise SlideUnsupported(f"it holds more than {MAX_PAGES:,} images")
-        pages.append(page)
+    pages: list[Any] = []
+    try:
+        for page in tiff.pages:
+            if len(pages) >= MAX_PAGES:
+                raise SlideUnsupported(f"it holds more than {MAX_PAGES:,} images")
+            pages.append(page)
+    except tifffile.TiffFileError as error:  # what is left may be an overview of the scan that is lost
+        raise SlideUnsupported(f"the directory of its image {len(pages)} is damaged or cut off ({error})") from error
     if not pages:
         raise SlideUnsupported("it holds no image")
     return pages
