@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.fingerprint import fingerprint
+from tilers.focus import fixed_plane, focus_score, read_focus
 from tilers.readers import Backend, Pixels, candidates
-from tilers.reduce import view
+from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import (
@@ -46,12 +47,21 @@ class Slide:
             ``tiff resolution tags``, ``objective power (derived)`` or ``unknown``).
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
+        planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
+            where the setting ``z`` names it.
         properties: allow-listed, nothing personal.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
     """
 
     def __init__(
-        self, path: Path, *, reader: str, opener: Callable[[Path], Backend], backend: Backend, mpp: float | None
+        self,
+        path: Path,
+        *,
+        reader: str,
+        opener: Callable[[Path], Backend],
+        backend: Backend,
+        mpp: float | None,
+        z: str | int = "best",
     ) -> None:
         settled = resolve_mpp(backend.resolutions, objective_power=backend.objective_power, flag=mpp)
         self.path = path
@@ -67,13 +77,18 @@ class Slide:
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
         self.properties = dict(backend.properties)
-        self.notes = (*backend.notes, *settled.notes)
+        self.planes = max(1, int(backend.planes))
+        plane = fixed_plane(read_focus(z), self.planes, path.name)
+        self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
+        self.notes = (*backend.notes, *settled.notes, *self._stack_notes())
         self._opener = opener
         self._backend = backend
         self._lock = threading.Lock()
         self._flag = mpp
+        self._z = z
         self._fingerprint: str | None = None
         self._owns_backend = True
+        self._overview: NDArray[np.uint8] | None = None
 
     def __repr__(self) -> str:
         scale = f"{self.mpp:.4g} µm/px ({self.mpp_source})" if self.mpp else "mpp unknown"
@@ -93,6 +108,13 @@ class Slide:
         if self._owns_backend:
             self._owns_backend = False
             self._backend.close()
+
+    def _stack_notes(self) -> tuple[str, ...]:
+        if self.planes == 1:
+            return ()
+        if len(self.candidate_planes) > 1:
+            return (f"a stack of {self.planes} focal planes: of each tile the sharpest plane is read",)
+        return (f"a stack of {self.planes} focal planes: only plane {self.candidate_planes[0]}, from 0, is read",)
 
     @property
     def fingerprint(self) -> str:
@@ -124,7 +146,7 @@ class Slide:
             SlideUnreadable: the file cannot be opened again.
         """
         backend = self._backend if self._backend.shareable else self._open_again()
-        twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag)
+        twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag, z=self._z)
         twin._owns_backend = not self._backend.shareable
         twin._fingerprint = self._fingerprint
         return twin
@@ -140,33 +162,39 @@ class Slide:
 
     # ------------------------------------------------------------------------------------------ pixels
 
-    def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
+    def read_region(self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None) -> NDArray[np.uint8]:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.
 
-        The region may reach beyond the slide: pixels without data take the background colour.
+        The region may reach beyond the slide: pixels without data take the background colour. ``z`` is a focal plane,
+        counted from 0; None shows the plane that the slide was opened for, or the sharpest of this region.
 
         Raises:
             SlideUnreadable: the region could not be read, not even on a fresh handle.
         """
-        return self.read_with_mask(x, y, level, w, h)[0]
+        return self.read_with_mask(x, y, level, w, h, z=z)[0]
 
     def read_with_mask(
-        self, x: int, y: int, level: int, w: int, h: int
+        self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Like ``read_region``, and where the scan holds data: (h, w) bool, or None where it does everywhere."""
-        return self._composite(self._read(x, y, level, w, h))
+        planes = self.candidate_planes if z is None else (z,)
+        best = self._composite(self._read(x, y, level, w, h, planes[0]))
+        for plane in planes[1:]:
+            other = self._composite(self._read(x, y, level, w, h, plane))
+            best = max(best, other, key=lambda shown: focus_score(shown[0]))
+        return best
 
-    def _read(self, x: int, y: int, level: int, w: int, h: int) -> Pixels:
+    def _read(self, x: int, y: int, level: int, w: int, h: int, plane: int) -> Pixels:
         backend = self._backend
         try:
-            return backend.read(x, y, level, w, h)
+            return backend.read_plane(plane, x, y, level, w, h)
         except MemoryError:
             raise
         except Exception as error:
             log.debug("%s: read at (%d, %d) level %d failed: %s", self.path.name, x, y, level, error)
             first = error
         try:
-            return self._reopened(backend).read(x, y, level, w, h)
+            return self._reopened(backend).read_plane(plane, x, y, level, w, h)
         except MemoryError:
             raise
         except Exception as error:
@@ -207,8 +235,22 @@ class Slide:
         Raises:
             SlideUnreadable: nothing of the slide could be read.
         """
-        longer = max(self.size)
-        return view(self, Box(0, 0, *self.size), min(max_px, longer))
+        px = min(max_px, max(self.size))
+        if self._overview is not None and max(self._overview.shape[:2]) >= px:
+            return shrink(self._overview, px)
+        return view(self, Box(0, 0, *self.size), px, z=self.middle_plane)
+
+    @property
+    def middle_plane(self) -> int:
+        """The focal plane of overviews: the one that is shown, or the middle one of those to choose from."""
+        return self.candidate_planes[len(self.candidate_planes) // 2]
+
+    def keep_overview(self, pixels: NDArray[np.uint8]) -> None:
+        """Let ``overview`` shrink this picture of the whole slide, (h, w, 3), instead of reading the slide again.
+
+        For who has read the level anyway: the foreground mask of a slide without smaller levels.
+        """
+        self._overview = pixels
 
     def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
         """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
@@ -242,19 +284,22 @@ class Slide:
         )
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None = None) -> Slide:
+def open_slide(
+    path: str | Path, *, mpp: float | None = None, reader: str | None = None, z: str | int = "best"
+) -> Slide:
     """Open a slide with the first reader that takes it.
 
     Args:
         path: a slide file, an image, one .dcm file of a DICOM series, or an OME-Zarr folder.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
+        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
 
     Raises:
         SlideNotFound: no such file, or a folder that is not a slide.
         SlideUnsupported: no reader opens it; the message has each reader's reason.
         SlideUnreadable: an image that is damaged.
-        SettingError: ``mpp`` is implausible or ``reader`` unknown.
+        SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
     """
     path = Path(path)
     _check_path(path)
@@ -269,7 +314,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None
             reasons.append(f"{candidate.name}: {getattr(error, 'message', '') or error}")
             continue
         try:
-            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp)
+            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z)
         except BaseException:
             backend.close()
             raise

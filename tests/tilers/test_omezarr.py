@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tilers import find_foreground, open_slide
-from wsi_chat.errors import SlideUnreadable, SlideUnsupported
+from wsi_chat.errors import SettingError, SlideUnreadable, SlideUnsupported
 
 from .conftest import halved, textured
 
@@ -66,9 +66,16 @@ def test_rgb_in_both_layouts(tmp_path: Path, version: str, omero: dict[str, Any]
 def test_axes_in_another_order_and_a_stack(tmp_path: Path) -> None:
     image = textured(100, 80)
     stack = np.stack([image, image // 2])[None]  # t z y x c
-    with open_slide(write_zarr(tmp_path / "a.zarr", [stack], axes="tzyxc")) as slide:
-        assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image)
-        assert slide.notes == ("only the first position of axis 'z' is read",)
+    path = write_zarr(tmp_path / "a.zarr", [stack], axes="tzyxc")
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image)  # half the contrast is half as sharp
+        assert slide.notes == ("a stack of 2 focal planes: of each tile the sharpest plane is read",)
+    for z, plane in (("mid", 1), (0, 0), ("1", 1)):
+        with open_slide(path, z=z) as slide:
+            assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image // (1 + plane))
+            assert slide.notes == (f"a stack of 2 focal planes: only plane {plane}, from 0, is read",)
+    with pytest.raises(SettingError, match=r"z is 2, but a\.zarr has 2 focal planes"):
+        open_slide(path, z=2)
 
 
 @pytest.mark.parametrize(
