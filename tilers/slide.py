@@ -12,23 +12,26 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
 from tilers.focus import fixed_plane, focus_score, read_focus
 from tilers.readers import Backend, Pixels, candidates
 from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
+from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import (
     ResolutionUnknown,
     SlideNotFound,
     SlideUnreadable,
     SlideUnsupported,
     WsiChatError,
+    as_utf8,
 )
 from wsi_chat.schema import Box, SlideRecord
 
@@ -269,7 +272,7 @@ class Slide:
         """
         return SlideRecord(
             id=id,
-            file_name=self.path.name,
+            file_name=as_utf8(self.path.name),
             fingerprint=self.fingerprint,
             reader=self.reader,
             width=self.size[0],
@@ -290,7 +293,7 @@ def open_slide(
     """Open a slide with the first reader that takes it.
 
     Args:
-        path: a slide file, an image, one .dcm file of a DICOM series, or an OME-Zarr folder.
+        path: a slide file, an image, one file or the folder of a DICOM series, or an OME-Zarr folder.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
         z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
@@ -311,7 +314,8 @@ def open_slide(
         except SlideUnreadable:
             raise
         except Exception as error:  # a plugin may raise anything
-            reasons.append(f"{candidate.name}: {getattr(error, 'message', '') or error}")
+            reason = str(getattr(error, "message", "") or error).replace(str(path), path.name)
+            reasons.append(f"{candidate.name}: {reason}")
             continue
         try:
             return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z)
@@ -319,8 +323,8 @@ def open_slide(
             backend.close()
             raise
     raise SlideUnsupported(
-        f"{path.name} cannot be opened as a slide: {_diagnosis(path)}{'; '.join(reasons)}.",
-        hint="Check that the file was copied completely; `wsi-chat doctor` lists the readers.",
+        f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
+        hint=way_out(path),
     )
 
 
@@ -329,10 +333,10 @@ def _check_path(path: Path) -> None:
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
-        if not names & {"zarr.json", ".zgroup", ".zattrs"}:
+        if not names & {"zarr.json", ".zgroup", ".zattrs"} and not dicom_files(path):
             raise SlideNotFound(
                 f"{path} is a folder, not a slide.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), or an OME-Zarr folder.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), or an OME-Zarr or DICOM folder.",
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
@@ -346,24 +350,3 @@ def _check_header(path: Path) -> None:
             f"{path.name} cannot be opened as a slide: {header.objection}.",
             hint="Copy the file again from its source; it looks damaged.",
         )
-
-
-def _diagnosis(path: Path) -> str:
-    """What the first bytes tell of a file that nothing opens; empty, or ending in a separator."""
-    if path.is_dir():
-        return ""
-    with path.open("rb") as file:
-        head = file.read(512)
-    size = path.stat().st_size
-    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
-    order = orders.get(head[:2])
-    if order is not None and len(head) >= 8:
-        version = int.from_bytes(head[2:4], order)
-        start = int.from_bytes(head[4:8] if version == 42 else head[8:16], order)
-        if version in (42, 43) and start >= size:
-            return f"it is cut off (its directory should be at byte {start}, the file ends at {size}); "
-        return ""
-    text = head.decode("utf-8", errors="replace")
-    if all(c.isprintable() or c.isspace() for c in text):
-        return f"it is a text file, whatever its suffix {path.suffix!r} says; "
-    return ""

@@ -120,6 +120,11 @@ class Reader:
     suffixes: tuple[str, ...] = ()
 
     built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr")
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kfbslide": (".kfb",),
+        "opensdpc": (".sdpc",),
+        "mrxsslide": (".mrxs",),
+    }
 
 
 def _built_in(name: str) -> Opener:
@@ -127,6 +132,14 @@ def _built_in(name: str) -> Opener:
         module = import_module(f"tilers.readers.{name}")
         backend: Backend = module.open_backend(path)
         return backend
+
+    return opener
+
+
+def _optional(name: str) -> Opener:
+    def opener(path: Path) -> Backend:
+        opened: Backend = import_module("tilers.readers.addons").open_addon(name, path)
+        return opened
 
     return opener
 
@@ -140,7 +153,7 @@ def register_reader(name: str, opener: Opener, *, suffixes: Sequence[str] = ()) 
     Raises:
         SettingError: the name is one of the built-in readers.
     """
-    if name in Reader.built_in:
+    if name in Reader.built_in or name in Reader.optional:
         raise SettingError(f"A reader named {name!r} is built in.", hint="Register yours under another name.")
     _registered[name] = Reader(name, opener, tuple(s.lower() for s in suffixes))
 
@@ -153,7 +166,7 @@ def unregister_reader(name: str) -> None:
 def _plugins() -> dict[str, Reader]:
     plugins: dict[str, Reader] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in Reader.built_in:
+        if point.name in Reader.built_in or point.name in Reader.optional:
             log.warning(
                 "reader plugin %r (%s) has the name of a built-in reader and is ignored", point.name, point.value
             )
@@ -173,6 +186,7 @@ def all_readers() -> tuple[Reader, ...]:
     extra = _plugins() | _registered
     return (
         *(Reader(name, _built_in(name)) for name in Reader.built_in),
+        *(Reader(name, _optional(name), suffixes) for name, suffixes in Reader.optional.items()),
         *(extra[name] for name in sorted(extra)),
     )
 
@@ -201,6 +215,11 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
     header = read_tiff_header(path)
     if header is not None:
         unfit = {"plain", "omezarr"} | ({"tiff"} if header.vendor else {"openslide", "tiffslide"})
-        every = tuple(r for r in every if r.name not in unfit)
+    else:
+        unfit = {"tiff", "tiffslide", "plain" if path.is_dir() else "omezarr"}
+    every = tuple(r for r in every if r.name not in unfit)
     lower = path.name.lower()
+    every = tuple(r for r in every if r.name not in Reader.optional or lower.endswith(r.suffixes))
+    if lower.endswith(".mrxs"):  # OpenSlide first: its own reader is for the files that it has trouble with
+        return every
     return tuple(sorted(every, key=lambda r: not any(lower.endswith(s) for s in r.suffixes)))

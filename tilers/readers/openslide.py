@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import openslide
 
+from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
 from tilers.readers.tiff import check_plain_layout
@@ -26,7 +27,7 @@ class OpenSlideBackend(Backend):
     """One OpenSlide handle. Its errors latch: after the first one the handle only repeats it."""
 
     def __init__(self, path: Path) -> None:
-        self._slide: Any = openslide.OpenSlide(str(path))
+        self._slide: Any = openslide.OpenSlide(file_of_series(path) if path.is_dir() else path)
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         raw: dict[str, str] = dict(self._slide.properties)
         self.vendor = raw.get("openslide.vendor", "")
