@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,6 +34,7 @@ from aggregators.folds import Fold, check_patients, grouped_folds, hold_out, pat
 from aggregators.intervals import auc_delong, bootstrap
 from aggregators.logistic import GRID, LogisticHead, train_logistic
 from wsi_chat.errors import SettingError
+from wsi_chat.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,6 @@ FEWEST = 10
 #: Share of each class's patients that is held out for thresholds, where that is more than the rates need.
 HELD_OUT = 0.3
 FOLDS, INNER = 5, 3
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA_VERSION = "1.1"
+DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
+"""Stands on every answer, report and conversation."""
 
 # ---------------------------------------------------------------------------------------------- geometry
 
@@ -469,7 +471,7 @@ class Report(Record):
     """report.json: the whole result for one slide."""
 
     schema_version: str = SCHEMA_VERSION
-    disclaimer: str = "Research use only. Not a diagnosis; not for clinical decisions."
+    disclaimer: str = DISCLAIMER
     slide: SlideRecord
     specimen: Specimen
     verdict: SlideVerdict

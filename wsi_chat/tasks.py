@@ -83,14 +83,14 @@ def _check_options(options: tuple[str, ...]) -> None:
             f"a choice needs 2 to {len(LETTERS)} options, got {len(options)}",
             hint="List the options to choose from.",
         )
-    seen: set[str] = set()
+    names: set[str] = set()
     for option in options:
         name = option.strip().casefold()
         if not name:
             raise SettingError(f"an option is empty: {list(options)}", hint="Give every option a text.")
-        if name in seen:
+        if name in names:
             raise SettingError(f"option {option!r} is listed twice: {list(options)}", hint="Remove one.")
-        seen.add(name)
+        names.add(name)
 
 
 def screen(system: System, *, max_tokens: int = DEFAULT_TOKENS["screen"]) -> Ask:
@@ -130,7 +130,7 @@ PHRASE_SUFFIX = "Answer the question with a single phrase."
 
 def phrase(question: str, *, region: Box | None = None, max_tokens: int = DEFAULT_TOKENS["refer"]) -> Ask:
     """A question to be answered in a few words."""
-    said = question.strip()
-    if said and not said.casefold().rstrip(".").endswith(PHRASE_SUFFIX.casefold().rstrip(".")):
-        said = f"{said} {PHRASE_SUFFIX}"
-    return vqa(said, region=region, max_tokens=max_tokens)
+    text = question.strip()
+    if text and not text.casefold().rstrip(".").endswith(PHRASE_SUFFIX.casefold().rstrip(".")):
+        text = f"{text} {PHRASE_SUFFIX}"
+    return vqa(text, region=region, max_tokens=max_tokens)

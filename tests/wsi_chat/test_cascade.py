@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tilers import Patch
-from wsi_chat.cascade import Asker, choose, detail, screen
+from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
+from wsi_chat.engines.asker import Asker
 from wsi_chat.errors import EngineDied
 from wsi_chat.journal import Journal
-from wsi_chat.schema import Box, Query, Tile, TileVerdict
+from wsi_chat.schema import Answer, Box, Query, Tile, TileVerdict
 from wsi_chat.terminology import load_system
 
 CERVIX = load_system("cervix")
@@ -185,3 +186,40 @@ def test_a_grounding_answer_that_is_no_answer_is_not_taken_for_none_found(said: 
     assert verdict.status == "detail_failed"
     assert "hsil" not in verdict.asked
     assert "ground hsil" in verdict.error
+
+
+# ---------------------------------------------------------------------------------------- answers that say nothing
+
+
+def test_an_unusable_answer_is_not_reused_by_a_rerun(journal: Journal) -> None:
+    """A refusal counts as missing, and the next run asks again; its usable answer then stays."""
+    first = screen(patches(2), asker(ScriptedEngine(lambda q: "Sorry, I cannot."), journal), CERVIX, total=2)
+    assert {verdict.status for verdict in first.values()} == {"screen_failed"}
+    engine = ScriptedEngine(says)
+    again = screen(patches(2), asker(engine, journal), CERVIX, total=2)
+    assert ({verdict.status for verdict in again.values()}, len(engine.asked)) == ({"screened"}, 2)
+    engine = ScriptedEngine(says)
+    screen(patches(2), asker(engine, journal), CERVIX, total=2)
+    assert engine.asked == []
+
+
+def test_an_unusable_answer_of_an_older_journal_is_replaced(journal: Journal) -> None:
+    keys: list[str] = []
+
+    def refuses(query: Query) -> str:
+        keys.append(query.key)
+        return "Sorry."
+
+    screen(patches(1), asker(ScriptedEngine(refuses), journal), CERVIX, total=1)
+    journal.put(Answer(keys[0], "screen", "I cannot help with medical images."))
+    for expected in (1, 0):
+        engine = ScriptedEngine(says)
+        verdicts = screen(patches(1), asker(engine, journal), CERVIX, total=1)
+        assert (verdicts[0].status, len(engine.asked)) == ("screened", expected)
+
+
+def test_the_same_unusable_question_is_asked_once_in_a_run(journal: Journal) -> None:
+    engine = ScriptedEngine(lambda q: "Sorry.")
+    verdicts = screen(patches(5, same=True), asker(engine, journal), CERVIX, total=5)
+    assert len(engine.asked) == 1
+    assert {verdict.status for verdict in verdicts.values()} == {"screen_failed"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi_chat.chat_command import talk
-from wsi_chat.conversation import Conversation
-from wsi_chat.conversation_transcript import read_transcript
+from wsi_chat.chat.conversation import Conversation
+from wsi_chat.chat.transcript import read_transcript
+from wsi_chat.commands.chat import talk
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.schema import Query
 
@@ -46,9 +46,9 @@ def test_piped_questions_are_answered_in_order_until_quit(
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "Cells are seen.",
-        "[shown 0 0 256 256 at 0.5 um/px]",
+        "[shown 0 0 256 256 at 0.5 µm/px]",
         "No hsil is located here.",
-        "[shown 0 0 256 256 at 0.5 um/px]",
+        "[shown 0 0 256 256 at 0.5 µm/px]",
     ]
     assert err.startswith("Research use only.")
 
@@ -114,7 +114,7 @@ def test_ctrl_d_at_the_prompt_is_a_clean_end(chat: Conversation, monkeypatch: py
 
 
 def test_lines_break_between_words_and_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    from wsi_chat.chat_command import _Writer
+    from wsi_chat.commands.chat import _Writer
 
     writer = _Writer(20)
     text = "The verdict is abnormal, carried by f0001\nand t000042."

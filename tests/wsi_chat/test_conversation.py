@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsi_chat
+from tilers.field import Field
 from wsi_chat import tasks
-from wsi_chat.conversation_record import ID
-from wsi_chat.conversation_thread import Thread
-from wsi_chat.conversation_transcript import Transcript, as_markdown, read_transcript
+from wsi_chat.chat.history import Thread
+from wsi_chat.chat.record import ID
+from wsi_chat.chat.transcript import Transcript, as_markdown, read_transcript
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import AnswerError, OutputError, SettingError
-from wsi_chat.field import Field
 from wsi_chat.schema import Box, Query, Turn
 
 
@@ -129,7 +129,7 @@ def test_any_text_gets_an_answer_or_none_from_the_record(record: Any, text: str)
 
 @pytest.fixture(scope="module")
 def record(run_folder: Path) -> Any:
-    from wsi_chat.conversation_record import SlideFacts
+    from wsi_chat.chat.record import SlideFacts
     from wsi_chat.terminology import load_system
 
     return SlideFacts(wsi_chat.load_result(run_folder), load_system("cervix"), get_dialect("embedded"))
@@ -183,7 +183,7 @@ def test_a_question_beyond_the_model_is_not_sent_and_what_it_can_do_is_said(
     chat.say("/region 100 100 300 300")
     reply = chat.say("Is the chromatin coarse here?")
     assert (reply.source, engine.asked) == ("program", [])
-    assert "I cannot answer that" in reply.text
+    assert reply.text.startswith("This model was trained on a fixed set of questions")
     assert "locate and count a class" in reply.text
 
 
@@ -381,9 +381,44 @@ def test_a_saved_conversation_reads_back(chat: wsi_chat.Conversation, tmp_path: 
 
 
 def test_markdown_keeps_marks_as_text() -> None:
-    from wsi_chat.conversation_transcript import Reply
+    from wsi_chat.chat.transcript import Reply
 
     reply = Reply(question="*all* <b>", text="# no [link](x)\nnext", source="model")
     text = as_markdown(Transcript(about="s", model="m", dialect="d", replies=(reply,)))
     assert "\\*all\\* \\<b\\>" in text
     assert re.search(r"^# no", text, re.M) is None
+
+
+# ---------------------------------------------------------------------------------------------- who answers
+
+
+def test_an_engine_may_be_named_as_in_the_command(
+    run_folder: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``chat --engine transformers`` crashed: the name was taken for a loaded engine."""
+    asked: list[str] = []
+
+    def load(model: str | None, **settings: Any) -> ScriptedEngine:
+        asked.append(settings["engine"])
+        return engine
+
+    monkeypatch.setattr("wsi_chat.engines.load_engine", load)
+    with wsi_chat.Conversation(run_folder, engine="transformers") as opened:
+        opened.say("/region 100 100 300 300")
+        reply = opened.say("Is anything abnormal here?")
+    assert (reply.source, reply.status, asked) == ("model", "ok", ["transformers"])
+
+
+def test_a_dialect_that_extends_a_family_of_several_images_remembers_across_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: qwen2.5-vl\n")
+    thread = Thread(get_dialect(str(path)))
+    engine = ScriptedEngine(says)
+    from PIL import Image
+
+    for number in range(2):
+        shown = Field(f"t{number:06d}", number, Image.new("RGB", (56, 56), (number, 0, 0)), Box(0, 0, 56, 56), 0.5)
+        query, _ = thread.query(tasks.vqa("What is this?"), shown, engine, decoding={})
+        thread.remember(query, "A cell.", shown)
+    assert [turn.role for turn in query.turns] == ["system", "user", "assistant", "user"]
+    assert len(query.images) == 2

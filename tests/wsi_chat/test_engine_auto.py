@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from wsi_chat.dialects import get_dialect
+from wsi_chat.dialects import dialect_of_name, get_dialect
 from wsi_chat.engines import choose_engine, embedded_checkpoint, load_engine
 from wsi_chat.engines.checkpoint import read_config
-from wsi_chat.engines.selection import dialect_of_name, list_gpus, parse_gpus
+from wsi_chat.engines.selection import list_gpus, parse_gpus
 from wsi_chat.engines.serving import pixel_bounds, plan_serving, serve_line
 from wsi_chat.errors import EngineError, SettingError
 

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from wsi_chat.dialects import ImagePolicy, detect_dialect
+from wsi_chat.dialects import ImagePolicy, detect_dialect, dialect_of_name
 from wsi_chat.engines.checkpoint import Checkpoint, read_checkpoint, read_config
 from wsi_chat.engines.protocol import Engine, EngineCrashed, SupervisedEngine
 from wsi_chat.engines.scripted import Fault, ScriptedEngine
-from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, dialect_of_name, parse_gpus
+from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, parse_gpus
 from wsi_chat.errors import EngineError, SettingError
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def load_engine(
         start = partial(_start_transformers, folder, device=device, batch_size=batch_size, **common)
     if gpus is None:
         return SupervisedEngine(start)
-    from wsi_chat.engines.pool import EnginePool
+    from wsi_chat.engines.engine_pool import EnginePool
 
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in parse_gpus(gpus)]
     return EnginePool([start] * len(environments), environments=environments)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.checkpoint import Checkpoint, revision
-from wsi_chat.engines.loading import said
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.errors import EngineError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -103,7 +103,7 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
             merged = tuned.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise EngineError(
-            f"adapter {adapter.path} does not fit the model: {said(error)}",
+            f"adapter {adapter.path} does not fit the model: {describe_error(error)}",
             hint="Name the checkpoint that it was trained on with --model.",
         ) from error
     return merged.eval()

@@ -28,7 +28,7 @@ from wsi_chat.engines.chat_requests import (
     token_count,
 )
 from wsi_chat.engines.feeding import LoopThread, feed, listen
-from wsi_chat.engines.loading import said
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, notice, open_server
 from wsi_chat.engines.serving import size_kwargs
@@ -168,7 +168,9 @@ class OpenAIEngine:
             # a gateway before the server may keep all but the protocol's paths to itself
             self._counts = isinstance(error, ServerTrouble)
             log.info(
-                "%s does not count a question's tokens (%s); they are estimated", self._server.address, said(error)
+                "%s does not count a question's tokens (%s); they are estimated",
+                self._server.address,
+                describe_error(error),
             )
         return estimated_tokens(query)
 
@@ -213,7 +215,7 @@ class OpenAIEngine:
         except EngineError:
             raise
         except Exception as error:
-            return failed(query, said(error), seconds=time.perf_counter() - started)
+            return failed(query, describe_error(error), seconds=time.perf_counter() - started)
         return replace(answer, seconds=time.perf_counter() - started)
 
     async def _ask(self, query: Query) -> Answer:
@@ -228,7 +230,7 @@ class OpenAIEngine:
         except EngineError:
             raise
         except Exception as error:
-            return failed(query, said(error), seconds=time.perf_counter() - started)
+            return failed(query, describe_error(error), seconds=time.perf_counter() - started)
         self._lost_in_a_row = 0
         return replace(answer, seconds=time.perf_counter() - started)
 
@@ -238,7 +240,7 @@ class OpenAIEngine:
             self._lost_in_a_row += 1
             if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
                 raise EngineCrashed(f"{self._server.address}: {trouble}") from trouble
-        return failed(query, said(trouble), seconds=seconds)
+        return failed(query, describe_error(trouble), seconds=seconds)
 
     async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
         """Ask in the richest form that the server takes; what it refuses is not offered again once a lesser one went.

@@ -1,0 +1,137 @@
+"""The command ``wsi-chat dataset``: builds instruction data from annotations, and checks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from wsi_chat.dialects import Dialect
+
+dataset = typer.Typer(
+    help="Build instruction data from annotations, and check it.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+
+
+@dataset.command("build")
+def dataset_build(
+    out: Annotated[Path, typer.Argument(help="Folder for the JSONL files, dataset_info.json and images/.")],
+    voc: Annotated[list[Path] | None, typer.Option(help="Folder with VOC XML and pictures.")] = None,
+    coco: Annotated[list[Path] | None, typer.Option(help="COCO detection JSON; pictures beside it.")] = None,
+    geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; its slide by --slide.")] = None,
+    slide: Annotated[list[Path] | None, typer.Option(help="The slide of each --geojson, in order.")] = None,
+    rendered: Annotated[list[Path] | None, typer.Option(help="truth.json of synth fields or *.truth.json.")] = None,
+    captions: Annotated[list[Path] | None, typer.Option(help="CSV: image,caption or image,question,answer.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
+    dialect: Annotated[str, typer.Option(help="Whose words and boxes: a name or a YAML file.")] = "cytochat",
+    specimen: Annotated[str | None, typer.Option(help="Reporting system, e.g. cervix or blood-smear.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW class name, e.g. Platelets=platelet.")] = None,
+    benign: Annotated[list[str] | None, typer.Option(help="A class that is harmless and in no category.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV image,patient or a cohort manifest: who stays in one split.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Not every object is annotated: no counts.")] = False,
+    keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the VOC data set's own lists.")] = False,
+    split: Annotated[str, typer.Option(help="Shares of the splits.")] = "train=0.8,val=0.1,test=0.1",
+    tile_px: Annotated[int | None, typer.Option(help="Side of tiles cut from slides. Default: the dialect's.")] = None,
+    tile_mpp: Annotated[float | None, typer.Option(help="Their um/px. Default: the specimen's.")] = None,
+    slide_mpp: Annotated[float | None, typer.Option(help="um/px of the slides' level 0, over what they say.")] = None,
+    negatives: Annotated[float, typer.Option(min=0.0, help="Empty tiles per tile with an object.")] = 1.0,
+    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds of question.")] = None,
+    per_kind: Annotated[int, typer.Option(min=1, help="Most questions of one kind per picture.")] = 2,
+    most_boxes: Annotated[int, typer.Option(min=1, help="Longest list of boxes to ask for.")] = 24,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "cytology",
+    seed: Seed = 0,
+    png: Annotated[bool, typer.Option("--png", help="Lossless pictures.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier build.")] = False,
+    rewrite: Annotated[
+        str | None, typer.Option(help="Checkpoint that says the wordings differently; what it distorts is not taken.")
+    ] = None,
+    rewrite_engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "auto",
+    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the texts offered to it.")] = 0.5,
+    rewrite_cache: Annotated[
+        Path | None, typer.Option(help="Journal of its answers. Default: OUT with .rewrites.sqlite.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
+    from wsi_chat.datasets.build import build_dataset
+    from wsi_chat.datasets.collect import Sources, collect
+    from wsi_chat.datasets.questions import KINDS
+    from wsi_chat.datasets.rewrite import rewriting
+    from wsi_chat.datasets.splits import parse_fractions
+    from wsi_chat.datasets.wordings import Names
+    from wsi_chat.terminology import load_system
+
+    spoken = _dialect(dialect)
+    system = load_system(specimen)
+    pictures = collect(
+        Sources(
+            voc=tuple(voc or ()), coco=tuple(coco or ()), geojson=tuple(geojson or ()), slides=tuple(slide or ()),
+            rendered=tuple(rendered or ()), captions=tuple(captions or ()), images=images, patients=patients,
+        ),
+        dialect=spoken, rename=tuple(rename or ()), exhaustive=not partial, keep_lists=keep_lists,
+        tile_px=tile_px or spoken.tile_px, tile_mpp=tile_mpp or spoken.mpp_for(system), slide_mpp=slide_mpp,
+        negatives=negatives, seed=seed,
+    )  # fmt: skip
+    names = Names(system, benign=benign or ())
+    cache = rewrite_cache or out.with_name(f"{out.name}.rewrites.sqlite")
+    labels = {found.label for picture in pictures for found in picture.boxes}
+    with rewriting(
+        rewrite, spoken, names, labels, engine=rewrite_engine, share=rewrite_share, cache=cache, seed=seed
+    ) as rewriter:
+        built = build_dataset(
+            pictures, out, dialect=spoken, names=names, name=name, fractions=parse_fractions(split), seed=seed,
+            kinds=tuple(kind or KINDS), per_kind=per_kind, most_boxes=most_boxes, lossless=png, overwrite=overwrite,
+            rewriter=rewriter,
+        )  # fmt: skip
+    if json_:
+        import json
+
+        payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
+        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
+        return
+    for part, number in built.lines.items():
+        typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
+    typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+    if built.rewritten:
+        told = built.rewritten
+        why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
+        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
+    if built.silent:
+        typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
+
+
+@dataset.command("check")
+def dataset_check(
+    file: Annotated[Path, typer.Argument(help="A ShareGPT JSONL file.")],
+    dialect: Annotated[str | None, typer.Option(help="Whose boxes it holds. Default: as it was built.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say what is wrong with a JSONL, line by line. Exit 0: nothing; 1: something; 2: usage."""
+    from wsi_chat.datasets.check import check_file
+
+    checked = check_file(file, dialect=_dialect(dialect) if dialect else None)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(checked.payload(), indent=2, ensure_ascii=True))
+    else:
+        for problem in checked.problems:
+            where = f"{file}:{problem.line}" if problem.line else str(file)
+            typer.echo(f"{where}: {problem.kind}: {problem.message}")
+        counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
+        typer.echo(f"{checked.lines} lines: {counts or 'nothing wrong'}")
+    if checked.problems:
+        raise typer.Exit(1)
+
+
+def _dialect(name: str) -> Dialect:
+    from wsi_chat.dialects import get_dialect, load_dialect
+
+    return load_dialect(Path(name)) if name.endswith((".yaml", ".yml")) else get_dialect(name)

@@ -1,0 +1,83 @@
+"""``wsi-chat serve-command``: the ``vllm serve`` line for a checkpoint and its dialect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_chat.commands.console import show
+
+
+def serve_command(
+    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or name. Default: the embedded one.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many GPUs (2) or which (0,3).")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Print the vllm serve line that suits a checkpoint and its dialect."""
+    payload, notes = describe_serving(model, dialect=dialect, gpus=gpus, host=host, port=port)
+    if not json_:
+        typer.echo(payload["command"])
+        for note in notes:
+            typer.echo(f"# {note}", err=True)
+        return
+    show(payload, "", as_json=True)
+
+
+def describe_serving(
+    model: str | None, *, dialect: str | None, gpus: str | None, host: str, port: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The command as a JSON-ready payload, and what a person should know beside it.
+
+    Args:
+        model: a checkpoint folder or the name of a downloaded repository; None is the embedded checkpoint.
+        gpus: ``2`` or ``0,3``, as for analyze; they need not be in this machine.
+
+    Raises:
+        EngineError: the checkpoint is not here. SettingError: no dialect fits it, or ``gpus`` is no number or list.
+    """
+    from wsi_chat.dialects import detect_dialect, get_dialect
+    from wsi_chat.engines import find_checkpoint
+    from wsi_chat.engines.checkpoint import read_config
+    from wsi_chat.engines.selection import list_gpus
+    from wsi_chat.engines.serving import CPU_FLAGS, plan_serving, serve_line
+
+    folder = find_checkpoint(model)
+    speaks = get_dialect(dialect or detect_dialect(folder))
+    plan = plan_serving(read_config(folder), speaks.image_px)
+    which = list_gpus(gpus) if gpus else []
+    served = str(folder) if model is None or Path(model).expanduser().exists() else model
+    line = serve_line(served, folder, speaks, gpus=len(which) or 1, host=host, port=port)
+    if gpus and "," in gpus:
+        line = f"CUDA_VISIBLE_DEVICES={','.join(str(gpu) for gpu in which)} {line}"
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"
+    payload = {
+        "command": line,
+        "base_url": url,
+        "dialect": speaks.name,
+        "max_model_len": plan.max_model_len,
+        "mm_processor_kwargs": plan.processor_kwargs,
+        "cpu_flags": list(CPU_FLAGS),
+    }
+    notes = [f"dialect {speaks.name}; then: wsi-chat analyze SLIDE --base-url {url}"]
+    if speaks.name != detect_or_none(folder):
+        notes[0] += f" --dialect {dialect}"
+    notes.append(f"on a machine without a GPU add: {' '.join(CPU_FLAGS)}")
+    if host not in ("127.0.0.1", "localhost"):
+        notes.append("the address is open to the network: give vLLM an --api-key, and analyze WSI_CHAT_API_KEY")
+    return payload, notes
+
+
+def detect_or_none(folder: Path) -> str | None:
+    """The dialect that analyze would find by itself."""
+    from wsi_chat.dialects import detect_dialect
+    from wsi_chat.errors import WsiChatError
+
+    try:
+        return detect_dialect(folder)
+    except WsiChatError:
+        return None
