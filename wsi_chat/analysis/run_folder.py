@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,11 @@ def slide_id(path: Path) -> str:
     return f"{safe[:80]}-{digest}"
 
 
+def _writable(text: str) -> str:
+    """Bytes of a file name that is not UTF-8 as JSON escapes them, so that run.json gives the same name back."""
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 beside ``path`` and move it into place.
 
@@ -55,7 +61,7 @@ def write_atomically(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(_writable(text), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise OutputError(
