@@ -114,10 +114,11 @@ class TiffImage:
         samples = 1 if self.separate else self.samples
         if self.compression == JPEG and self.bits == 8:
             return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric)
-        need = -(-width * samples * self.bits // 8) * height
+        row_bytes = -(-width * samples * self.bits // 8)
+        need, most = row_bytes * height, row_bytes * self.piece[0]  # some writers fill up the last strip
         simple = self.compression in (NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS)
         if simple and int(self.page.predictor) in (1, 2) and self.bits == 8 * self.dtype.itemsize:
-            raw = _inflate(data, self.compression, need)
+            raw = _inflate(data, self.compression, need, most)
             order = self.dtype.newbyteorder(self.page.parent.byteorder)
             array = np.frombuffer(raw, order).astype(self.dtype).reshape(height, width, samples)
             if int(self.page.predictor) == 2:
@@ -126,7 +127,7 @@ class TiffImage:
         if self.compression in JPEG2000:
             _check_jpeg2000(data, height, width)
         elif simple and self.compression != NONE:
-            _inflate(data, self.compression, need)  # for its checks; other predictors and depths are tifffile's work
+            _inflate(data, self.compression, need, most)  # for its checks; other predictors are tifffile's work
         index = (layer * self.rows + row) * self.columns + column
         decoded, _, _ = self.page.decode(data, index, jpegtables=self.page.jpegtables, _fullsize=True)
         if decoded is None:
@@ -137,28 +138,26 @@ class TiffImage:
         return array
 
 
-def _inflate(data: bytes, compression: int, need: int) -> bytes:
-    """Exactly ``need`` bytes.
+def _inflate(data: bytes, compression: int, need: int, most: int) -> bytes:
+    """Exactly ``need`` bytes of a piece that holds at most ``most``.
 
     Raises:
-        ValueError: the data give less, or their checksum is wrong.
+        ValueError: the data give less or more, or their checksum is wrong.
     """
     if compression in (DEFLATE, DEFLATE_OLD):
         inflate = zlib.decompressobj()
-        raw: bytes | bytearray = inflate.decompress(data, need)
-        if not inflate.eof:  # the checksum follows the last byte; a stream that goes on beyond it is cut here
-            more = inflate.decompress(inflate.unconsumed_tail, 1)
-            if not inflate.eof and not more:
-                raise ValueError("a deflated piece ends early")
+        raw: bytes | bytearray = inflate.decompress(data, most)
+        if not inflate.eof and (inflate.decompress(inflate.unconsumed_tail, 1) or not inflate.eof):
+            raise ValueError("a deflated piece ends early or goes on too long")
     elif compression == LZW:
-        raw = imagecodecs.lzw_decode(data, out=need)
+        raw = imagecodecs.lzw_decode(data, out=most)
     elif compression == PACKBITS:
-        raw = imagecodecs.packbits_decode(data, out=need)
+        raw = imagecodecs.packbits_decode(data, out=most)
     else:
-        raw = data[:need]
+        raw = data
     if len(raw) < need:
         raise ValueError(f"a piece has {len(raw):,} bytes of pixels instead of {need:,}")
-    return bytes(raw) if not isinstance(raw, bytes) else raw
+    return bytes(raw[:need])
 
 
 def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], photometric: int) -> NDArray[np.uint8]:
