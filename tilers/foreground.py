@@ -189,7 +189,7 @@ def _read_grid(slide: Slide) -> _Grid:
     for plane in slide.candidate_planes:
         _read_plane(slide, level, plane, grid, average, pool, least, overview if plane == slide.middle_plane else None)
     if overview is not None:
-        slide.keep_overview(overview.pixels)
+        slide.keep_overview(overview.pixels, overview.cell * scale)
     return grid
 
 

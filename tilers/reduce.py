@@ -111,12 +111,15 @@ def cell_mean(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(grown, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def shrink(picture: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
-    """A picture with its longer side ``px``, averaged down."""
-    height, width = picture.shape[:2]
+def shrink(picture: NDArray[np.uint8], extent: tuple[float, float], px: int) -> NDArray[np.uint8]:
+    """A picture with its longer side ``px``, averaged down.
+
+    ``extent``: (width, height) of what it shows, in its own px; its last column and row may reach beyond.
+    """
+    width, height = extent
     ratio = max(width, height) / px
     size = (max(1, round(width / ratio)), max(1, round(height / ratio)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX, box=(0, 0, width, height)))
 
 
 def level_for(slide: Pyramid, downsample: float) -> int:

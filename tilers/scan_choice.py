@@ -48,6 +48,8 @@ def choose_scan(images: Sequence[ImageInFile]) -> int:
         for i, image in enumerate(images)
         if min(image.size) > 0 and not image.reduced and not (image.words - shared) & ASIDES
     ]
+    if images and all(min(image.size) < 1 for image in images):
+        raise SlideUnsupported(f"an image claims {images[0].size[0]} x {images[0].size[1]} px")
     if not scans:
         names = ", ".join(repr(image.name) for image in images) or "none"
         raise SlideUnsupported(f"it holds no image of the scan, only label, macro or overview (images: {names})")

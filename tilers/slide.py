@@ -91,7 +91,7 @@ class Slide:
         self._z = z
         self._fingerprint: str | None = None
         self._owns_backend = True
-        self._overview: NDArray[np.uint8] | None = None
+        self._overview: tuple[NDArray[np.uint8], tuple[float, float]] | None = None
 
     def __repr__(self) -> str:
         scale = f"{self.mpp:.4g} µm/px ({self.mpp_source})" if self.mpp else "mpp unknown"
@@ -239,8 +239,8 @@ class Slide:
             SlideUnreadable: nothing of the slide could be read.
         """
         px = min(max_px, max(self.size))
-        if self._overview is not None and max(self._overview.shape[:2]) >= px:
-            return shrink(self._overview, px)
+        if self._overview is not None and max(self._overview[1]) >= px:
+            return shrink(*self._overview, px)
         return view(self, Box(0, 0, *self.size), px, z=self.middle_plane)
 
     @property
@@ -248,12 +248,15 @@ class Slide:
         """The focal plane of overviews: the one that is shown, or the middle one of those to choose from."""
         return self.candidate_planes[len(self.candidate_planes) // 2]
 
-    def keep_overview(self, pixels: NDArray[np.uint8]) -> None:
-        """Let ``overview`` shrink this picture of the whole slide, (h, w, 3), instead of reading the slide again.
+    def keep_overview(self, pixels: NDArray[np.uint8], cell: float) -> None:
+        """Let ``overview`` shrink this picture of the whole slide instead of reading the slide again.
 
         For who has read the level anyway: the foreground mask of a slide without smaller levels.
+
+        Args:
+            pixels: (h, w, 3); one of them is ``cell`` x ``cell`` level-0 px, and the last ones may reach beyond.
         """
-        self._overview = pixels
+        self._overview = pixels, (self.size[0] / cell, self.size[1] / cell)
 
     def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
         """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
