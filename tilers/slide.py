@@ -37,6 +37,9 @@ from wsi_chat.schema import Box, SlideRecord
 
 log = logging.getLogger(__name__)
 
+MAX_SIDE = 4_000_000
+MAX_COARSEST_PIXELS = 40_000_000_000  # 200,000 x 200,000 px
+
 
 class Slide:
     """A slide file that is open for reading; a context manager. Use ``open_slide`` to make one.
@@ -66,6 +69,7 @@ class Slide:
         mpp: float | None,
         z: str | int = "best",
     ) -> None:
+        _check_sizes(path, backend)
         settled = resolve_mpp(backend.resolutions, objective_power=backend.objective_power, flag=mpp)
         self.path = path
         self.reader = reader
@@ -343,6 +347,20 @@ def _check_path(path: Path) -> None:
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_sizes(path: Path, backend: Backend) -> None:
+    """Refuse sizes that no scanner makes: the mask reads the coarsest level whole."""
+    sizes = [(int(w), int(h)) for w, h in backend.level_sizes]
+    if not sizes or any(not (0 < w <= MAX_SIDE and 0 < h <= MAX_SIDE) for w, h in sizes):
+        raise SlideUnsupported(
+            f"{path.name} claims levels of {sizes[:3]} px.", hint="Copy the file again from its source."
+        )
+    if sizes[-1][0] * sizes[-1][1] > MAX_COARSEST_PIXELS:
+        raise SlideUnsupported(
+            f"The smallest level of {path.name} has {sizes[-1][0]:,} x {sizes[-1][1]:,} px.",
+            hint="Convert it to a pyramidal TIFF with smaller levels.",
+        )
 
 
 def _check_header(path: Path) -> None:

@@ -18,7 +18,7 @@ MAX_TEXT = 4096
 MAX_TILE_BYTES = 256 * 2**20  # a tile is decoded whole
 
 WIDTH, LENGTH, BITS, DESCRIPTION, SAMPLES, SOFTWARE, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 270, 277, 305, 322, 323
-SUB_DIRECTORIES, XMP, HAMAMATSU = 330, 700, 65420
+TILE_OFFSETS, SUB_DIRECTORIES, XMP, HAMAMATSU = 324, 330, 700, 65420
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WANTED = {
@@ -33,6 +33,7 @@ _WANTED = {
     SUB_DIRECTORIES,
     XMP,
     HAMAMATSU,
+    TILE_OFFSETS,
 }
 
 
@@ -174,8 +175,22 @@ def _objection(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> s
     )
     size = width * height * max(samples, 1) * max(bits, 1) // 8
     if size <= MAX_TILE_BYTES:
-        return ""
+        return _too_few_tiles(file, form, entries, number, width, height)
     return (
         f"a tile of its image {number} claims {width:,} x {height:,} px ({size / 2**20:,.0f} MiB, "
         f"at most {MAX_TILE_BYTES // 2**20} MiB, since a tile is decoded whole)"
+    )
+
+
+def _too_few_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, width: int, height: int) -> str:
+    """Dimensions that the directory's own list of tiles does not back would be read for hours, tile by missing tile."""
+    if width < 1 or height < 1 or TILE_OFFSETS not in entries:
+        return ""
+    image_w, image_h = ((_integers(file, form, entries.get(tag)) or [0])[0] for tag in (WIDTH, LENGTH))
+    needed, listed = -(-image_w // width) * -(-image_h // height), entries[TILE_OFFSETS][1]
+    if listed >= needed:
+        return ""
+    return (
+        f"its image {number} claims {image_w:,} x {image_h:,} px, which need {needed:,} tiles, "
+        f"but its directory lists {listed:,}"
     )

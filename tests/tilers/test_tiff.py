@@ -362,7 +362,9 @@ def test_dimensions_that_the_directory_does_not_back_are_refused(tmp_path: Path)
         at = file.pages[0].tags["ImageWidth"].valueoffset
     data[at : at + 2] = struct.pack("<H", 60_000)
     path.write_bytes(data)
-    with pytest.raises(SlideUnsupported, match=r"60,000 x 220 px needs \d[\d,]* pieces, its directory lists 20"):
+    with pytest.raises(
+        SlideUnsupported, match=r"claims 60,000 x 220 px, which need 3,752 tiles, but its directory lists 20"
+    ):
         open_slide(path)
 
 
