@@ -22,6 +22,8 @@ from wsi_chat.errors import SlideUnsupported
 NONE, LZW, OLD_JPEG, JPEG, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 6, 7, 8, 32946, 32773
 JPEG2000 = (33003, 33004, 33005, 34712)
 MAX_SIDE = 4_000_000
+MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of another format may be
+RAW_ROWS = 256
 SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
 
 
@@ -49,10 +51,12 @@ class TiffImage:
         if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
             raise SlideUnsupported(f"an image claims {self.width:,} x {self.height:,} px")
         self.piece = self._piece_size()
-        self.rows, self.columns = -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
-        self._check_pixels()
         layers = self.samples if self.separate else 1
         self.offsets, self.counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+        if self.compression == NONE and not page.is_tiled and self.piece[0] == self.height:
+            self._split_strip(layers)
+        self.rows, self.columns = -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
+        self._check_pixels()
         expected = self.rows * self.columns * layers
         if self.offsets.size != expected or self.counts.size != expected:
             raise SlideUnsupported(
@@ -69,6 +73,18 @@ class TiffImage:
             return int(self.page.tilelength), int(self.page.tilewidth)
         return min(int(self.page.rowsperstrip) or self.height, self.height), self.width
 
+    def _split_strip(self, layers: int) -> None:
+        """Read raw pixels that lie in one strip as strips of RAW_ROWS: any of them can be found without the others."""
+        row = self.width * (1 if self.separate else self.samples) * self.bits
+        if row % 8 or self.offsets.size != layers or self.counts.size != layers:
+            return
+        starts = np.arange(0, self.height, RAW_ROWS, dtype=np.int64)
+        rows = np.minimum(RAW_ROWS, self.height - starts)
+        left = np.clip(self.counts[:, None] - starts * (row // 8), 0, None)
+        self.counts = np.minimum(rows * (row // 8), left).ravel()
+        self.offsets = (self.offsets[:, None] + starts * (row // 8)).ravel()
+        self.piece = (min(RAW_ROWS, self.height), self.width)
+
     def _check_pixels(self) -> None:
         rows, columns = self.piece
         if rows < 1 or columns < 1:
@@ -76,7 +92,7 @@ class TiffImage:
         if self.dtype.kind not in "uf" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
             raise SlideUnsupported(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
         size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize
-        if size > MAX_TILE_BYTES:
+        if size > (MAX_TILE_BYTES if self.page.is_tiled else MAX_STRIP_BYTES):
             raise SlideUnsupported(
                 f"its pixels lie in one piece of {columns} x {rows} px ({size / 2**20:,.0f} MiB), "
                 "which cannot be read by region; convert it to a tiled TIFF"

@@ -155,7 +155,7 @@ def test_a_stripped_tiff_opens(tiff: Callable[..., Path]) -> None:
 def test_a_large_one_piece_tiff_is_refused_from_its_header(
     tiff: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilers.segments.MAX_TILE_BYTES", 100_000)
+    monkeypatch.setattr("tilers.segments.MAX_STRIP_BYTES", 100_000)
     path = tmp_strip(tiff, textured(300, 200))
     with pytest.raises(SlideUnsupported, match=r"in one piece of 300 x 200 px.*tiled TIFF"):
         open_slide(path)

@@ -380,3 +380,18 @@ def test_a_jpeg_tile_of_another_size_than_stated_is_unreadable(tmp_path: Path) -
         with pytest.raises(SlideUnreadable, match=r"60000 x 60000 px instead of 64 x 64"):
             slide.read_region(0, 0, 0, 64, 64)
         slide.read_region(64, 0, 0, 64, 64)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_raw_pixels_in_one_strip_are_read_by_their_rows(tmp_path: Path, planar: str) -> None:
+    image = textured(700, 1100)
+    data = image if planar == "contig" else image.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb", planarconfig=planar, rowsperstrip=1100, metadata=None)
+    assert np.array_equal(shown(tmp_path / "a.tif"), image)
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(whole[:-700])  # the last rows are lost, and only they
+    with open_slide(tmp_path / "b.tif", mpp=0.5) as slide:
+        if planar == "contig":
+            assert np.array_equal(slide.read_region(0, 0, 0, 700, 1000), image[:1000])
+        with pytest.raises(SlideUnreadable, match="beyond the end of the file"):
+            slide.read_region(0, 1050, 0, 700, 50)
