@@ -24,6 +24,7 @@ JPEG2000 = (33003, 33004, 33005, 34712)
 MAX_SIDE = 4_000_000
 MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of another format may be
 RAW_ROWS = 256
+LOST_SECTOR = bytes(512)
 SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
 
 
@@ -213,7 +214,9 @@ def _without_adobe(data: bytes) -> bytes:
 
 
 def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
-    """The size in the codestream, before a decoder allocates it."""
+    """The size in the codestream, before a decoder allocates it, and what decoders paint over in silence."""
+    if LOST_SECTOR in data:  # coded data look random, and empty packets are one byte each
+        raise ValueError(f"a JPEG 2000 piece holds {len(LOST_SECTOR)} zero bytes in a row: a lost sector")
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(data) < at + 24:
         raise ValueError("a JPEG 2000 piece holds no codestream")

@@ -321,7 +321,7 @@ def open_slide(
         except SlideUnreadable:
             raise
         except Exception as error:  # a plugin may raise anything
-            reason = str(getattr(error, "message", "") or error).replace(str(path), path.name)
+            reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
             reasons.append(f"{candidate.name}: {reason}")
             continue
         try:

@@ -15,10 +15,11 @@ from typing import BinaryIO
 MAX_DIRECTORIES = 4096
 MAX_ENTRIES = 1024
 MAX_TEXT = 4096
+MAX_TILES = 4_000_000  # of an image, when gaps among them are looked for
 MAX_TILE_BYTES = 256 * 2**20  # a tile is decoded whole
 
 WIDTH, LENGTH, BITS, DESCRIPTION, SAMPLES, SOFTWARE, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 270, 277, 305, 322, 323
-TILE_OFFSETS, SUB_DIRECTORIES, XMP, HAMAMATSU = 324, 330, 700, 65420
+TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, XMP, HAMAMATSU = 324, 325, 330, 700, 65420
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WANTED = {
@@ -34,6 +35,7 @@ _WANTED = {
     XMP,
     HAMAMATSU,
     TILE_OFFSETS,
+    TILE_COUNTS,
 }
 
 
@@ -79,6 +81,13 @@ def read_tiff_header(path: Path) -> TiffHeader | None:
             vendor = vendor or _vendor(file, form, entries)
             objection = objection or _objection(file, form, entries, number)
     return TiffHeader(vendor, objection)
+
+
+def has_gaps(path: Path) -> bool:
+    """Whether a tile of a TIFF was never written, or lies beyond the end of the file."""
+    with path.open("rb") as file:
+        form = _form(file, path.stat().st_size)
+        return form is not None and any(_has_gaps(file, form, entries) for entries in _directories(file, form))
 
 
 def _form(file: BinaryIO, size: int) -> _Form | None:
@@ -194,3 +203,8 @@ def _too_few_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, 
         f"its image {number} claims {image_w:,} x {image_h:,} px, which need {needed:,} tiles, "
         f"but its directory lists {listed:,}"
     )
+
+
+def _has_gaps(file: BinaryIO, form: _Form, entries: _Entries) -> bool:
+    offsets, counts = (_integers(file, form, entries.get(tag), most=MAX_TILES) for tag in (TILE_OFFSETS, TILE_COUNTS))
+    return any(count == 0 or at + count > form.size for at, count in zip(offsets, counts, strict=False))

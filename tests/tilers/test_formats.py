@@ -178,3 +178,82 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(SlideUnsupported) as caught:
         open_slide(odd)
     str(caught.value).encode("utf-8")  # a message can always be written
+
+
+# ------------------------------------------------------------------------------------------ fastslide
+
+
+def test_fastslide_is_faithful_or_refuses(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+    from .conftest import write_tiff
+
+    whole = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    image = textured(700, 520)
+    for path in (whole, write_tiff(tmp_path / "a.tiff", image, levels=3)):
+        with open_slide(path, reader="fastslide") as fast, open_slide(path) as slide:
+            assert (fast.level_sizes, fast.mpp) == (slide.level_sizes, pytest.approx(slide.mpp))
+            for level, (w, h) in enumerate(slide.level_sizes):
+                ours, theirs = (s.read_region(0, 0, level, w, h).astype(int) for s in (fast, slide))
+                assert np.abs(ours - theirs).max() <= 3
+            x, y = fast.level_sizes[0][0] - 40, -30
+            beyond = fast.read_with_mask(x, y, 0, 100, 100), slide.read_with_mask(x, y, 0, 100, 100)
+            assert np.array_equal(beyond[0][1], beyond[1][1])
+
+
+def test_fastslide_is_never_chosen_and_refuses_what_it_would_change(tmp_path: Path) -> None:
+    pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+    import tifffile
+
+    from .conftest import write_tiff
+
+    path = tmp_path / "soft.tiff"
+    tifffile.imwrite(
+        path, textured(512, 512), photometric="ycbcr", compression="jpeg", tile=(256, 256), subsampling=(2, 2)
+    )
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.reader == "tiff"
+    with pytest.raises(SlideUnsupported, match="subsampled chroma"):
+        open_slide(path, reader="fastslide")
+    gap = write_tiff(tmp_path / "gap.tiff", textured(600, 600))
+    data = bytearray(gap.read_bytes())
+    with tifffile.TiffFile(gap) as file:
+        at = file.pages[0].tags["TileByteCounts"].valueoffset
+    data[at : at + 4] = bytes(4)
+    gap.write_bytes(data)
+    with pytest.raises(SlideUnsupported, match="tiles are missing"):
+        open_slide(gap, reader="fastslide")
+
+
+# ------------------------------------------------------------------------------------------ privacy
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide", "fastslide"])
+def test_label_and_macro_of_a_scan_are_never_decoded(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """The bytes of thumbnail, label and macro are ruined, and asking for them raises: nothing notices."""
+    import openslide
+    import tifffile
+
+    from tilers import find_foreground
+
+    if reader == "fastslide":
+        pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+
+    def opened(*arguments: object) -> None:
+        raise AssertionError("an associated image was asked for")
+
+    monkeypatch.setattr(openslide.OpenSlide, "associated_images", property(opened))
+    whole = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    data = bytearray(whole.read_bytes())
+    with tifffile.TiffFile(whole) as file:
+        for page in list(file.pages)[2:]:
+            for at, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                data[at : at + count] = bytes(count)
+    (tmp_path / "ruined.svs").write_bytes(data)
+    with open_slide(tmp_path / "ruined.svs", reader=reader) as slide, open_slide(whole, reader=reader) as sound:
+        assert np.array_equal(slide.overview(500), sound.overview(500))
+        assert np.array_equal(find_foreground(slide).mask, find_foreground(sound).mask)
+        plan = plan_tiles(slide, None, tile_px=512, mpp=0.5)
+        assert all(patch.status == "ok" for patch in TileStream(slide, plan))
+        slide.record("x").model_dump_json()

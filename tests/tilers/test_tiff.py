@@ -309,7 +309,7 @@ def corrupt(path: Path, piece: int, how: str) -> Path:
 
 @pytest.mark.parametrize(
     ("compression", "how"), [("jpeg", "zeroed"), ("deflate", "zeroed"), ("deflate", "flipped"), ("zstd", "zeroed"),
-                             ("lzw", "zeroed")],
+                             ("lzw", "zeroed"), ("jpeg2000", "zeroed")],
 )  # fmt: skip
 def test_a_damaged_tile_is_unreadable_and_the_others_are_not(tmp_path: Path, compression: str, how: str) -> None:
     image = textured(256, 128)

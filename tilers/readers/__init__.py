@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,7 @@ class Reader:
         "kfbslide": (".kfb",),
         "opensdpc": (".sdpc",),
         "mrxsslide": (".mrxs",),
+        "fastslide": (),  # reads many formats, but only where it is asked for
     }
 
 
@@ -138,8 +139,10 @@ def _built_in(name: str) -> Opener:
 
 def _optional(name: str) -> Opener:
     def opener(path: Path) -> Backend:
-        opened: Backend = import_module("tilers.readers.addons").open_addon(name, path)
-        return opened
+        if name == "fastslide":
+            module = import_module("tilers.readers.fastslide")
+            return cast(Backend, module.open_backend(path))
+        return cast(Backend, import_module("tilers.readers.addons").open_addon(name, path))
 
     return opener
 
