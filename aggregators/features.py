@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregators.attention import top_rows, top_tiles
 from aggregators.pooling import CLIP
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Finding, TileVerdict
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 VERDICT_FEATURES = "verdict-1"
 TILE_FEATURES = "tile-1"
@@ -46,7 +45,6 @@ class ImageFeatures:
 
     def rows(self, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
         """(m, width) features of the tiles at these places among the n."""
-        import numpy as np
 
         return self.read(np.asarray(self.tiles, dtype=np.intp)[chosen])
 
@@ -102,33 +100,32 @@ def evidence_from_columns(
             need ``index``.
         image: of the slide's tiles, by index; or None.
     """
-    import numpy as np
 
     p = np.array([np.nan if value is None else value for value in columns["p_screen"]], dtype=np.float64)
-    kept: list[int] = np.flatnonzero(~np.isnan(p)).tolist()
-    place = {columns["tile_id"][i]: n for n, i in enumerate(kept)}
+    rows: list[int] = np.flatnonzero(~np.isnan(p)).tolist()
+    place = {columns["tile_id"][i]: n for n, i in enumerate(rows)}
 
     def column(name: str) -> Floats:
         values = columns[name]
-        return np.array([np.nan if values[i] is None else values[i] for i in kept], dtype=np.float64)
+        return np.array([np.nan if values[i] is None else values[i] for i in rows], dtype=np.float64)
 
     totals: dict[str, int] = {}
     seen: dict[str, Floats] = {}
     for finding in findings:
         totals[finding.label] = totals.get(finding.label, 0) + 1
-        counts = seen.setdefault(finding.label, np.zeros(len(kept)))
+        counts = seen.setdefault(finding.label, np.zeros(len(rows)))
         for tile_id in finding.tile_ids:
             if tile_id in place:
                 counts[place[tile_id]] += 1
     return Evidence(
-        p=p[kept],
+        p=p[rows],
         cellularity=column("cellularity"),
         focus=column("focus"),
-        detailed=np.array([columns["status"][i] in ("detailed", "detail_failed") for i in kept], dtype=np.bool_),
+        detailed=np.array([columns["status"][i] in ("detailed", "detail_failed") for i in rows], dtype=np.bool_),
         findings=totals,
         seen=seen,
         abnormal=frozenset(finding.label for finding in findings if finding.abnormal),
-        image=None if image is None else replace(image, tiles=[columns["index"][i] for i in kept]),
+        image=None if image is None else replace(image, tiles=[columns["index"][i] for i in rows]),
     )
 
 
@@ -155,7 +152,6 @@ def verdict_features(evidence: Evidence, labels: Sequence[str]) -> Floats:
     Raises:
         SettingError: the slide has no screened tile.
     """
-    import numpy as np
 
     n = len(evidence.p)
     if n == 0:
@@ -195,7 +191,6 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
         SettingError: ``image`` features are wanted, but the slide has none or another number of them.
         OutputError: too few of the tiles have them (`MISSING`), or they cannot be read.
     """
-    import numpy as np
 
     unknown = [np.isnan(evidence.cellularity), np.isnan(evidence.focus)]
     none = np.zeros(len(evidence.p))
@@ -231,7 +226,6 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
 
 def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
     """The rows that `attention.top_tiles` takes, and all that are the same as the last of them."""
-    import numpy as np
 
     if len(rows) == 0:
         return np.arange(0)
@@ -242,7 +236,6 @@ def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
 
 def logit(p: Floats) -> Floats:
     """Log odds after clipping as in `aggregators.pooling`, so that 0 and 1 are finite; the shape of ``p``."""
-    import numpy as np
 
     clipped = np.clip(p, CLIP, 1.0 - CLIP)
     return np.log(clipped) - np.log1p(-clipped)

@@ -11,7 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregators.attention import AttentionHead, checkpoints, to_bytes, train_attention
 from aggregators.calibration import Calibration, calibration_error, fit_calibration
@@ -31,16 +34,12 @@ from aggregators.fitted import (
     margins,
 )
 from aggregators.folds import Fold, check_patients, grouped_folds, hold_out, patients_of_class
-from aggregators.intervals import auc_delong, bootstrap
+from aggregators.intervals import auc, auc_delong, bootstrap
 from aggregators.logistic import GRID, LogisticHead, train_logistic
 from wsi_chat.errors import SettingError
 from wsi_chat.progress import Progress
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 #: Patients of each class that a fit needs at the least, beside those held out for thresholds.
 FEWEST = 10
@@ -168,7 +167,7 @@ def fit(
     cv, predictions = _cross_validate(training, inputs, options, progress)
     trained = _train(inputs, training.y, training.patients, options)
     attention = trained.head if isinstance(trained.head, AttentionHead) else None
-    held = (
+    conformal = (
         None
         if miss_rate is None
         else _conformal(cohort.part(split.test), trained, options, miss_rate, false_alarm_rate)
@@ -185,7 +184,7 @@ def fit(
         logistic=trained.head if isinstance(trained.head, LogisticHead) else None,
         weights_sha256=None if attention is None else hashlib.sha256(to_bytes(attention)).hexdigest(),
         calibration=trained.calibration,
-        conformal=held,
+        conformal=conformal,
         conditions=dict(conditions or {}),
         cohort=_fittings(cohort, len(split.test), " ".join(about.split())),
         cv=cv,
@@ -240,7 +239,6 @@ def _need(cohort: Cohort, wanted: Mapping[int, int], why: str) -> None:
 
 def _split(cohort: Cohort, miss_rate: float | None, false_alarm_rate: float | None, seed: int) -> Fold:
     """The slides to fit on and those held out for thresholds (none without a rate)."""
-    import numpy as np
 
     if miss_rate is None:
         if false_alarm_rate is not None:
@@ -271,7 +269,6 @@ def _split(cohort: Cohort, miss_rate: float | None, false_alarm_rate: float | No
 
 def _inputs(cohort: Cohort, options: Options) -> Any:
     """What the head is trained on: an array (slides, features), or a list of arrays (tiles, features)."""
-    import numpy as np
 
     if options.head == "logistic":
         return np.stack([verdict_features(evidence, options.labels) for evidence in cohort.evidence])
@@ -284,7 +281,6 @@ def _take(inputs: Any, chosen: NDArray[np.intp]) -> Any:
 
 def _weights(y: NDArray[np.intp], options: Options) -> Floats:
     """Sample weights, mean 1: every class weighs the same where they are balanced."""
-    import numpy as np
 
     if options.class_weight == "none":
         return np.ones(len(y))
@@ -305,19 +301,18 @@ def _heads(inputs: Any, y: NDArray[np.intp], options: Options, grid: Sequence[fl
 
 def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: Options) -> _Trained:
     """Choose the strength on inner folds, calibrate on their held-out margins, and fit on everything given."""
-    import numpy as np
 
     grid: Sequence[float] = GRID if options.head == "logistic" else checkpoints(len(y))
     classes = int(y.max()) + 1
-    held = np.zeros((len(grid), len(y), classes))
+    held_out = np.zeros((len(grid), len(y), classes))
     for fold in grouped_folds(y, patients, k=options.inner, seed=options.seed + 1):
         part = _take(inputs, fold.test)
         for g, head in enumerate(_heads(_take(inputs, fold.train), y[fold.train], options, grid)):
-            held[g, fold.test] = head.log_probabilities(part)
+            held_out[g, fold.test] = head.log_probabilities(part)
     weights = _weights(y, options)
-    losses = [-float((weights * logs[np.arange(len(y)), y]).mean()) for logs in held]
+    losses = [-float((weights * logs[np.arange(len(y)), y]).mean()) for logs in held_out]
     best = int(np.argmin(losses))
-    calibration = fit_calibration(margins(held[best]), y > 0)
+    calibration = fit_calibration(margins(held_out[best]), y > 0)
     head = list(_heads(inputs, y, options, [grid[best]]))[-1]
     return _Trained(head, calibration, float(grid[best]))
 
@@ -325,7 +320,6 @@ def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: O
 def _cross_validate(
     cohort: Cohort, inputs: Any, options: Options, progress: Progress
 ) -> tuple[CrossValidation, tuple[Prediction, ...]]:
-    import numpy as np
     from scipy.special import expit
 
     y, patients = cohort.y, cohort.patients
@@ -363,9 +357,6 @@ def _cross_validate(
 
 def auc_figure(positive: NDArray[np.bool_], p: Floats, patients: Sequence[str], *, seed: int = 0) -> Figure:
     """AUC with DeLong's interval, or bootstrapped by patient where patients have several slides."""
-    import numpy as np
-
-    from aggregators.intervals import auc
 
     found = auc_delong(positive, p)
     if len(set(patients)) == len(patients):
@@ -382,12 +373,12 @@ def auc_figure(positive: NDArray[np.bool_], p: Floats, patients: Sequence[str], 
 
 
 def _conformal(
-    held: Cohort, trained: _Trained, options: Options, miss_rate: float, false_alarm_rate: float | None
+    cohort: Cohort, trained: _Trained, options: Options, miss_rate: float, false_alarm_rate: float | None
 ) -> Conformal:
-    p = 1.0 - calibrated(trained.head.log_probabilities(_inputs(held, options)), trained.calibration)[:, 0]
-    positive = held.y > 0
+    p = 1.0 - calibrated(trained.head.log_probabilities(_inputs(cohort, options)), trained.calibration)[:, 0]
+    positive = cohort.y > 0
     scores = [min(1.0, max(0.0, float(value))) for value in p]
-    positives, negatives = per_patient(scores, positive.tolist(), held.patients)
+    positives, negatives = per_patient(scores, positive.tolist(), cohort.patients)
     # refuses here, and not when it is applied, what cannot be promised
     band(positives, negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
     both = 0 < positive.sum() < len(positive)
@@ -396,7 +387,7 @@ def _conformal(
         negatives=negatives,
         miss_rate=miss_rate,
         false_alarm_rate=false_alarm_rate,
-        auc=auc_figure(positive, p, held.patients, seed=options.seed) if both else None,
+        auc=auc_figure(positive, p, cohort.patients, seed=options.seed) if both else None,
     )
 
 

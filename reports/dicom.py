@@ -17,14 +17,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.files import write_bytes
+import numpy as np
+
 from tilers.dicom import dicom_files
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Finding, Report
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
 
 SR_NAME = "report-sr.dcm"
 ANNOTATIONS_NAME = "annotations.dcm"
@@ -172,7 +175,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
     from pydicom.sr.codedict import codes
 
     verdict = report.verdict
-    told = [
+    evaluations = [
         hd.sr.QualitativeEvaluation(_concept("verdict", "Slide verdict"), _concept(verdict.status, verdict.status)),
         hd.sr.QualitativeEvaluation(
             _concept("use", "Intended use"), _concept("research", "Research use only; not a diagnosis")
@@ -181,7 +184,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
     if verdict.category:
         name = verdict.category_name or verdict.category
         value = _concept(verdict.category, f"suggestive of {name}" if verdict.status == "abnormal" else name)
-        told.append(hd.sr.QualitativeEvaluation(_concept("category", "Suggested category"), value))
+        evaluations.append(hd.sr.QualitativeEvaluation(_concept("category", "Suggested category"), value))
     measured = []
     if verdict.score is not None:
         measured.append(_measurement("score", f"Slide score, {verdict.score_kind}", verdict.score))
@@ -191,7 +194,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
         finding_type=codes.DCM.Finding,
         algorithm_id=_algorithm(report),
         measurements=measured,
-        qualitative_evaluations=told,
+        qualitative_evaluations=evaluations,
         source_images=[hd.sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
     )
 
@@ -199,7 +202,6 @@ def _slide_group(report: Report, image: Dataset) -> Any:
 def _regions(report: Report, image: Dataset) -> Iterator[Any]:
     """The carrying findings first, then the other abnormal ones, as polygons; at most `REGIONS`."""
     import highdicom as hd
-    import numpy as np
 
     by_id = {finding.id: finding for finding in report.verdict.findings}
     first = [by_id[name] for name in report.verdict.carrying if name in by_id]
@@ -230,7 +232,6 @@ def _regions(report: Report, image: Dataset) -> Iterator[Any]:
 def bulk_annotations(report: Report, image: Dataset) -> Dataset:
     """Every finding as a rectangle, one annotation group for each class."""
     import highdicom as hd
-    import numpy as np
     from pydicom.sr.codedict import codes
 
     groups = []
@@ -285,7 +286,6 @@ def bulk_annotations(report: Report, image: Dataset) -> Dataset:
 
 def _corners(finding: Finding) -> Any:
     """The box as [4, 2] float32 (column, row), from the top left clockwise."""
-    import numpy as np
 
     box = finding.box
     corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
@@ -301,7 +301,9 @@ def _category(finding: Finding, *, coded: bool) -> Any:
     return codes.SCT.AnatomicalStructure if coded and finding.label in CELLS else hd.sr.CodedConcept(*ORGANISM)
 
 
-CELLS = frozenset({"wbc", "rbc", "platelet"})
+CELLS = frozenset(
+    {"wbc", "rbc", "platelet", "neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "ig", "erythroblast"}
+)
 
 
 def _concept(code: str, meaning: str) -> Any:
@@ -326,8 +328,8 @@ def _algorithm(report: Report) -> Any:
 
 def _identity(report: Report, image: Dataset) -> str:
     """A hash of the slide's instance and of all that the report says but for its timings."""
-    said = json.dumps(report.model_dump(mode="json", exclude={"timings"}), sort_keys=True)
-    return hashlib.sha256(f"{image.SOPInstanceUID}\n{said}".encode()).hexdigest()
+    content = json.dumps(report.model_dump(mode="json", exclude={"timings"}), sort_keys=True)
+    return hashlib.sha256(f"{image.SOPInstanceUID}\n{content}".encode()).hexdigest()
 
 
 def _uid(*parts: str) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reports.files import replacing
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from reports.language import Words
+from wsi_chat.atomic import replacing
 from wsi_chat.schema import Report, TileVerdict
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
 WIDTH_IN = 3.4
@@ -28,7 +28,10 @@ INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
 # where cells are only counted: a mark and a colour for each class, told apart without colour too
-COUNTED = (("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"))
+COUNTED = (
+    ("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"), ("^", "#1b7f3b"), ("p", "#a0236b"),
+    ("h", "#8a6d00"), ("<", "#2a4fa3"), (">", "#00767a"), ("X", "#7a2020"),
+)  # fmt: skip
 HEAT_MAP = "magma_r"
 HEAT_ALPHA = 0.78
 MISSING_GREY, STRIPE_GREY = 158, 74
@@ -90,8 +93,8 @@ def draw_overview(
         handles.append(legend.scatter([], [], **{**style, "s": 20.0}, label=f"{text} ({len(group)})"))
     if handles:
         legend.legend(
-            handles=handles, loc="center left", ncols=2, frameon=False, prop=_text(font), labelcolor=INK,
-            handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
+            handles=handles, loc="center left", ncols=2 if len(handles) <= 4 else 4, frameon=False, prop=_text(font),
+            labelcolor=INK, handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
         )  # fmt: skip
     else:
         legend.text(0.0, 0.62, words("figures.no_findings"), fontproperties=_text(font), color=INK, va="center")
@@ -156,7 +159,6 @@ def rasterize(report: Report, tile_verdicts: Sequence[TileVerdict]) -> tuple[NDA
         heat: [h, w] float32, the highest ``p_screen`` of the tiles over each place, NaN where there is none;
         missing: [h, w] bool, True where tiles were planned and none of them has an answer.
     """
-    import numpy as np
 
     slide = report.slide
     scale = min(1.0, GRID_PX / max(slide.width, slide.height))
@@ -179,8 +181,6 @@ def _painted(
     overview_rgb: NDArray[np.uint8], heat: NDArray[np.float32], missing: NDArray[np.bool_], colors: Any
 ) -> NDArray[np.uint8]:
     """The scan in pale grey under the heat, [h, w, 3] uint8; missing places grey with diagonal stripes."""
-    import numpy as np
-    from PIL import Image
 
     grey = Image.fromarray(np.ascontiguousarray(overview_rgb[..., :3])).convert("L")
     shape = heat.shape
@@ -204,7 +204,6 @@ def _canvas(
     outline: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> tuple[Any, Any, Any]:
     """A figure with the scan in level-0 coordinates, its scale bar, and a strip beneath for the legend."""
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

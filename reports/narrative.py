@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from reports import blood
 from reports.language import Words
 from reports.wording import (
     CERTAINTY,
-    percent,
     quotable,
     score_pair,
     seen_first,
 )
+from wsi_chat.remarks import percent
 from wsi_chat.schema import Report, Sentence, TileVerdict
 from wsi_chat.terminology import System
 
@@ -44,6 +45,7 @@ def narrate(
         *_verdict(report, system, words),
         *_category(report, words),
         *_cells(report, words),
+        *blood.sentences(report, words),
         *_quotes(report, tile_verdicts, system, quotes, words),
         *_ancillary(report, words),
         *_adequacy(report, words),
@@ -83,7 +85,11 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
     if not report.specimen.given:
         yield _say(words("narrative.no_specimen"), "specimen")
     cited = verdict.carrying[:CITED] if verdict.status == "abnormal" else ()
-    yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
+    candidates = [finding.id for finding in verdict.findings if finding.abnormal]
+    if verdict.status == "normal" and candidates:
+        yield _say(words("narrative.normal_with_candidates", n=len(candidates)), "verdict.status", *candidates[:CITED])
+    else:
+        yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
     yield from score_sentence(report, words)
     if verdict.status == "indeterminate" and verdict.coverage < verdict.coverage_floor:
         yield _say(
@@ -99,7 +105,7 @@ def score_sentence(report: Report, words: Words) -> Iterator[Sentence]:
     if verdict.status in ("abnormal", "normal") and verdict.score is not None and verdict.threshold is not None:
         score, threshold = score_pair(verdict.score, verdict.threshold)
         key = "narrative.score_reaches" if verdict.status == "abnormal" else "narrative.score_below"
-        kind = words.program(verdict.score_kind)
+        kind = words.remark(verdict.score_kind)
         yield _say(words(key, score=score, kind=kind, threshold=threshold), "verdict.score", "verdict.threshold")
 
 
@@ -150,7 +156,7 @@ def _adequacy(report: Report, words: Words) -> Iterator[Sentence]:
         yield _say(words("narrative.adequacy_not_assessed"), "verdict.adequacy")
     elif adequacy.status == "unsatisfactory" or report.verdict.status == "unsatisfactory":
         status = words(f"adequacy.{adequacy.status}")
-        reason = _plain(words.program(adequacy.reason))
+        reason = _plain(words.remark(adequacy.reason))
         yield _say(words("narrative.adequacy_unsatisfactory", status=status, reason=reason).strip(), "verdict.adequacy")
     else:
         yield _say(words("narrative.adequacy_satisfactory"), "verdict.adequacy")
@@ -177,19 +183,19 @@ def _plain(text: str) -> str:
 def _gaps(report: Report, words: Words) -> Iterator[Sentence]:
     funnel = report.funnel
     gaps = [(getattr(funnel, name), name) for name in ("unreadable", "screen_failed", "detail_failed")]
-    told = [(count, name) for count, name in gaps if count]
-    if told:
+    missing = [(count, name) for count, name in gaps if count]
+    if missing:
         parts = [
             words(
                 "narrative.gap_next" if position else "narrative.gap_first",
                 n=count,
                 what=words(f"narrative.gap_{name}"),
             )
-            for position, (count, name) in enumerate(told)
+            for position, (count, name) in enumerate(missing)
         ]
-        total = sum(count for count, _ in told)
+        total = sum(count for count, _ in missing)
         text = words("narrative.gaps", parts=words.listed(parts), n=total)
-        yield _say(text, *(f"funnel.{name}" for _, name in told))
+        yield _say(text, *(f"funnel.{name}" for _, name in missing))
     if funnel.truncated_answers:
         yield _say(words("narrative.truncated", n=funnel.truncated_answers), "funnel.truncated_answers")
     if funnel.dropped_boxes:
@@ -203,16 +209,16 @@ def _quotes(
     if verdict.status not in ("abnormal", "normal"):
         return
     by_id = {row.tile.id: row for row in tile_verdicts}
-    said: set[str] = set()
+    quoted_already: set[str] = set()
     for name in carrying_tiles(report):
         row = by_id.get(name)
-        if row is None or row.truncated or len(said) >= quotes:
+        if row is None or row.truncated or len(quoted_already) >= quotes:
             continue
         text = " ".join(row.description.split())
-        if text in said:
+        if text in quoted_already:
             continue
         if len(text) <= MAX_QUOTE and quotable(text, status=verdict.status, never_claim=system.never_claim):
-            said.add(text)
+            quoted_already.add(text)
             quoted = words("narrative.quote", tile=name, text=words.quoted(text))
             yield Sentence(text=quoted, evidence=(name,), source="model")
 

@@ -1,9 +1,9 @@
 """Where the cells are: every spot that differs from the slide's background, down to a single cell.
 
 The slide is read once, in pieces (of a stack every focal plane, so that no cell is lost for its depth), at about
-FINE_UM µm/px; of each CELL_UM cell the darkest and the brightest
-spot count, so that one small cell does not drown in the mean of the glass around it. No object is too small.
-What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
+FINE_UM µm/px; of each CELL_UM cell the darkest and the brightest spot count, so that one small cell does not drown in
+the mean of the glass around it. No object is too small. What cannot be read counts as foreground: its tiles are
+tried, and recorded as unreadable.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.background import Background, estimate_background
+from tilers.background import TEXTURE, Background, estimate_background, texture
 from tilers.deposit import Deposit, find_deposit
 from tilers.reduce import UNREADABLE_RGB, Piece, cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Remark
 
 if TYPE_CHECKING:
     from tilers.slide import Slide
@@ -36,6 +36,7 @@ MAX_OVERVIEW_PIXELS = 40_000_000
 # more; glass and mountant vary by about 0.03.
 ABSORBANCE = 0.08
 SIGNAL = 12.0  # grey levels above a dark background
+UNSURE = 0.6  # from this share of the threshold on, a cell is not called empty
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Foreground:
     """A grid of square cells over the slide.
 
     Attributes:
-        mask: (rows, columns) bool, True where there may be something to look at.
+        mask: (rows, columns) bool, True where something differs from the background.
+        unsure: (rows, columns) bool, cells that differ too little to be called cells and too much to be called empty
+            glass; all of them where too little empty glass is in sight to know its colour.
         cell: side of a grid cell in level-0 px (cell (r, c) covers x from c * cell to (c + 1) * cell).
         strength: (rows, columns) float32, the strongest absorbance (bright background) or signal / 255 (dark).
         scanned, unreadable: (rows, columns) bool; cells outside the scan are never foreground.
@@ -63,14 +66,21 @@ class Foreground:
     background_rgb: tuple[int, int, int]
     deposit: Deposit | None
     is_blank: bool
-    method: str
-    notes: tuple[str, ...] = field(default=())
+    method: Remark
+    notes: tuple[Remark, ...] = field(default=())
+    unsure: NDArray[np.bool_] | None = None
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:
-        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        sums[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
-        return sums
+        return _summed(self.mask)
+
+    @cached_property
+    def _unsure_sums(self) -> NDArray[np.float64] | None:
+        return None if self.unsure is None else _summed(self.unsure)
+
+    @cached_property
+    def _scanned_sums(self) -> NDArray[np.float64]:
+        return _summed(self.scanned)
 
     def fraction(self, box: Box) -> float:
         """Share of a box (level-0 px) that is foreground, 0..1; the part beyond the slide counts as none.
@@ -80,19 +90,38 @@ class Foreground:
         inside = box.clipped(Box(0, 0, *self.size))
         if inside is None or box.area == 0:
             return 0.0
+        touched, cells = self._count(inside, self._sums)
+        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+
+    def is_unsure(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches a cell that is neither foreground nor certainly empty glass."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        if inside is None or self._unsure_sums is None:
+            return False
+        return self._count(inside, self._unsure_sums)[0] > 0
+
+    def is_scanned(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches the scanned area."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        return inside is not None and self._count(inside, self._scanned_sums)[0] > 0
+
+    def _count(self, inside: Box, sums: NDArray[np.float64]) -> tuple[float, int]:
         rows, columns = self.mask.shape
         c0, c1 = int(inside.x0 // self.cell), min(columns, -int(-inside.x1 // self.cell))
         r0, r1 = int(inside.y0 // self.cell), min(rows, -int(-inside.y1 // self.cell))
-        s = self._sums
-        touched = s[r1, c1] - s[r0, c1] - s[r1, c0] + s[r0, c0]
-        cells = (r1 - r0) * (c1 - c0)
-        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+        return sums[r1, c1] - sums[r0, c1] - sums[r1, c0] + sums[r0, c0], (r1 - r0) * (c1 - c0)
 
     @property
     def area_fraction(self) -> float:
         """Foreground as a share of the scanned area."""
         scanned = int(self.scanned.sum())
         return float(self.mask.sum() / scanned) if scanned else 0.0
+
+
+def _summed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    return sums
 
 
 def find_foreground(
@@ -120,20 +149,30 @@ def find_foreground(
                 f"Nothing of {slide.path.name} can be read: {grid.error}",
                 hint="Copy the file again from its source; it looks damaged.",
             )
-        return _blank(slide, grid, "the file holds no scanned area")
-    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable)
+        return _blank(slide, grid, Remark("foreground.not_scanned"))
+    structure = texture(grid.low, grid.high)
+    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable, flat=structure <= TEXTURE)
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
     threshold = ground.threshold(absorbance=absorbance, signal=signal)
     stained = (strength > threshold) & grid.scanned
+    if ground.kind == "bright":
+        stained |= (structure > threshold) & grid.scanned
     if ground.fill is not None:
         stained &= ~ground.fill
-    blank = not stained.any()
-    cell_um = grid.cell * (slide.mpp or ASSUMED_MPP)
     notes = []
+    unsure = (strength > UNSURE * threshold) & grid.scanned & ~stained
+    if ground.kind == "bright":
+        unsure |= (structure > UNSURE * threshold) & grid.scanned & ~stained
+    if not ground.certain:
+        unsure = grid.scanned & ~stained
+        notes.append(Remark("foreground.no_glass"))
+    if ground.fill is not None:
+        unsure &= ~ground.fill
+    blank = not stained.any() and not unsure.any()
+
     if grid.unreadable.any():
-        notes.append(f"{grid.unreadable.sum() / grid.unreadable.size:.1%} of the overview cannot be read")
-    what = f"{ground.kind} background {ground.rgb}, {'absorbance' if ground.kind == 'bright' else 'signal'}"
+        notes.append(Remark("foreground.unreadable", share=float(grid.unreadable.sum() / grid.unreadable.size)))
     return Foreground(
         mask=stained | grid.unreadable,
         cell=grid.cell,
@@ -143,10 +182,18 @@ def find_foreground(
         unreadable=grid.unreadable,
         kind=ground.kind,
         background_rgb=ground.rgb,
-        deposit=None if blank else find_deposit(stained, cell=grid.cell, cell_um=cell_um),
+        deposit=None
+        if blank
+        else find_deposit(stained, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
         is_blank=blank and not grid.unreadable.any(),
-        method=f"{what} > {threshold:.3f} in {cell_um:.1f} µm cells, no size limit",
+        method=Remark(
+            "foreground.bright" if ground.kind == "bright" else "foreground.dark",
+            rgb=str(ground.rgb),
+            threshold=float(threshold),
+            cell=grid.cell * (slide.mpp or ASSUMED_MPP),
+        ),
         notes=tuple(notes),
+        unsure=unsure,
     )
 
 
@@ -277,11 +324,11 @@ def _everything(slide: Slide) -> Foreground:
         background_rgb=slide.background_rgb,
         deposit=None,
         is_blank=False,
-        method="no mask: the whole scan",
+        method=Remark("foreground.none"),
     )
 
 
-def _blank(slide: Slide, grid: _Grid, why: str) -> Foreground:
+def _blank(slide: Slide, grid: _Grid, why: Remark) -> Foreground:
     nothing = np.zeros(grid.scanned.shape, bool)
     return Foreground(
         mask=nothing,

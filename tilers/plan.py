@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Tile
+from wsi_chat.schema import Remark, Tile
 
 if TYPE_CHECKING:
     from tilers.foreground import Foreground
@@ -35,7 +35,10 @@ class TilePlan:
     Attributes:
         tiles: in plan order (see the module's docstring).
         grid: tiles of the full grid; ``grid_shape`` is (rows, columns).
-        foreground: tiles that hold foreground; ``selected``: those left after ``limit``.
+        foreground: tiles that hold foreground or may hold it; ``selected``: those left after ``limit``.
+        unsure: those of them that hold nothing but cells of the mask that are neither foreground nor certainly empty.
+        empty: tiles left out as empty glass: every cell differs from the background by less than `tilers.foreground`
+            allows for. ``outside``: tiles left out because the scanner did not scan there.
         stride: level-0 px between neighbouring tiles.
         tile_px, mpp, overlap: as asked; each tile has its effective mpp.
         upsampled: the slide is coarser than asked and the tiles are enlarged.
@@ -53,7 +56,10 @@ class TilePlan:
     overlap: float
     upsampled: bool
     sha256: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    unsure: int = 0
+    empty: int = 0
+    outside: int = 0
 
     @property
     def selected(self) -> int:
@@ -124,6 +130,7 @@ def plan_tiles(
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
     planned = []
+    unsure = empty = outside = 0
     for row, column in _order(len(ys), len(xs)):
         tile = Tile(
             index=row * len(xs) + column,
@@ -142,6 +149,13 @@ def plan_tiles(
         share = foreground.fraction(tile.box)
         if share > 0:
             planned.append(_with_cellularity(tile, share))
+        elif foreground.is_unsure(tile.box):
+            planned.append(_with_cellularity(tile, 0.0))
+            unsure += 1
+        elif foreground.is_scanned(tile.box):
+            empty += 1
+        else:
+            outside += 1
     tiles = _spread(planned, limit)
     settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(planned))
     return TilePlan(
@@ -156,16 +170,18 @@ def plan_tiles(
         upsampled=upsampled,
         sha256=_digest(settings, tiles),
         notes=_notes(slide, base, mpp, shape, upsampled),
+        unsure=unsure,
+        empty=empty,
+        outside=outside,
     )
 
 
-def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: bool) -> tuple[str, ...]:
+def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: bool) -> tuple[Remark, ...]:
     notes = []
     if upsampled:
-        notes.append(f"Tiles at {mpp:g} µm/px are enlarged from a scan at {base:.4g} µm/px: no detail is added.")
+        notes.append(Remark("plan.enlarged", mpp=mpp, scan=base))
     if min(slide.size) < shape.side:
-        size = f"{slide.size[0]} x {slide.size[1]} px"
-        notes.append(f"The slide ({size}) is smaller than a tile ({shape.side} px): the rest shows background.")
+        notes.append(Remark("plan.small_slide", width=slide.size[0], height=slide.size[1], side=shape.side))
     return tuple(notes)
 
 
@@ -187,7 +203,8 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(1, round(read_px * scale))
+    # Rounded down, tiles without overlap would leave a pixel between them.
+    side = max(1, math.ceil(read_px * scale - 1e-6))
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # Words by which scanners and converters name what is not the scan.
 ASIDES = frozenset(
@@ -78,17 +79,12 @@ def check_first_image(vendor: str, description: str, *, tiled: bool) -> None:
         )
 
 
-def describe_left_out(images: Sequence[ImageInFile], used: Sequence[int]) -> tuple[str, ...]:
+def describe_left_out(images: Sequence[ImageInFile], used: Sequence[int]) -> tuple[Remark, ...]:
     """A note on the images that are not shown, by size; nothing where all are used."""
     sizes = [f"{image.size[0]} x {image.size[1]} px" for i, image in enumerate(images) if i not in used]
     if not sizes:
         return ()
-    noun = "image" if len(sizes) == 1 else "images"
-    listed = ", ".join(sizes[:4]) + (", ..." if len(sizes) > 4 else "")
-    return (
-        f"{len(sizes)} other {noun} of the file ({listed}) belong{'s' if len(sizes) == 1 else ''} to no level"
-        " of the scan and are not read",
-    )
+    return (Remark("slide.left_out", n=len(sizes), sizes=", ".join(sizes[:4]) + (", ..." if len(sizes) > 4 else "")),)
 
 
 def pyramid(sizes: Sequence[tuple[int, int]], base: int, allowed: Sequence[int]) -> list[int]:

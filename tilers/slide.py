@@ -33,7 +33,7 @@ from wsi_chat.errors import (
     WsiChatError,
     as_utf8,
 )
-from wsi_chat.schema import Box, SlideRecord
+from wsi_chat.schema import Box, Remark, SlideRecord
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +116,12 @@ class Slide:
             self._owns_backend = False
             self._backend.close()
 
-    def _stack_notes(self) -> tuple[str, ...]:
+    def _stack_notes(self) -> tuple[Remark, ...]:
         if self.planes == 1:
             return ()
         if len(self.candidate_planes) > 1:
-            return (f"a stack of {self.planes} focal planes: of each tile the sharpest plane is read",)
-        return (f"a stack of {self.planes} focal planes: only plane {self.candidate_planes[0]}, from 0, is read",)
+            return (Remark("slide.stack_sharpest", n=self.planes),)
+        return (Remark("slide.stack_plane", n=self.planes, plane=self.candidate_planes[0]),)
 
     @property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from tilers.readers import Resolution
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, is_aside, pyramid
 from tilers.segments import TiffImage
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 MAX_PAGES = 20_000
 REDUCED, MASK_FLAG = 1, 4  # bits of NewSubfileType
@@ -43,7 +44,7 @@ class Content:
     resolutions: tuple[Resolution, ...] = ()
     colours: tuple[str, ...] = ()
     significant_bits: int | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 def read_content(tiff: Any, file_size: int) -> Content:
@@ -102,8 +103,7 @@ def _generic(pages: Sequence[Any], file_size: int) -> Content:
     levels += _below(levels[0].first.size, below, file_size) if len(chain) == 1 else []
     notes = [*describe_left_out(images, [*chain, *twins])]
     if twins:
-        noun = f"{len(twins) + 1} images of the same size without metadata: only the first, image {base}, is read"
-        notes.append(f"the file holds {noun}")
+        notes.append(Remark("slide.same_size", n=len(twins) + 1, base=base))
     return Content(tuple(levels), notes=tuple(notes))
 
 
@@ -164,7 +164,7 @@ def _ome(pages: Sequence[Any], images: Sequence[OmeImage], file_size: int) -> Co
     resolution = (Resolution(*image.mpp, "ome-xml PhysicalSize"),) if image.mpp else ()
     notes = [*describe_left_out(candidates, used)]
     if image.size[4] > 1:
-        notes.append(f"only the first of {image.size[4]} time points is read")
+        notes.append(Remark("slide.first_time", n=image.size[4]))
     return Content(tuple(levels), resolution, image.colours, image.significant_bits, tuple(notes))
 
 
@@ -226,7 +226,7 @@ def _imagej(pages: Sequence[Any], fields: dict[str, str], file_size: int) -> Con
     level = Level(tuple(tuple(row) for row in rows))
     if any(_kind(i.page) != _kind(pages[0]) or i.size != level.first.size for p in level.images for i in p):
         raise SlideUnsupported("its images differ in size or sample format")
-    notes = (f"only the first of {frames} time points is read",) if frames > 1 else ()
+    notes = (Remark("slide.first_time", n=frames),) if frames > 1 else ()
     return Content((level,), resolutions, notes=notes)
 
 

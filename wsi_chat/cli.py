@@ -6,6 +6,7 @@ errors go to stderr.
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,7 @@ from typer.main import get_command as command_of
 
 from wsi_chat._version import __version__
 from wsi_chat.commands.console import EXIT_INTERRUPTED, complain, set_up_logging
+from wsi_chat.commands.signals import ignore_signals, signals_handled
 from wsi_chat.errors import WsiChatError
 
 
@@ -32,25 +34,36 @@ class Entry(NamedTuple):
         return self.name.replace("-", "_")
 
 
-COMMANDS = (
-    Entry("analyze", "Analyze slides: a verdict, the cells that carry it, and a report for each."),
-    Entry("cohort", "Analyze many slides: their documents, summary.csv and index.html."),
-    Entry("ask", "Ask one question about an image, a region or a slide."),
-    Entry("chat", "Talk about an analyzed slide, a slide or an image."),
-    Entry("report", "Write a slide's documents again from its run folder, e.g. in another language."),
-    Entry("fit", "Fit an aggregator on labelled, analyzed slides."),
-    Entry("validate", "Compare verdicts with labels: AUC, sensitivity, specificity, calibration."),
-    Entry("infer", "Ask a model every question of a ShareGPT data set."),
-    Entry("evaluate", "Score predictions, with baselines and confidence intervals."),
-    Entry("train", "Fine-tune a checkpoint (LoRA or full)."),
-    Entry("dataset", "Build instruction data from annotations, and check it."),
-    Entry("synth", "Render synthetic cytology with known truth."),
-    Entry("info", "Show what a slide file is: size, resolution and its source, levels, reader."),
-    Entry("models", "List checkpoints: architecture, size, dialect, and whether they load here."),
-    Entry("serve-command", "Print the vllm serve line that suits a checkpoint and its dialect."),
-    Entry("doctor", "Check this machine: PASS, WARN or FAIL, with the fix on each line."),
-    Entry("specimens", "List the specimen types and the reporting system of each."),
-)
+SECTIONS = {
+    "Slides": (
+        Entry("analyze", "Analyze slides: a verdict, the cells that carry it, and a report for each."),
+        Entry("report", "Write a slide's documents again, e.g. in another language."),
+        Entry("ask", "Ask one question about an image, a region or a slide."),
+        Entry("chat", "Talk about an analyzed slide, a slide or an image."),
+        Entry("view", "Look at slides in the browser: findings, questions, review."),
+    ),
+    "Cohorts": (
+        Entry("cohort", "Analyze many slides, from a manifest or a folder."),
+        Entry("fit", "Fit an aggregator on labelled, analyzed slides."),
+        Entry("validate", "Compare verdicts with labels: AUC, sensitivity, specificity, calibration."),
+    ),
+    "Data and models": (
+        Entry("dataset", "Build instruction data from annotations, and check it."),
+        Entry("synth", "Render synthetic cytology with known truth."),
+        Entry("train", "Fine-tune a checkpoint (LoRA or full)."),
+        Entry("infer", "Ask a model every question of a ShareGPT data set."),
+        Entry("evaluate", "Score predictions, with baselines and confidence intervals."),
+    ),
+    "What is there": (
+        Entry("info", "Show what a slide file is: size, resolution and its source, levels, reader."),
+        Entry("models", "List checkpoints: architecture, size, dialect, and whether they load here."),
+        Entry("specimens", "List the specimen types and the reporting system of each."),
+        Entry("settings", "List the settings: default, unit, option, key, and what each affects."),
+        Entry("serve-command", "Print the vllm serve line that suits a checkpoint and its dialect."),
+        Entry("doctor", "Check this machine: PASS, WARN or FAIL, with the fix on each line."),
+    ),
+}
+COMMANDS = tuple(entry for entries in SECTIONS.values() for entry in entries)
 
 
 def load_command(entry: Entry) -> TyperCommand | TyperGroup:
@@ -58,25 +71,39 @@ def load_command(entry: Entry) -> TyperCommand | TyperGroup:
     module = import_module(f"wsi_chat.commands.{entry.function}")
     target: Any = getattr(module, entry.function)
     if not isinstance(target, typer.Typer):
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
         alone.command(entry.name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(target)
         target = alone
     command = command_of(target)
     command.name = entry.name
+    _take_literally(command)
     return command  # type: ignore[return-value]  # what typer makes is one of the two
+
+
+def _take_literally(command: Any) -> None:
+    """Brackets in help texts are brackets, not markup: ``pip install 'wsi-chat[ray]'``."""
+    command.help = (command.help or "").replace("[", "\\[")
+    for part in command.params:
+        part.help = (getattr(part, "help", None) or "").replace("[", "\\[")
+    for below in getattr(command, "commands", {}).values():
+        _take_literally(below)
 
 
 class CommandTable(TyperGroup):
     """A group that knows its commands by name, and imports the one that is called."""
 
     def __init__(self, *, commands: Any = None, **options: Any) -> None:
-        lines: dict[str, Any] = {
-            entry.name: TyperCommand(entry.name, help=entry.help, rich_markup_mode=None) for entry in COMMANDS
-        }
+        lines: dict[str, Any] = {entry.name: TyperCommand(entry.name, help=entry.help) for entry in COMMANDS}
         super().__init__(commands=lines, **options)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [entry.name for entry in COMMANDS]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table, section by section and without cutting a line short."""
+        for title, entries in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{entry.name:<14}", entry.help) for entry in entries])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The line of the table, which is enough for a list of commands; see `resolve_command`."""
@@ -95,7 +122,6 @@ app = typer.Typer(
     cls=CommandTable,
     help="Whole-slide cytology analysis with multimodal language models. Research use only; never a diagnosis.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -119,8 +145,10 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: every WsiChatError becomes one clear message and its exit code."""
     set_up_logging()
+    atexit.register(ignore_signals)
     try:
-        app(arguments)
+        with signals_handled():
+            app(arguments)
     except WsiChatError as error:
         complain(error)
         sys.exit(error.exit_code)

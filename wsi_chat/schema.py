@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+
+from wsi_chat.remarks import VERBATIM, plain_fields, put_back, remarks_in
+from wsi_chat.remarks import Language as Language
+from wsi_chat.remarks import Remark as Remark
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 """Stands on every answer, report and conversation."""
 
@@ -90,7 +94,7 @@ class Tile:
     """One rectangle of a slide, as planned: where it lies at level 0 and how it is to be read.
 
     ``x, y, width, height`` are level-0 pixels; ``read_px`` is (width, height) read from ``level``;
-    ``out_px`` is the side in pixels of the square that the model sees; ``mpp`` is its effective um/px.
+    ``out_px`` is the side in pixels of the square that the model sees; ``mpp`` is its effective µm/px.
     ``cellularity`` (0..1, foreground area fraction from the overview) is what the plan knew of it.
     """
 
@@ -134,11 +138,23 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the words of an answer are drawn, where they are not the most probable ones (greedy decoding, the default).
+
+    ``top_p`` 1 and ``top_k`` 0 rule out no word. The same question to the same batch gives the same answer.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question for an engine: everything that determines the answer, and a key made from all of it.
 
     ``choices`` non-empty asks for one token out of these strings (letters of the options) with their
-    probabilities. ``target`` is the class asked for (ground) or empty.
+    probabilities. ``target`` is the class asked for (ground) or empty. ``sampling`` None decodes greedily.
     """
 
     key: str
@@ -149,6 +165,7 @@ class Query:
     max_tokens: int = 256
     target: str = ""
     tile_id: str = ""
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +208,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+NOTHING = Remark(VERBATIM, text="")
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TileStatus = Literal["planned", "unreadable", "screened", "screen_failed", "detailed", "detail_failed"]
 VerdictStatus = Literal["normal", "abnormal", "indeterminate", "unsatisfactory", "counted"]
-Language = Literal["en", "zh"]
 
 
 class TileVerdict(Record):
@@ -222,6 +239,7 @@ class Finding(Record):
     """One cell (or organism), merged from every tile that saw it. ``box`` is level-0 pixels.
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
+    ``confidence`` is the highest that the model gave the cell itself under this label, None where it gave none.
     ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
     tiles that gave it this label, ``other_labels`` what else they called it.
     """
@@ -232,6 +250,7 @@ class Finding(Record):
     box: Box
     abnormal: bool
     score: Probability | None = None
+    confidence: Probability | None = None
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
     other_labels: tuple[str, ...] = ()
@@ -269,7 +288,7 @@ class Adequacy(Record):
     """
 
     status: Literal["satisfactory", "unsatisfactory", "not_assessed"]
-    reason: str
+    reason: Remark
     rule: str = ""
     cells_estimate: float | None = None
     cells_interval: Interval | None = None
@@ -283,7 +302,7 @@ class Adequacy(Record):
     obscured_fraction: float | None = None
     obscured_interval: Interval | None = None
     method: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 class Count(Record):
@@ -295,6 +314,43 @@ class Count(Record):
     seen: int = Field(ge=0)
     asked: bool
     finding_ids: tuple[str, ...] = ()
+
+
+class DifferentialRow(Record):
+    """One type of the differential: cells, and their share of the typed ones with its Wilson interval, 0..1."""
+
+    label: str
+    name: str
+    n: int = Field(ge=0)
+    fraction: Probability
+    interval: Interval
+
+
+class PerField(Record):
+    """Cells of one class in each field (tile) that was read closely: their mean, fewest and most."""
+
+    label: str
+    name: str
+    mean: float = Field(ge=0)
+    fewest: int = Field(ge=0)
+    most: int = Field(ge=0)
+
+
+class Differential(Record):
+    """White cells by type. ``rows`` share out the ``typed`` cells; ``untyped`` ones were given no type.
+
+    ``seen`` are flags for review (immature granulocytes, nucleated red cells), never a diagnosis; ``notes`` say how far
+    the figures can be trusted. ``fields`` were read closely, each ``field_um`` µm wide.
+    """
+
+    typed: int = Field(ge=0)
+    untyped: int = Field(ge=0)
+    rows: tuple[DifferentialRow, ...] = ()
+    per_field: tuple[PerField, ...] = ()
+    fields: int = Field(ge=0)
+    field_um: float | None = None
+    seen: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 class Funnel(Record):
@@ -333,12 +389,12 @@ class Fitted(Record):
     calibration: str
     classes: dict[str, Probability]
     low: float
-    guarantee: str = ""
-    forced: tuple[str, ...] = Field(default=(), description="differences to the fit that --force passed over")
+    guarantee: Remark = NOTHING
+    forced: tuple[Remark, ...] = Field(default=(), description="differences to the fit that --force passed over")
 
 
 class CategorySupport(Record):
-    """What speaks for one category: findings of its labels or of graver ones on its axis.
+    """What speaks for one category: findings of its labels or of graver ones on its axis, of which ``own`` are its own.
 
     ``confidence`` is the probability that at least ``needed`` of them are right (see `aggregators.category`);
     ``chosen`` marks the categories that were given, ``open`` those that could not be excluded beside them.
@@ -347,7 +403,8 @@ class CategorySupport(Record):
     code: str
     name: str
     axis: str
-    findings: int = Field(ge=0)
+    findings: int = Field(ge=0, description="of its labels or of graver ones")
+    own: int | None = Field(default=None, ge=0, description="of its own labels; None in reports of schema 1.1")
     needed: int = Field(ge=1)
     confidence: Probability
     chosen: bool = False
@@ -359,21 +416,22 @@ class SlideVerdict(Record):
     """The slide's verdict. ``score`` is on the scale that ``score_kind`` names, and no probability of disease."""
 
     status: VerdictStatus
-    reason: str
+    reason: Remark
     score: float | None = None
-    score_kind: str
+    score_kind: Remark
     threshold: float | None = None
     category: str | None = None
-    category_name: str | None = None
-    category_reason: str = ""
+    category_name: Remark | None = None
+    category_reason: Remark = NOTHING
     category_confidence: Probability | None = None
-    category_confidence_kind: str = ""
+    category_confidence_kind: Remark = NOTHING
     category_support: tuple[CategorySupport, ...] = ()
     fitted: Fitted | None = None
     coverage: Probability
     coverage_floor: Probability
     adequacy: Adequacy
     counts: tuple[Count, ...] = ()
+    differential: Differential | None = Field(default=None, description="where the reporting system counts by type")
     findings: tuple[Finding, ...] = ()
     carrying: tuple[str, ...] = Field(default=(), description="ids of the findings and tiles that carry the verdict")
 
@@ -398,11 +456,11 @@ class Narrator(Record):
     prompt_sha256: str = ""
     kept: int = Field(default=0, ge=0)
     replaced: int = Field(default=0, ge=0)
-    note: str = ""
+    note: Remark = NOTHING
 
 
 class SlideRecord(Record):
-    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in um/px."""
+    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px."""
 
     id: str
     file_name: str
@@ -436,7 +494,7 @@ class Provenance(Record):
     tile_px: int
     tile_mpp: float
     overlap: float
-    mask: str
+    mask: Remark
     aggregation: dict[str, Any] = Field(default_factory=dict)
     generated_tokens: int | None = Field(default=None, description="tokens of all answers that the report stands on")
     seed: int
@@ -467,6 +525,14 @@ class Timings(Record):
     answers_new: int = 0
 
 
+class RemarkRecord(Record):
+    """Where a text of the report stands (``verdict.reason``, ``notes.0``), and what it was put into words from."""
+
+    at: str
+    code: str
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
 class Report(Record):
     """report.json: the whole result for one slide."""
 
@@ -480,6 +546,28 @@ class Report(Record):
     narrator: Narrator | None = Field(default=None, description="None where no model was asked to write it")
     ancillary: tuple[str, ...] = Field(default=(), description="other tests' results, as the user supplied them")
     funnel: Funnel
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
     provenance: Provenance
     timings: Timings
+
+    @computed_field(description="code and fields of every text above that the program wrote itself")  # type: ignore[prop-decorator]
+    @property
+    def remarks(self) -> tuple[RemarkRecord, ...]:
+        """The code and fields of the report's own sentences, so that another language can be written from them."""
+        return tuple(
+            RemarkRecord(at=at, code=remark.code, fields=plain_fields(remark))
+            for at, remark in remarks_in(self)
+            if remark.code != VERBATIM
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_remarks(cls, data: Any) -> Any:
+        """Put code and fields back to their texts. A report without them (schema 1.1) keeps its texts as they are."""
+        if not isinstance(data, dict) or "remarks" not in data:
+            return data
+        report = {key: value for key, value in data.items() if key != "remarks"}
+        for entry in data["remarks"]:
+            record = entry if isinstance(entry, RemarkRecord) else RemarkRecord.model_validate(entry)
+            put_back(report, record.at, {"code": record.code, "fields": record.fields})
+        return report

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, TaskName
+
+if TYPE_CHECKING:
+    from wsi_chat.terminology import System
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -22,7 +25,7 @@ DEFAULT_TOKENS: dict[str, int] = {
     "describe": 256,
     "vqa": 256,
 }
-"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
+"""Maximum tokens per answer. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Ask:
     """One question about one image, before any model's wording.
 
     ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region``
-    is in pixels of the image as given; ``max_tokens`` is the room for the answer.
+    is in pixels of the image as given; ``max_tokens`` limits the answer.
     """
 
     task: TaskName
@@ -61,22 +64,6 @@ class Ask:
         return tuple(LETTERS[: len(self.options)])
 
 
-class ScreenQuestion(Protocol):
-    """The screening question of a reporting system, as `wsi_chat.terminology` loads it."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def options(self) -> Any: ...
-
-
-class System(Protocol):
-    """The part of a reporting system that `screen` needs."""
-
-    @property
-    def screen(self) -> Any: ...
-
-
 def _check_options(options: tuple[str, ...]) -> None:
     if not 2 <= len(options) <= len(LETTERS):
         raise SettingError(
@@ -94,8 +81,8 @@ def _check_options(options: tuple[str, ...]) -> None:
 
 
 def screen(system: System, *, max_tokens: int = DEFAULT_TOKENS["screen"]) -> Ask:
-    """The screening question of a reporting system (``system.screen`` has ``topic`` and ``options``)."""
-    question: ScreenQuestion = system.screen
+    """The screening question of a reporting system."""
+    question = system.screen
     return Ask("screen", topic=question.topic, options=tuple(question.options), max_tokens=max_tokens)
 
 

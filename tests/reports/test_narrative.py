@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from aggregators import aggregate
 from reports import check_evidence, narrate
 from reports.evidence import has_field
-from reports.wording import id_ranges, number, percent, quotable, score_pair
+from reports.wording import id_ranges, quotable, score_pair
 from wsi_chat.errors import AnswerError
+from wsi_chat.remarks import number, percent
 from wsi_chat.schema import Adequacy, Box, Count, Funnel, Interval, LabelledBox, Sentence, Tile, TileVerdict
 from wsi_chat.terminology import load_system
 
@@ -50,6 +51,10 @@ def _numbers(report):
     values = {number(v) for v in funnel.model_dump().values()} | {number(c.seen) for c in verdict.counts}
     shares = [verdict.coverage, verdict.coverage_floor, verdict.adequacy.sampled_area_fraction]
     values |= {re.sub(r"[^\d.]", "", percent(v)) for v in shares if v is not None}
+    if verdict.differential is not None:
+        values.add(f"{verdict.differential.field_um:.0f}")
+        for entry in verdict.differential.per_field:
+            values |= {f"{entry.mean:.1f}", number(entry.fewest), number(entry.most)}
     if verdict.score is not None and verdict.threshold is not None:
         values |= set(score_pair(verdict.score, verdict.threshold))
     return values | set(re.findall(r"\d+(?:\.\d+)?", verdict.score_kind))

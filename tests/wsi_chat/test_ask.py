@@ -93,7 +93,7 @@ def test_a_region_larger_than_a_field_is_read_as_several_and_its_cells_are_count
 def test_boxes_beside_the_region_are_left_out_and_said(marked: Path) -> None:
     result = put(marked, "Locate all hsil.", region=(1000, 500, 1100, 600))
     assert result.boxes == ()
-    assert any("1 boxes lie beside the region" in note for note in result.notes)
+    assert any("1 box lies beside the region" in note for note in result.notes)
 
 
 def test_a_pointed_region_is_written_in_pixels_of_the_picture_that_is_sent(marked: Path) -> None:

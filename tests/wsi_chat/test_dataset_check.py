@@ -157,7 +157,7 @@ def test_exit_codes_and_json(folder: Path) -> None:
     run = CliRunner()
     (folder / "d.jsonl").write_text(line() + "\n")
     clean = run.invoke(cli.app, ["dataset", "check", str(folder / "d.jsonl")])
-    assert (clean.exit_code, clean.stdout) == (0, "1 lines: nothing wrong\n")
+    assert (clean.exit_code, clean.stdout) == (0, "1 line: nothing wrong\n")
     (folder / "d.jsonl").write_text(line(images=["b.png"]) + "\n{\n")
     dirty = run.invoke(cli.app, ["dataset", "check", str(folder / "d.jsonl"), "--json"])
     assert dirty.exit_code == 1

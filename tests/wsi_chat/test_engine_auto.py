@@ -51,7 +51,7 @@ QWEN3 = ["Qwen3VLForConditionalGeneration"]
         (0, QWEN3, "auto", "transformers", "no CUDA GPU is here"),
         (1, None, "auto", "transformers", "vLLM is not installed"),
         (1, ["LlamaForCausalLM"], "auto", "transformers", "vLLM does not know Qwen3VLForConditionalGeneration"),
-        (1, QWEN3, "cpu", "transformers", "--device cpu is no CUDA GPU"),
+        (1, QWEN3, "cpu", "transformers", "--device cpu is not a CUDA GPU"),
         (1, QWEN3, "auto", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
         (2, QWEN3, "cuda:1", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
     ],

@@ -112,7 +112,7 @@ def test_a_missing_font_costs_the_pdf_alone(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("reports.fonts.folders", list)
     payload, _, code = run_report(folder, language="zh")
     assert code == 3
-    assert "--font-path" in payload["not_written"][0]
+    assert "font_path" in payload["not_written"][0]
     assert {Path(name).name for name in payload["written"]} == {"report.html", "report.json"}
     assert not (folder / "report.pdf").exists(), "the English one would pass for it"
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Remark
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Backend(ABC):
     bounds: Box | None = None
     background: tuple[int, int, int] = (255, 255, 255)
     properties: Mapping[str, str] = {}
-    notes: Sequence[str] = ()
+    notes: Sequence[str | Remark] = ()
     shareable: bool = False
     planes: int = 1
 

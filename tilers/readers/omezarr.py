@@ -25,6 +25,7 @@ from tilers.properties import allow_listed, number
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +74,11 @@ class OmeZarrBackend(WindowBackend):
         self.planes = self._length("z")
         self.notes = describe_left_out([image.candidate for image in images], [chosen])
         if self._length("t") > 1:
-            self.notes = (*self.notes, f"only the first of {self._length('t')} time points is read")
+            self.notes = (*self.notes, Remark("slide.first_time", n=self._length("t")))
         self._mixing = self._choose_mixing(meta.get("omero") or {})
         if self._mixing.is_dark:
             self.background = (0, 0, 0)
-        if self._mixing.depth.note:
+        if self._mixing.depth.note is not None:
             self.notes = (*self.notes, self._mixing.depth.note)
 
     def _length(self, axis: str) -> int:

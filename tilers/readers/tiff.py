@@ -41,6 +41,7 @@ from tilers.segments import JPEG, JPEG2000, TiffImage
 from tilers.tiff_content import Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class TiffBackend(WindowBackend):
             raise SlideUnsupported(f"the file ends at byte {file_size}, before any of its pixels")
         self.notes = content.notes
         if cut:
-            self.notes = (*self.notes, f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+            self.notes = (*self.notes, Remark("slide.tiles_cut_off", size=file_size, n=cut))
 
     @property
     def is_plain(self) -> bool:
@@ -144,8 +145,7 @@ class TiffBackend(WindowBackend):
         count = COLOURS.get(first.photometric, 1)
         others = first.samples - count - sum(kind in ALPHAS for kind in first.extra)
         if others > 0:
-            noun = "sample" if others == 1 else "samples"
-            self._note(f"not shown: {others} extra {noun} per pixel, neither colour nor alpha")
+            self._note(Remark("slide.extra_samples", n=others))
         if first.bits < 8:
             self._depth = Depth(2**first.bits - 1)
         elif first.dtype != np.uint8:
@@ -159,9 +159,9 @@ class TiffBackend(WindowBackend):
         # Refuse an interpretation that cannot be shown now, not at the first tile.
         to_rgb(np.zeros((1, 1, first.samples), np.uint8), first.photometric, extra=first.extra, palette=self._palette)
 
-    def _note(self, text: str) -> None:
-        if text:
-            self.notes = (*self.notes, text)
+    def _note(self, note: Remark | None) -> None:
+        if note is not None:
+            self.notes = (*self.notes, note)
 
     def _sample(self, image: TiffImage) -> NDArray[Any]:
         """Values of up to SAMPLED_PIECES pieces, spread over an image: (n, samples)."""

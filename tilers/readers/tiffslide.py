@@ -19,6 +19,7 @@ from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # A strip or tile is decoded whole; beyond this one segment would break the memory bound.
 MAX_SEGMENT_BYTES = 256 * 2**20
@@ -142,13 +143,13 @@ def _resolutions(raw: dict[str, Any]) -> tuple[Resolution, ...]:
     return (stated, tags) if tags else (stated,)
 
 
-def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[str, ...]:
+def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[Remark, ...]:
     notes = []
     cut = sum(int(s.cut.sum()) for s in segments)
     if cut:
-        notes.append(f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+        notes.append(Remark("slide.tiles_cut_off", size=file_size, n=cut))
     elif int(tiff.pages[-1].offset) and _dangling(tiff, file_size):
-        notes.append(f"the file is cut off at byte {file_size}: what followed its last image is missing")
+        notes.append(Remark("slide.end_cut_off", size=file_size))
     return tuple(notes)
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from wsi_chat.terminology import System
 
 
+NO_PROBABILITIES = "the answer came without probabilities, those of other tiles with them"
+
+
 def picture_of(patch: Patch) -> Image.Image:
     """A patch that could be read, as a picture to show."""
     assert patch.pixels is not None
@@ -63,6 +66,17 @@ def screen(
             record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why))
         else:
             record(screened(read, p, system))
+    return on_one_scale(verdicts, asker)
+
+
+def on_one_scale(verdicts: dict[int, TileVerdict], asker: Asker) -> dict[int, TileVerdict]:
+    """The verdicts without answers that came as a yes or no among probabilities: those tiles have no answer."""
+    retracted = asker.retract_mixed()
+    for index, verdict in verdicts.items():
+        if verdict.tile.id in retracted and verdict.status == "screened":
+            verdicts[index] = TileVerdict(
+                tile=verdict.tile, status="screen_failed", focus=verdict.focus, error=NO_PROBABILITIES
+            )
     return verdicts
 
 

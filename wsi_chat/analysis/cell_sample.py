@@ -19,7 +19,7 @@ from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, CellSample, LabelledBox, Tile
 
 if TYPE_CHECKING:
-    from aggregators import Sample, Supplied
+    from aggregators import Supplied, TileSample
     from tilers import Patch, Slide, TilePlan
     from wsi_chat.dialects import Dialect
     from wsi_chat.settings import Settings
@@ -67,9 +67,9 @@ def sample_cells(
     settings: Settings,
     *,
     progress: Progress = no_progress,
-) -> Sample | None:
+) -> TileSample | None:
     """Draw tiles of the plan at random and count normal cells in them; None where no tile is wanted."""
-    from aggregators import Frame, Sample, draw
+    from aggregators import Frame, TileSample, draw
     from tilers import TileStream
 
     size = tiles_wanted(system, asker.dialect.labels, settings.adequacy_tiles)
@@ -79,7 +79,7 @@ def sample_cells(
     bounds = Box(0, 0, *slide.size)
     with TileStream(slide, plan, workers=settings.workers, tiles=drawn) as patches:
         counted = count_cells(patches, asker, system, total=len(drawn), bounds=bounds, progress=progress)
-    return Sample(counted, Frame(plan.tiles, plan.foreground, plan.stride, bounds))
+    return TileSample(counted, Frame(plan.tiles, plan.foreground, plan.stride, bounds))
 
 
 @dataclass(slots=True)

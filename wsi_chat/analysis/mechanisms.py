@@ -15,13 +15,13 @@ from PIL import Image
 from tilers.field import Field
 from tilers.spots import hot_spots, touches_edge
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import ReadTile, picture_of, screened
+from wsi_chat.analysis.cascade import ReadTile, on_one_scale, picture_of, screened
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.dialects.views import Reader, beside, contrast_score, degraded, expit, joined, other_views
 from wsi_chat.engines.asker import Asked, Asker
 from wsi_chat.errors import SlideUnreadable
 from wsi_chat.progress import Progress, no_progress
-from wsi_chat.schema import Box, LabelledBox, TileVerdict
+from wsi_chat.schema import Box, LabelledBox, Remark, TileVerdict
 
 if TYPE_CHECKING:
     from tilers import Patch, Slide
@@ -29,24 +29,28 @@ if TYPE_CHECKING:
     from wsi_chat.tasks import Ask
     from wsi_chat.terminology import System
 
+VIEWED = {
+    ("quadrants", True): "mechanism.quarters_together",
+    ("quadrants", False): "mechanism.quarters_one_by_one",
+    ("context", True): "mechanism.context_together",
+    ("context", False): "mechanism.context_one_by_one",
+}
+
 
 def reader_of(slide: Slide) -> Reader:
     """Reads level-0 rectangles of an open slide as pictures."""
     return lambda box, px: Image.fromarray(slide.crop(box, px))
 
 
-def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[str]:
+def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[Remark]:
     """What the report should say of the mechanisms that were on; empty where none was."""
     notes = []
     if views != "none":
-        shown = {"quadrants": "its four quarters", "context": "its surroundings"}[views]
-        how = "in one question" if dialect.several_images else "asked one by one, the scores joined (mean of logits)"
-        notes.append(f"Each tile was screened together with {shown}, {how} (--views {views}).")
+        notes.append(Remark(VIEWED[views, dialect.several_images]))
     if contrast != "none":
-        twin = {"blank": "an empty tile", "blur": "the blurred tile"}[contrast]
-        notes.append(f"Tile probabilities are calibrated against the answer to {twin} (--contrast {contrast}).")
+        notes.append(Remark("mechanism.contrast_blank" if contrast == "blank" else "mechanism.contrast_blur"))
     if zoom > 1:
-        notes.append(f"What was located was looked at again {zoom:g} times closer; boxes of both looks are merged.")
+        notes.append(Remark("mechanism.zoom", factor=zoom))
     return notes
 
 
@@ -130,7 +134,7 @@ def screen_with_views(
             parts.take(given.context.role, p)
         if parts.answers == parts.expected:
             done(_verdict(parts, views, system))
-    return verdicts
+    return on_one_scale(verdicts, asker)
 
 
 def _questions_about(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.engines.protocol import failed
 from wsi_chat.errors import EngineError
-from wsi_chat.schema import Answer, Language, Narrator, Query, Report, Sentence, TileVerdict, Turn
+from wsi_chat.schema import Answer, Language, Narrator, Query, Remark, Report, Sentence, TileVerdict, Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,8 +126,10 @@ def write_narrative(
     words = Words(report.language, system)
     template = narrate(report, tile_verdicts, system, words=words)
     if not dialect.narrates or engine is None:
-        who = "No engine was given, so no model" if dialect.narrates else f"A model of the dialect {dialect.name}"
-        note = f"{who} writes no narratives: the template was used."
+        if dialect.narrates:
+            note = Remark("narrator.no_engine")
+        else:
+            note = Remark("narrator.writes_none", dialect=dialect.name)
         log.warning("%s", note)
         record = Narrator(model=report.provenance.model.name, revision=report.provenance.model.revision, note=note)
         return report.model_copy(update={"narrative": template, "narrator": record})
@@ -143,10 +145,10 @@ def write_narrative(
     if answer.status == "failed" or not lines:
         reason = _reason(answer)
         log.warning("the model gave no narrative (%s)", reason)
-        note = f"The model gave no narrative ({reason}): the template was used."
+        note = Remark("narrator.no_narrative", why=reason)
         record = record.model_copy(update={"note": note, "replaced": len(findings)})
         return report.model_copy(update={"narrative": template, "narrator": record})
-    told = check_narrative(
+    sentences = check_narrative(
         lines,
         findings,
         system=system,
@@ -154,10 +156,10 @@ def write_narrative(
         shown=[picture.id for picture in pictures],
         remark=words("narrative.quote", tile="{tile}", text=words.quoted("{text}")),
     )
-    kept = sum(sentence.source == "model" for sentence in told)
-    replaced = sum(sentence.source == "template_after_check" for sentence in told)
+    kept = sum(sentence.source == "model" for sentence in sentences)
+    replaced = sum(sentence.source == "template_after_check" for sentence in sentences)
     record = record.model_copy(update={"kept": kept, "replaced": replaced})
-    return report.model_copy(update={"narrative": told, "narrator": record})
+    return report.model_copy(update={"narrative": sentences, "narrator": record})
 
 
 def build_query(
@@ -210,7 +212,7 @@ def _asked(query: Query, engine: Engine, journal: Journal | None) -> Answer:
     return answer
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: Answer) -> Remark:
     if answer.status == "failed":
-        return f"it failed: {answer.error}" if answer.error else "it failed"
-    return "it is empty" if not answer.text.strip() else "it holds no numbered sentence"
+        return Remark("narrator.failed_because", error=answer.error) if answer.error else Remark("narrator.failed")
+    return Remark("narrator.unnumbered") if answer.text.strip() else Remark("narrator.empty")

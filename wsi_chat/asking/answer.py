@@ -109,7 +109,7 @@ class Asking:
             elif kind == "ground":
                 how = "each is asked by itself and the boxes are merged"
             else:
-                how = f"and a {kind} answer cannot be joined: views are left out"
+                how = f"and several {kind} answers cannot be joined: views are left out"
             self.notes.append(f"The dialect {self._dialect.name} takes one picture in a question: {how}.")
         if self.model.settings.contrast != "none" and kind not in CHOOSING:
             self.notes.append(f"contrast calibrates a score, and a {kind} question has none: it is left out.")
@@ -279,7 +279,7 @@ class Asking:
             choice = max(chances, key=chances.__getitem__)
         failed = len(answers) - len(good)
         if failed and good:
-            self.notes.append(f"{failed} of {len(answers)} fields gave no usable answer and are left out.")
+            self.notes.append(f"{failed} of {len(answers)} fields gave no usable answer and count as not read.")
         status: AnswerStatus = "ok" if good else "failed"
         if any(a.status == "truncated" for a in good):
             status = "truncated"
@@ -327,7 +327,10 @@ class Asking:
             boxes = merged([(by_id[a.id], a.boxes) for a in answers], self.system, self.reader.bounds)
         inside, outside = keep_inside(boxes, self.region)
         if outside:
-            self.notes.append(f"{outside} boxes lie beside the region, in the field around it, and are left out.")
+            lie = "1 box lies" if outside == 1 else f"{outside} boxes lie"
+            self.notes.append(
+                f"{lie} beside the region, in the field around it, and {'is' if outside == 1 else 'are'} left out."
+            )
         return inside
 
 

@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tilers.field import Field
-from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.result import SlideResult
 from wsi_chat.asking.answer import wanted
 from wsi_chat.asking.intent import Guess, find_label, guess, out_of_grammar
 from wsi_chat.chat.history import Thread
+from wsi_chat.chat.opening import inherited_settings, result_of
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.chat.sight import Sight
 from wsi_chat.chat.slash_commands import COMMANDS, Reading, read_command
@@ -30,7 +31,7 @@ from wsi_chat.engines.model import Model
 from wsi_chat.engines.protocol import stream
 from wsi_chat.errors import SettingError, SlideError, WsiChatError
 from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.settings import resolve
 from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from wsi_chat.tasks import Ask
 
 HERE = re.compile(r"\b(?:here|this|that|it|in view)\b|\b(?:region|tile|field|box|picture|image)\b", re.I)
-INHERITED = (
-    "model", "adapter", "engine", "base_url", "dialect", "specimen", "mpp", "reader", "tile_px", "tile_mpp", "seed",
-)  # fmt: skip
-"""Settings that a conversation about a run folder takes from the run, unless they are given anew."""
 
 
 class Conversation:
@@ -76,8 +73,8 @@ class Conversation:
     ) -> None:
         if isinstance(engine, str):
             settings["engine"], engine = engine, None
-        result = _result_of(source, slide)
-        inherited = {} if result is None else _inherited(result)
+        result = result_of(source, slide)
+        inherited = {} if result is None else inherited_settings(result)
         given = {**inherited, **{key: value for key, value in settings.items() if value is not None}}
         effective, _ = resolve(given, config=Path(config) if config else None, environ=environ)
         self.notes: list[str] = [DISCLAIMER]
@@ -368,31 +365,6 @@ class Conversation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _result_of(source: str | Path | SlideResult, slide: str | Path | None) -> SlideResult | None:
-    if isinstance(source, SlideResult):
-        return source
-    folder = Path(source)
-    if (folder / "report.json").is_file():
-        return load_result(folder, slide=slide)
-    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
-    if len(inside) == 1:
-        return load_result(inside[0].parent, slide=slide)
-    if inside:
-        names = ", ".join(path.parent.name for path in inside[:5])
-        raise SettingError(
-            f"{folder} holds {len(inside)} slides.",
-            hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",
-        )
-    return None
-
-
-def _inherited(result: SlideResult) -> dict[str, Any]:
-    """The run's own settings, as far as they say who answers and how places are read."""
-    config = result.report.provenance.config
-    inherited = {key: config[key] for key in INHERITED if config.get(key) is not None and key in Settings.model_fields}
-    return {"dialect": result.report.provenance.model.dialect, **inherited} if "dialect" not in inherited else inherited
 
 
 def _boxes_in_words(target: str, boxes: tuple[LabelledBox, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilers import open_slide
 from tilers.field import Field, FieldReader
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
@@ -48,8 +49,6 @@ class Sight:
             )
 
     def _opened(self, source: str | Path | SlideResult, model: Model) -> Slide | None:
-        from tilers import open_slide
-
         settings = model.settings
         if not isinstance(source, SlideResult):
             return open_slide(source, mpp=settings.mpp, reader=settings.reader)

@@ -11,54 +11,41 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from wsi_chat.chat.conversation import Conversation
-    from wsi_chat.chat.transcript import Reply
+from wsi_chat.chat.conversation import Conversation
+from wsi_chat.chat.record import corners
+from wsi_chat.chat.transcript import Reply
+from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json, visible
+from wsi_chat.commands.options import ENGINE, with_settings
+from wsi_chat.commands.signals import every_interrupt
+from wsi_chat.commands.terminal import Console
 
 PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")
 
 
+@with_settings(*ENGINE, "specimen", "mpp", "reader", defaults={"model": "the run's, else the embedded checkpoint"})
 def chat(
-    source: Annotated[Path, typer.Argument(help="A run's folder OUT/<slide id>, a slide, or an image.")],
-    slide: Annotated[Path | None, typer.Option(help="Where the slide is now, if it was moved since the run.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the run's, or embedded.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
-    specimen: Annotated[str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the file says.")] = None,
-    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the conversation here when it ends.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, one for each answer.")] = False,
+    source: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>; or a slide, or an image.")],
+    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the conversation to this file when it ends.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
-    """Talk about an analyzed slide, a slide or an image; /help in it lists what can be said."""
-    from wsi_chat.chat.conversation import Conversation
-
-    given: dict[str, Any] = {
-        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
-        "device": device, "dtype": dtype, "specimen": specimen, "mpp": mpp, "reader": reader,
-    }  # fmt: skip
-    with Conversation(source, slide=slide, config=config, environ=dict(os.environ), **given) as conversation:
-        raise typer.Exit(talk(conversation, save=save, as_json=json_))
+    """Talk about an analyzed slide, a slide or an image; /help in the conversation lists what can be asked."""
+    opened = Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings)
+    with opened as conversation, every_interrupt():
+        code = talk(conversation, save=save, as_json=json_)
+    raise typer.Exit(code)
 
 
 def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool = False) -> int:
     """Read questions until the end of input or /quit. Returns the exit code: 0, or 130 after Ctrl-C at the prompt."""
-    from rich.console import Console
-
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     aside = Console(stderr=True, highlight=False, soft_wrap=True)
     for note in conversation.notes:
@@ -94,7 +81,7 @@ def _lines(terminal: bool) -> Iterator[str]:
         try:
             yield input(PROMPT)
         except EOFError:
-            print()
+            say()
             return
 
 
@@ -117,16 +104,16 @@ def _exchange(conversation: Conversation, line: str, aside: Console, *, terminal
         pieces.close()
         writer.end()
         if started:
-            print()
+            say()
         if not terminal:
             raise
         aside.print("stopped", style="dim")
         return
     if as_json:
-        print(reply.model_dump_json(), flush=True)
+        say_json(reply.model_dump_json())
         return
     writer.end()
-    print(flush=True)
+    say()
     _tell(reply, aside, terminal=terminal)
 
 
@@ -140,7 +127,7 @@ class _Writer:
 
     def write(self, text: str) -> None:
         if self._width is None:
-            sys.stdout.write(text)
+            sys.stdout.write(visible(text))
         else:
             for letter in text:
                 if letter in " \n":
@@ -154,7 +141,7 @@ class _Writer:
         if self._column and self._column + len(self._word) >= self._width:
             sys.stdout.write("\n")
             self._column = 0
-        sys.stdout.write(self._word + after)
+        sys.stdout.write(visible(self._word) + after)
         self._column = 0 if after == "\n" else self._column + len(self._word) + len(after)
         self._word = ""
 
@@ -167,8 +154,6 @@ class _Writer:
 
 def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
     """What supports the answer: on the terminal below it, when piped as one more line of stdout."""
-    from wsi_chat.chat.record import corners
-
     facts = []
     if reply.cites:
         facts.append(f"cites {', '.join(reply.cites)}")
@@ -180,6 +165,6 @@ def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
         if terminal:
             aside.print(text, style="cyan", markup=False)
         else:
-            print(text, flush=True)
+            say(text)
     for note in reply.notes:
         aside.print(f"note: {note}", style="dim", markup=False)

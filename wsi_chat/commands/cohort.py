@@ -5,111 +5,93 @@ Progress while it lasts, one line per slide, and one exit code.
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_log import run_log
+from wsi_chat.cohort.attempt import Outcome
+from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.cohort.run import Executor, Silent, Watcher, analyze_cohort
+from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.analyze import analyze
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, terminate_as_interrupt
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say_json
+from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
+from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
 from wsi_chat.schema import DISCLAIMER
+from wsi_chat.settings import declared
 
 MARKS = {"done": "done", "failed": "FAILED", "indeterminate": "INDETERMINATE"}
-# of analyze, but no setting of a run
-NOT_SETTINGS = frozenset({"slides", "out", "config", "json_", "quiet"})
 
 
-def _cohort(
+@with_settings(*declared())
+def cohort(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Manifest (CSV: image_path, and if known sample_id, mpp, label, patient, specimen; the headers of "
-            "TRIDENT, hs2p and CLAM are understood), or a folder that is searched for slides."
+            help="Manifest (CSV with image_path and, if known, sample_id, mpp, label, patient and specimen; the "
+            "headers of TRIDENT, hs2p and CLAM are understood), or a folder to search for slides."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     executor: Annotated[
         str,
-        typer.Option(help="local: one slide after another. ray: as Ray actors (pip install 'wsi-chat[ray]')."),
+        typer.Option(help="local (one slide after another) or ray (Ray actors; pip install 'wsi-chat[ray]')."),
     ] = "local",
     actors: Annotated[
         int | None,
-        typer.Option(help="Ray actors, each with its own engine. Default: one per GPU, else one per four cores."),
+        typer.Option(
+            help="Number of Ray actors, each with its own engine. Default: one per GPU, or one per four cores."
+        ),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
             help="Ray cluster, HOST:6379, as started with `ray start --head` there and `ray start --address=HOST:6379` "
-            "on its other machines; all see slides and run folder under the same paths. "
-            "Default: a cluster on this machine alone, ended with the run."
+            "on its other machines, which must all see the slides and the run folder under the same paths. "
+            "Default: a cluster on this machine alone, which ends with the run."
         ),
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Do failed slides, and those indeterminate by error, again."),
+        typer.Option("--retry-failed", help="Repeat slides that failed or are indeterminate because of an error."),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    *,
+    config: Path | None,
     **settings: Any,
 ) -> None:
     """Analyze many slides: every slide's documents, summary.csv and index.html; one bad slide never stops the run.
 
-    The same command goes on where a run ended: finished slides are skipped while file and settings are the same,
-    and nothing that was answered is asked again. A row's own mpp and specimen go before the options.
+    Run the same command again to resume: slides that are finished are skipped if file and settings are the same, and
+    nothing that was answered is asked again. The mpp and specimen of a manifest row override the options.
     """
-    code = run_cohort(
-        source,
-        out=out,
-        flags=settings,
-        config=config,
-        environ=os.environ,
-        executor=executor,
-        actors=actors,
-        ray_address=ray_address,
-        retry_failed=retry_failed,
-        as_json=json_,
-        quiet=quiet,
-    )
+    with run_log(out):
+        code = run_cohort(
+            source,
+            out=out,
+            flags=settings,
+            config=config,
+            environ=os.environ,
+            executor=executor,
+            actors=actors,
+            ray_address=ray_address,
+            retry_failed=retry_failed,
+            as_json=json_,
+            quiet=quiet,
+        )
     raise typer.Exit(code)
-
-
-def _cohort_like(analyze: Callable[..., None]) -> Callable[..., None]:
-    """The command ``cohort`` with the settings that ``analyze`` has, so that neither lacks what the other learns."""
-
-    def command(**given: Any) -> None:
-        _cohort(**given)
-
-    own, others = inspect.signature(_cohort), inspect.signature(analyze)
-    hints = {**get_type_hints(analyze, include_extras=True), **get_type_hints(_cohort, include_extras=True)}
-    names = [name for name, p in own.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = {
-        **{name: own.parameters[name] for name in names},
-        **{name: p for name, p in others.parameters.items() if name not in NOT_SETTINGS and name not in names},
-    }
-    command.__name__, command.__doc__ = "cohort", _cohort.__doc__
-    command.__annotations__ = {name: hints[name] for name in parameters} | {"return": None}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY) for name, p in parameters.items()]
-    )
-    return command
-
-
-cohort = _cohort_like(analyze)
 
 
 def run_cohort(
@@ -132,7 +114,7 @@ def run_cohort(
         0 done; 3 finished, but some slides failed or are indeterminate by error; 130 interrupted, state saved.
     """
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    with terminate_as_interrupt(), _watch(errors, quiet=quiet) as watcher:
+    with signals_handled(), _watch(errors, quiet=quiet) as watcher:
         result = analyze_cohort(
             source,
             out=out,
@@ -146,11 +128,11 @@ def run_cohort(
             **{name: value for name, value in flags.items() if value is not None},
         )
     if as_json:
-        print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+        say_json(_as_json(result))
     elif not quiet:
         _tell(result)
     if result.interrupted:
-        errors.print("interrupted: every answer so far is saved; the same command goes on from there")
+        errors.print("interrupted: every answer so far is saved; run the same command again to resume")
         return EXIT_INTERRUPTED
     return EXIT_PARTIAL if result.failures or any(state.unwritten for state in result.states) else 0
 
@@ -158,8 +140,8 @@ def run_cohort(
 def _as_json(result: CohortResult) -> dict[str, Any]:
     return {
         "out": str(result.out),
-        "summary": str(result.out / "summary.csv"),
-        "index": str(result.out / "index.html"),
+        "summary": str(result.run.summary_path),
+        "index": str(result.run.index_path),
         "interrupted": result.interrupted,
         "counts": result.counts,
         "slides": result.rows,
@@ -169,12 +151,12 @@ def _as_json(result: CohortResult) -> dict[str, Any]:
 def _tell(result: CohortResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
-    console.print(f"{len(result.samples)} slides: {counts}", markup=False)
+    console.print(f"{len(result.samples)} slide{'' if len(result.samples) == 1 else 's'}: {counts}", markup=False)
     for state in result.states:
         if state in result.failures or state.unwritten:
             console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
-    for name in ("summary.csv", "index.html"):
-        console.print(f"  {result.out / name}", markup=False)
+    for path in (result.run.summary_path, result.run.index_path):
+        console.print(f"  {path}", markup=False)
     console.print(f"  {DISCLAIMER}", style="dim", markup=False)
 
 
@@ -211,21 +193,21 @@ class Lines(Silent):
 
         return update
 
-    def ended(self, state: SlideState) -> None:
+    def ended(self, outcome: Outcome) -> None:
         self._done += 1
-        row = state.row
-        said = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
+        state, row = outcome.state, outcome.state.row
+        parts = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
         if state.status == "failed":
-            said.append(state.reason)
+            parts.append(state.reason)
         else:
-            said.append(str(row.get("status", "")).upper())
-            said += [f"score {float(row['score']):.3f}"] if row.get("score") else []
-            said += [str(row["category"])] if row.get("category") else []
-            said += [state.reason] if state.status == "indeterminate" else []
-            said += [f"not written: {line}" for line in state.unwritten]
+            parts.append(str(row.get("status", "")).upper())
+            parts += [f"score {float(row['score']):.3f}"] if row.get("score") else []
+            parts += [str(row["category"])] if row.get("category") else []
+            parts += [state.reason] if state.status == "indeterminate" else []
+            parts += [f"not written: {line}" for line in state.unwritten]
         if state.seconds is not None:
-            said.append(f"{state.seconds:.1f} s")
-        self._console.print("  ".join(said), markup=False)
+            parts.append(f"{state.seconds:.1f} s")
+        self._console.print("  ".join(parts), markup=False)
         if self._bars is not None and self._all is not None:
             self._bars.update(self._all, completed=self._done)
 
@@ -246,4 +228,4 @@ def _watch(console: Console, *, quiet: bool) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Lines(bars.console, bars)
+        yield Lines(console, bars)

@@ -4,24 +4,72 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
+import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
+from wsi_chat.analysis.run_log import PACKAGES
 from wsi_chat.errors import WsiChatError
+
+log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
+# what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, bidirectional controls
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with symbols for its control characters, e.g. ``␛`` for escape, and ``\ufffd`` for those without one."""
+
+    def symbol(found: re.Match[str]) -> str:
+        code = ord(found.group())
+        return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+    return _CONTROLS.sub(symbol, text)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """One line on stdout or stderr; text of unknown origin cannot steer the terminal."""
+    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def counted(number: int, noun: str, *, plural: str = "") -> str:
+    """The number with its noun: ``1 slide``, ``0 slides``, ``2 queries``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def say_json(payload: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout. Control characters are escaped, so that the data stay what they are.
+
+    Args:
+        payload: what `json` can write, or a document as text.
+        indent: as of `json.dumps`.
+    """
+    text = payload if isinstance(payload, str) else json.dumps(payload, indent=indent, ensure_ascii=False)
+    print(_CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
+
+
+class _ToStderr(logging.Handler):
+    """A line for each record, without its traceback, which is for run.log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname}: {record.getMessage()}", err=True)
+
+
+_stderr = _ToStderr(logging.WARNING)
+# an error that `complain` prints is logged too, for run.log
+_stderr.addFilter(lambda record: not getattr(record, "printed", False))
+
+
 def complain(error: WsiChatError) -> None:
     """One error on stderr: what is wrong, then the way out."""
-    print(f"error: {error.message}", file=sys.stderr)
+    say(f"error: {error.message}", err=True)
     if error.hint:
-        print(f"  fix: {error.hint}", file=sys.stderr)
+        say(f"  fix: {error.hint}", err=True)
+    log.error("%s", error, exc_info=error, extra={"printed": True})
 
 
 def set_up_logging() -> None:
@@ -30,36 +78,28 @@ def set_up_logging() -> None:
     What a library grumbles about while a reader tries a file is either no error or becomes one of ours, with the
     file's name and the way out.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if _stderr not in logging.getLogger().handlers:
+        logging.getLogger().addHandler(_stderr)
     for name in ("tifffile", "tiffslide", "PIL", "matplotlib", "fsspec", "transformers"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore")
 
 
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs the threads decides about signals
-        yield
+def set_verbosity(level: int) -> None:
+    """What goes to stderr beside warnings and errors: at 1 what is being done, from 2 on every detail."""
+    if not level:
         return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.stdout.flush()
+    wanted = logging.INFO if level == 1 else logging.DEBUG
+    _stderr.setLevel(wanted)
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(wanted)
 
 
 def show(payload: Any, lines: Any, *, as_json: bool) -> None:
     """One JSON document on stdout, or the lines or table for a reader."""
     if as_json:
-        print(json.dumps(payload, indent=2, ensure_ascii=False))
+        say_json(payload)
         return
-    from rich.console import Console
+    from wsi_chat.commands.terminal import Console
 
     Console(highlight=False, soft_wrap=True).print(lines)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from wsi_chat.dialects import Dialect
+from wsi_chat.commands.console import counted, say, say_json
+from wsi_chat.commands.options import UNDERSCORES, Json
+from wsi_chat.datasets.build import build_dataset
+from wsi_chat.datasets.check import check_file
+from wsi_chat.datasets.collect import Sources, collect
+from wsi_chat.datasets.questions import KINDS
+from wsi_chat.datasets.rewrite import rewriting
+from wsi_chat.datasets.splits import parse_fractions
+from wsi_chat.datasets.wordings import Names
+from wsi_chat.dialects import get_dialect
+from wsi_chat.terminology import load_system
 
-dataset = typer.Typer(
-    help="Build instruction data from annotations, and check it.", no_args_is_help=True, rich_markup_mode=None
-)
+dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 
 
 @dataset.command("build")
@@ -23,52 +29,52 @@ def dataset_build(
     out: Annotated[Path, typer.Argument(help="Folder for the JSONL files, dataset_info.json and images/.")],
     voc: Annotated[list[Path] | None, typer.Option(help="Folder with VOC XML and pictures.")] = None,
     coco: Annotated[list[Path] | None, typer.Option(help="COCO detection JSON; pictures beside it.")] = None,
-    geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; its slide by --slide.")] = None,
+    geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; name its slide with --slide.")] = None,
     slide: Annotated[list[Path] | None, typer.Option(help="The slide of each --geojson, in order.")] = None,
     rendered: Annotated[list[Path] | None, typer.Option(help="truth.json of synth fields or *.truth.json.")] = None,
     captions: Annotated[list[Path] | None, typer.Option(help="CSV: image,caption or image,question,answer.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
-    dialect: Annotated[str, typer.Option(help="Whose words and boxes: a name or a YAML file.")] = "cytochat",
+    dialect: Annotated[str, typer.Option(help="Prompt and box format: a name or a YAML file.")] = "cytochat",
     specimen: Annotated[str | None, typer.Option(help="Reporting system, e.g. cervix or blood-smear.")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW class name, e.g. Platelets=platelet.")] = None,
-    benign: Annotated[list[str] | None, typer.Option(help="A class that is harmless and in no category.")] = None,
+    benign: Annotated[list[str] | None, typer.Option(help="A benign class that belongs to no category.")] = None,
     patients: Annotated[
-        Path | None, typer.Option(help="CSV image,patient or a cohort manifest: who stays in one split.")
+        Path | None,
+        typer.Option(help="CSV of image,patient, or a cohort manifest: pictures of one patient stay in one split."),
     ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Not every object is annotated: no counts.")] = False,
-    keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the VOC data set's own lists.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Not every object is annotated, so ask for no counts.")
+    ] = False,
+    keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the split lists of the VOC data set.")] = False,
     split: Annotated[str, typer.Option(help="Shares of the splits.")] = "train=0.8,val=0.1,test=0.1",
     tile_px: Annotated[int | None, typer.Option(help="Side of tiles cut from slides. Default: the dialect's.")] = None,
-    tile_mpp: Annotated[float | None, typer.Option(help="Their um/px. Default: the specimen's.")] = None,
-    slide_mpp: Annotated[float | None, typer.Option(help="um/px of the slides' level 0, over what they say.")] = None,
-    negatives: Annotated[float, typer.Option(min=0.0, help="Empty tiles per tile with an object.")] = 1.0,
-    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds of question.")] = None,
-    per_kind: Annotated[int, typer.Option(min=1, help="Most questions of one kind per picture.")] = 2,
-    most_boxes: Annotated[int, typer.Option(min=1, help="Longest list of boxes to ask for.")] = 24,
+    tile_mpp: Annotated[
+        float | None, typer.Option(help="Resolution of those tiles in µm/px. Default: the specimen's.")
+    ] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Level-0 resolution of the slides in µm/px; overrides their metadata.")
+    ] = None,
+    negatives: Annotated[float, typer.Option(min=0.0, help="Number of empty tiles per tile with an object.")] = 1.0,
+    kind: Annotated[list[str] | None, typer.Option(help="Ask only questions of this kind.")] = None,
+    per_kind: Annotated[int, typer.Option(min=1, help="At most N questions of one kind per picture.")] = 2,
+    most_boxes: Annotated[int, typer.Option(min=1, help="At most N boxes in one answer.")] = 24,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "cytology",
     seed: Seed = 0,
-    png: Annotated[bool, typer.Option("--png", help="Lossless pictures.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Write lossless pictures (PNG).")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier build.")] = False,
     rewrite: Annotated[
-        str | None, typer.Option(help="Checkpoint that says the wordings differently; what it distorts is not taken.")
+        str | None,
+        typer.Option(help="Checkpoint that rephrases questions and answers; a text whose meaning changes is not used."),
     ] = None,
-    rewrite_engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "auto",
-    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the texts offered to it.")] = 0.5,
+    rewrite_engine: Annotated[str, typer.Option(help="Engine that runs it.")] = "auto",
+    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Fraction of the texts offered to it.")] = 0.5,
     rewrite_cache: Annotated[
         Path | None, typer.Option(help="Journal of its answers. Default: OUT with .rewrites.sqlite.")
     ] = None,
     json_: Json = False,
 ) -> None:
     """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
-    from wsi_chat.datasets.build import build_dataset
-    from wsi_chat.datasets.collect import Sources, collect
-    from wsi_chat.datasets.questions import KINDS
-    from wsi_chat.datasets.rewrite import rewriting
-    from wsi_chat.datasets.splits import parse_fractions
-    from wsi_chat.datasets.wordings import Names
-    from wsi_chat.terminology import load_system
-
-    spoken = _dialect(dialect)
+    spoken = get_dialect(dialect)
     system = load_system(specimen)
     pictures = collect(
         Sources(
@@ -91,47 +97,45 @@ def dataset_build(
             rewriter=rewriter,
         )  # fmt: skip
     if json_:
-        import json
-
         payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
-        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
+        say_json({**payload, "silent": built.silent, "rewritten": built.rewritten})
         return
     for part, number in built.lines.items():
-        typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
-    typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+        say(
+            f"{out / f'{name}_{part}.jsonl'}: {counted(number, 'conversation')} about "
+            f"{counted(built.pictures[part], 'picture')}"
+        )
+    say(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
     if built.rewritten:
-        told = built.rewritten
-        why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
-        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
+        counts = built.rewritten
+        why = ", ".join(f"{number} {reason}" for reason, number in counts["template_stays"].items())
+        unchanged = f"; unchanged: {why}" if why else ""
+        say(f"{counts['kept']} of {counted(counts['tried'], 'wording')} rewritten{unchanged}")
     if built.silent:
-        typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
+        say(f"nothing was asked about {counted(built.silent, 'picture')}", err=True)
 
 
-@dataset.command("check")
+@dataset.command("check", context_settings=UNDERSCORES)
 def dataset_check(
-    file: Annotated[Path, typer.Argument(help="A ShareGPT JSONL file.")],
-    dialect: Annotated[str | None, typer.Option(help="Whose boxes it holds. Default: as it was built.")] = None,
+    file: Annotated[str, typer.Argument(help="A .jsonl or .json file, or a name in dataset_info.json.")],
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder of dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then the file's own.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="Box format of the file: a dialect. Default: the one it was built with.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Say what is wrong with a JSONL, line by line. Exit 0: nothing; 1: something; 2: usage."""
-    from wsi_chat.datasets.check import check_file
-
-    checked = check_file(file, dialect=_dialect(dialect) if dialect else None)
+    """List what is wrong with a data set, line by line. Exits with 1 if anything is."""
+    checked = check_file(file, folder=dataset_dir, media=media_dir, dialect=get_dialect(dialect) if dialect else None)
     if json_:
-        import json
-
-        typer.echo(json.dumps(checked.payload(), indent=2, ensure_ascii=True))
+        say_json(checked.payload())
     else:
         for problem in checked.problems:
-            where = f"{file}:{problem.line}" if problem.line else str(file)
-            typer.echo(f"{where}: {problem.kind}: {problem.message}")
+            where = f"{file}:{problem.line}" if problem.line else file
+            say(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
-        typer.echo(f"{checked.lines} lines: {counts or 'nothing wrong'}")
+        say(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)
-
-
-def _dialect(name: str) -> Dialect:
-    from wsi_chat.dialects import get_dialect, load_dialect
-
-    return load_dialect(Path(name)) if name.endswith((".yaml", ".yml")) else get_dialect(name)

@@ -141,19 +141,19 @@ def _torch() -> Check:
         "WARN",
         "torch",
         f"{version}, no GPU: {torch.get_num_threads()} CPU threads",
-        "The embedded checkpoint runs so; for a model of 2 B parameters or more use a machine with a GPU.",
+        "The embedded checkpoint runs like this; for a model of 2 B parameters or more use a machine with a GPU.",
     )
 
 
 def _torchvision() -> Check:
     if importlib.util.find_spec("torchvision") is None:
-        return Check("PASS", "torchvision", "not installed; the embedded checkpoint does without")
+        return Check("PASS", "torchvision", "not installed; the embedded checkpoint does not need it")
     return Check("PASS", "torchvision", importlib.metadata.version("torchvision"))
 
 
 def _vllm() -> Check:
     if importlib.util.find_spec("vllm") is None:
-        return Check("PASS", "vllm", "not installed; only large checkpoints on a GPU want it (extra: wsi-chat[vllm])")
+        return Check("PASS", "vllm", "not installed; worthwhile for large checkpoints on a GPU (extra: wsi-chat[vllm])")
     return Check("PASS", "vllm", importlib.metadata.version("vllm"))
 
 
@@ -185,22 +185,23 @@ def _pdf() -> Check:
 
 def _memory() -> Check:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return Check("PASS", "memory", "not known on this system")
+        return Check("PASS", "memory", "unknown on this system")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if total < 4:
-        return Check("WARN", "memory", f"{total:.1f} GiB", "4 GiB are recommended; lower --workers and --batch-size.")
+        return Check("WARN", "memory", f"{total:.1f} GiB", "4 GiB are recommended; lower --batch-size.")
     return Check("PASS", "memory", f"{total:.1f} GiB")
 
 
 def _output(out: Path | None) -> Check:
-    from wsi_chat.analysis.run_folder import open_folder
-
-    folder = out or Path()
-    if out is not None:
-        open_folder(out)
-    elif not os.access(folder, os.W_OK):
-        return Check("WARN", "output", f"{folder.resolve()} cannot be written", "Choose a run folder with -o.")
+    """Whether a run folder can be made and written there. Nothing is made."""
+    wanted = (out or Path()).expanduser()
+    folder = next(path for path in (wanted.resolve(), *wanted.resolve().parents) if path.exists())
+    if not folder.is_dir():
+        return Check("FAIL", "output", f"{folder} is a file", "Choose a folder with -o.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        state: State = "WARN" if out is None else "FAIL"
+        return Check(state, "output", f"{folder} cannot be written", "Choose a run folder with -o.")
     free = shutil.disk_usage(folder).free / 2**30
     if free < 1:
-        return Check("WARN", "output", f"{free:.2f} GiB free at {folder.resolve()}", "Free some space, or choose -o.")
-    return Check("PASS", "output", f"{free:.0f} GiB free at {folder.resolve()}")
+        return Check("WARN", "output", f"{free:.2f} GiB free at {folder}", "Free some space, or choose -o.")
+    return Check("PASS", "output", f"{free:.0f} GiB free at {folder}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
+from wsi_chat.atomic import write_text
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
 from wsi_chat.scoring.fitting import read_labelled, ready_to_fit
@@ -23,40 +23,52 @@ if TYPE_CHECKING:
 
 
 def fit(
-    manifest: Annotated[Path, typer.Argument(help="CSV: image_path, label and patient, and if known sample_id.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the aggregator.")] = Path("aggregator"),
+    manifest: Annotated[Path, typer.Argument(help="CSV: image_path, label and patient, and sample_id if known.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the aggregator.")] = Path("aggregator"),
     runs: Annotated[
-        Path, typer.Option(help="Run folder with the analyzed slides (wsi-chat cohort MANIFEST -o RUNS).")
+        Path, typer.Option(help="Run folder of the analyzed slides (wsi-chat cohort MANIFEST -o RUNS).")
     ] = Path("wsi-chat-out"),
     head: Annotated[
         str, typer.Option(help="logistic (on the slide's features) or attention (on its tiles).")
     ] = "logistic",
     image_features: Annotated[
         bool,
-        typer.Option("--image-features", help="Attention: also read the image features of analyze --features."),
+        typer.Option(
+            "--image-features", help="With --head attention: also use the image features of analyze --features."
+        ),
     ] = False,
-    label_column: Annotated[str, typer.Option(help="Column with the truth.")] = "label",
+    label_column: Annotated[str, typer.Option(help="Column of the true label.")] = "label",
     negative: Annotated[
-        str | None, typer.Option(help="The negative class. Default: normal, negative, nilm, 0 ...")
+        str | None, typer.Option(help="The negative class. Default: normal, negative, nilm, 0 and the like.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Use only rows whose split column is this, e.g. train.")] = None,
-    class_weight: Annotated[str, typer.Option(help="balanced or none.")] = "balanced",
+    split: Annotated[
+        str | None, typer.Option(help="Use only rows with this value in column split, e.g. train.")
+    ] = None,
+    class_weight: Annotated[str, typer.Option(help="Weight of the classes: balanced or none.")] = "balanced",
     miss_rate: Annotated[
-        float | None, typer.Option(help="Abnormal slides called normal, at most, e.g. 0.05: holds patients out.")
+        float | None,
+        typer.Option(
+            help="Expected fraction of abnormal slides called normal, at most, e.g. 0.05; "
+            "the threshold is set on patients held out."
+        ),
     ] = None,
     false_alarm_rate: Annotated[
-        float | None, typer.Option(help="The same of normal slides; slides between are indeterminate.")
+        float | None,
+        typer.Option(
+            help="Expected fraction of normal slides called abnormal, at most; slides between the "
+            "two thresholds are indeterminate."
+        ),
     ] = None,
     about: Annotated[
-        str, typer.Option(help="What slides these are, in a word or two; every report says it, e.g. rendered.")
+        str, typer.Option(help="What slides these are, in a word or two, e.g. rendered; every report repeats it.")
     ] = "",
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Outer folds of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds, held-out patients and training.")] = 0,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of outer folds of the cross-validation.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of folds, held-out patients and training.")] = 0,
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out slides that are not analyzed or have too few tiles.")
+        bool, typer.Option("--skip-missing", help="Leave out slides that were not analyzed or have too few tiles.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Mix slides that were analyzed under other conditions.")
+        bool, typer.Option("--force", help="Mix slides that were analyzed under different conditions.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -99,7 +111,9 @@ def run_fit(
     if head not in HEADS:
         raise SettingError(f"--head {head!r} is not known.", hint=f"Choose one of: {', '.join(HEADS)}.")
     if class_weight not in ("balanced", "none"):
-        raise SettingError(f"--class-weight {class_weight!r} is not known.", hint="Choose balanced or none.")
+        raise SettingError(
+            f"--class-weight {class_weight!r} is not known.", hint="Choose Weight of the classes: balanced or none."
+        )
     if image_features and head != "attention":
         raise SettingError(
             f"--image-features: the {head} head reads none.", hint="Add --head attention, or leave it out."
@@ -127,20 +141,23 @@ def run_fit(
             progress=progress,
         )
     for line in ready.mixed:
-        print(f"warning: mixed (--force): {line}", file=sys.stderr)
+        say(f"warning: mixed (--force): {line}", err=True)
     if not ready.cohort.patients_given:
-        print("warning: not every slide names its patient; each of those counts as a patient of its own, and slides of"
-              " one patient may then be in two folds", file=sys.stderr)  # fmt: skip
+        say(
+            "warning: not every slide names its patient; each such slide counts as a patient of its own, and slides of"
+            " one patient may then be in two folds",
+            err=True,
+        )
     path = fitted.aggregator.save(out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("sample_id", "label", "fold", "p_positive"))
     writer.writerows((row.sample_id, row.label, row.fold, f"{row.p:.6f}") for row in fitted.predictions)
-    write_atomically(out / "cv.csv", text.getvalue())
+    write_text(out / "cv.csv", text.getvalue())
     if as_json:
-        print(json.dumps(_summary(fitted, path), indent=2, ensure_ascii=False))
+        say_json(_summary(fitted, path))
     else:
-        print("\n".join(_lines(fitted, path)))
+        say("\n".join(_lines(fitted, path)))
 
 
 def _summary(fitted: Fit, path: Path) -> dict[str, object]:

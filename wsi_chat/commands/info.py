@@ -14,16 +14,19 @@ from rich.text import Text
 from tilers import open_slide
 from wsi_chat.analysis.run_folder import slide_id
 from wsi_chat.commands.console import show
+from wsi_chat.commands.options import Json, with_settings
+from wsi_chat.settings import resolve
 
 
+@with_settings("mpp", "reader", config=False)
 def info(
     slide: Annotated[Path, typer.Argument(help="A slide file.")],
-    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the slide says.")] = None,
-    reader: Annotated[str | None, typer.Option(help="Force one reader.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    json_: Json = False,
+    **settings: Any,
 ) -> None:
-    """Say what a slide file is: size, resolution and its source, levels, reader. Reads no pixel."""
-    payload, lines = describe_slide(slide, mpp=mpp, reader=reader)
+    """Show what a slide file is: size, resolution and its source, levels, reader. Reads no pixels."""
+    chosen, _ = resolve(settings)
+    payload, lines = describe_slide(slide, mpp=chosen.mpp, reader=chosen.reader)
     show(payload, lines, as_json=json_)
 
 
@@ -56,9 +59,9 @@ def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tupl
             ("levels", ", ".join(f"{w} x {h}" for w, h in slide.level_sizes)),
             (
                 "resolution",
-                f"{slide.mpp:.4g} um/px ({slide.mpp_source})" if known else "unknown: give it with --mpp",
+                f"{slide.mpp:.4g} µm/px ({slide.mpp_source})" if known else "unknown; give it with --mpp",
             ),
-            ("objective", f"{slide.objective_power:g}x" if slide.objective_power else "not said"),
+            ("objective", f"{slide.objective_power:g}x" if slide.objective_power else "not recorded"),
             ("fingerprint", slide.fingerprint),
             *[("note", note) for note in slide.notes],
         ]

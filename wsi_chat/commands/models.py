@@ -21,7 +21,7 @@ from wsi_chat.errors import WsiChatError
 
 
 def models(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders to look at.")] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders to examine.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """List the embedded checkpoint and the given ones: architecture, size, dialect, and whether they load here."""

@@ -6,8 +6,8 @@ for byte as they were.
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsi_chat.analysis.ancillary import read_ancillary
-from wsi_chat.analysis.documents import FORMATS, Format, rebuild_documents
-from wsi_chat.commands.console import EXIT_PARTIAL
-from wsi_chat.errors import OutputError, SettingError, TerminologyError, WsiChatError
+from wsi_chat.analysis.outputs import is_dicom, rebuild_documents
+from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
+from wsi_chat.commands.options import Json, with_settings
+from wsi_chat.errors import SettingError, TerminologyError, WsiChatError
 from wsi_chat.schema import Language, Report, TileVerdict
+from wsi_chat.settings import FORMATS, resolve
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine
@@ -26,27 +29,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REBUILT = ("format", "language", "narrative", "ancillary", "model", "dialect", "font_path")
+"""Settings that apply to documents made again; what is not given stays as it was in the run."""
 
+
+@with_settings(
+    *REBUILT,
+    words={
+        "model": "Checkpoint that writes the narrative.",
+        "format": "Documents to write, separated by commas; DICOM objects only for a DICOM slide.",
+    },
+    defaults={
+        "language": "the report's", "narrative": "as stored", "model": "the run's", "ancillary": "the report's",
+        "format": "all",
+    },
+)  # fmt: skip
 def report(
-    folder: Annotated[Path, typer.Argument(help="A slide's run folder, OUT/<slide id>.")],
-    language: Annotated[str | None, typer.Option(help="en or zh. Default: the report's.")] = None,
-    narrative: Annotated[str | None, typer.Option(help="template, or model: written by one, then checked.")] = None,
-    formats: Annotated[str | None, typer.Option("--format", help="Some of pdf,html,json,dicom. Default: all.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint that writes the narrative. Default: the run's.")] = None,
-    dialect: Annotated[str, typer.Option(help="How that model is asked. Default: read from it.")] = "auto",
-    ancillary: Annotated[
-        list[str] | None, typer.Option(help="Result of another test, as you supply it, or a YAML file; repeatable.")
-    ] = None,
-    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now.")] = None,
-    font_path: Annotated[str | None, typer.Option(help="Font file or folder for the PDF.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>.")],
+    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    json_: Json = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
-    """Write a slide's documents again from its run folder, e.g. in another language. Asks no model by itself."""
-    payload, lines, code = run_report(
-        folder, language=language, narrative=narrative, formats=formats, model=model, dialect=dialect,
-        ancillary=ancillary or (), slide=slide, font_path=font_path,
-    )  # fmt: skip
-    typer.echo(json.dumps(payload, indent=2, ensure_ascii=False) if json_ else "\n".join(lines))
+    """Write a slide's documents again from its run folder, e.g. in another language.
+
+    No model is asked, except by --narrative model.
+    """
+    effective, origin = resolve(settings, config=config, environ=os.environ)
+    given = {name: getattr(effective, name) for name in REBUILT if name in origin}
+    formats = given.pop("format", None)
+    payload, lines, code = run_report(folder, formats=",".join(formats) if formats else None, slide=slide, **given)
+    if json_:
+        say_json(payload)
+    else:
+        say("\n".join(lines))
     raise typer.Exit(code)
 
 
@@ -82,26 +99,27 @@ def run_report(
         OutputError: the folder is no slide's run folder, or its report cannot be read.
         SettingError: a language, a format or a result that cannot be used.
     """
-    from reports import Words, read_tiles_parquet
+    from reports import Words
 
-    wanted = _formats(formats)
-    report = _report_of(folder)
+    wanted = FORMATS if formats is None else resolve({"format": formats})[0].format
+    files = SlideFolder(folder)
+    report = files.read_report()
     chosen = _language(language, report)
-    tiles = read_tiles_parquet(folder / "tiles.parquet")
+    tiles = files.read_tiles()
     system = _system_of(report, needed=chosen != report.language or narrative is not None or bool(ancillary))
-    slide_path = _slide_of(folder, report, slide)
+    slide_path = _slide_of(files, slide)
     told = _retold(report, tiles, system, chosen, narrative, read_ancillary(ancillary))
     if narrative == "model" and system is not None:
         told = _written_by_model(
-            told, tiles, system, folder, model=model, dialect=dialect, engine=engine, slide_path=slide_path
+            told, tiles, system, files, model=model, dialect=dialect, engine=engine, slide_path=slide_path
         )
     if formats is None:
-        is_dicom = report.slide.file_name.lower().endswith((".dcm", ".dicom"))
-        wanted = tuple(name for name in FORMATS if name != "dicom" or is_dicom)
+        dicom = is_dicom(report.slide.file_name)
+        wanted = tuple(name for name in FORMATS if name != "dicom" or dicom)
     written, failed = rebuild_documents(
         told,
         tiles,
-        folder,
+        files,
         formats=wanted,
         words=Words(chosen, system),
         redraw=chosen != report.language,
@@ -116,52 +134,13 @@ def run_report(
     return payload, lines, EXIT_PARTIAL if failed else 0
 
 
-def _formats(text: str | None) -> tuple[Format, ...]:
-    names = FORMATS if text is None else tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    strange = [name for name in names if name not in FORMATS]
-    if strange or not names:
-        raise SettingError(
-            f"--format {text!r}: {strange[0] if strange else 'nothing'} is no format.",
-            hint=f"Give some of {', '.join(FORMATS)}, with commas between.",
-        )
-    return tuple(name for name in FORMATS if name in names)
-
-
 def _language(text: str | None, report: Report) -> Language:
-    from reports.language import LANGUAGES
+    from wsi_chat.remarks import LANGUAGES
 
     for language in LANGUAGES:
         if language == (text or report.language):
             return language
     raise SettingError(f"--language {text!r} is not known.", hint=f"Choose one of: {', '.join(LANGUAGES)}.")
-
-
-def _report_of(folder: Path) -> Report:
-    """The report of a slide's folder; a run folder one level up is told apart, with the slides that it holds.
-
-    Raises:
-        OutputError: there is none that can be read.
-    """
-    from reports import read_report_json
-
-    if (folder / "report.json").is_file():
-        return read_report_json(folder / "report.json")
-    below = sorted(path.parent.name for path in folder.glob("*/report.json")) if folder.is_dir() else []
-    if below:
-        some = ", ".join(str(folder / name) for name in below[:3])
-        more = f" and {len(below) - 3} more" if len(below) > 3 else ""
-        raise OutputError(
-            f"{folder} is a whole run, not one slide of it.", hint=f"Name one of its slides: {some}{more}."
-        )
-    if not folder.exists():
-        what = "does not exist"
-    elif not folder.is_dir():
-        what = "is a file"
-    elif (folder / "journal.sqlite").exists():
-        what = "holds a run that has not finished (there is no report.json yet)"
-    else:
-        what = "is no slide's run folder: it holds no report.json"
-    raise OutputError(f"{folder} {what}.", hint="Name a folder that wsi-chat analyze wrote, OUT/<slide id>.")
 
 
 def _system_of(report: Report, *, needed: bool) -> System | None:
@@ -181,18 +160,12 @@ def _system_of(report: Report, *, needed: bool) -> System | None:
         return None
 
 
-def _slide_of(folder: Path, report: Report, given: Path | None) -> Path | None:
+def _slide_of(folder: SlideFolder, given: Path | None) -> Path | None:
     """Where the slide file is, or None."""
-    if given is not None:
-        if not given.exists():
-            raise SettingError(f"--slide {given}: there is no such file.", hint="Name the slide, or leave it out.")
-        return given
-    try:
-        slides = json.loads((folder.parent / "run.json").read_text(encoding="utf-8"))["slides"]
-        place = Path(slides[report.slide.id])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return place if place.exists() else None
+    if given is not None and not given.exists():
+        raise SettingError(f"--slide {given}: there is no such file.", hint="Name the slide, or leave it out.")
+    place = folder.slide_file(given)
+    return place if place is not None and place.exists() else None
 
 
 def _retold(
@@ -225,7 +198,7 @@ def _written_by_model(
     report: Report,
     tiles: list[TileVerdict],
     system: System,
-    folder: Path,
+    folder: SlideFolder,
     *,
     model: str | None,
     dialect: str,
@@ -236,7 +209,6 @@ def _written_by_model(
     from wsi_chat.analysis.narrator import stored_pictures, write_narrative
     from wsi_chat.engines.model import Model
     from wsi_chat.journal import Journal
-    from wsi_chat.settings import resolve
 
     config = report.provenance.config
     settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})
@@ -244,7 +216,7 @@ def _written_by_model(
     try:
         mute = not loaded.dialect.narrates
         pictures = _pictures(report, tiles, slide_path, loaded.dialect.tile_px) if not mute else []
-        with Journal(folder / "journal.sqlite") as journal:
+        with Journal(folder.journal_path) as journal:
             return write_narrative(
                 report,
                 tiles,
@@ -252,7 +224,7 @@ def _written_by_model(
                 engine=None if mute else loaded.engine,
                 dialect=loaded.dialect,
                 journal=journal,
-                pictures=pictures or ([] if mute else stored_pictures(report, folder)),
+                pictures=pictures or ([] if mute else stored_pictures(report, folder.path)),
                 decoding={"greedy": True, "seed": report.provenance.seed},
             )
     finally:

@@ -9,7 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
+from wsi_chat.analysis.slide_score import SlideScore
+from wsi_chat.atomic import write_text
+from wsi_chat.commands.console import say, say_json
+from wsi_chat.commands.options import with_settings
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import DISCLAIMER
@@ -20,43 +24,44 @@ from wsi_chat.settings import resolve
 PATIENTS_SHOWN = 24
 
 
+@with_settings(
+    "aggregator", "miss_rate", "false_alarm_rate", "threshold", "force",
+    words={
+        "aggregator": "Judge the slides by this fitted aggregator instead of as their reports do.",
+        "threshold": "With an aggregator: slide score at and above which a slide is abnormal.",
+    },
+    defaults={"aggregator": "none", "threshold": "as fitted"},
+    config=False,
+)  # fmt: skip
 def validate(
-    manifest: Annotated[Path, typer.Argument(help="CSV: image_path, label and patient, and if known sample_id.")],
+    manifest: Annotated[Path, typer.Argument(help="CSV: image_path, label and patient, and sample_id if known.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for validation.json and validation.pdf.")] = Path(
         "validation"
     ),
     runs: Annotated[
-        Path, typer.Option(help="Run folder with the analyzed slides (wsi-chat cohort MANIFEST -o RUNS).")
+        Path, typer.Option(help="Run folder of the analyzed slides (wsi-chat cohort MANIFEST -o RUNS).")
     ] = Path("wsi-chat-out"),
-    aggregator: Annotated[
-        Path | None, typer.Option(help="Judge the slides by this fitted aggregator, not as their reports do.")
-    ] = None,
-    miss_rate: Annotated[float | None, typer.Option(help="With --aggregator: thresholds for this miss rate.")] = None,
-    false_alarm_rate: Annotated[
-        float | None, typer.Option(help="With --aggregator: and this false-alarm rate.")
-    ] = None,
-    threshold: Annotated[float | None, typer.Option(help="With --aggregator: this threshold instead.")] = None,
-    label_column: Annotated[str, typer.Option(help="Column with the truth.")] = "label",
+    label_column: Annotated[str, typer.Option(help="Column of the true label.")] = "label",
     category_column: Annotated[
-        str | None, typer.Option(help="Column with the true category. Default: category, where there is one.")
+        str | None, typer.Option(help="Column of the true category. Default: category, if there is one.")
     ] = None,
     negative: Annotated[
-        str | None, typer.Option(help="The negative class. Default: normal, negative, nilm, 0 ...")
+        str | None, typer.Option(help="The negative class. Default: normal, negative, nilm, 0 and the like.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Use only rows whose split column is this, e.g. test.")] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples, by patient.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Use only rows with this value in column split, e.g. test.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples, by patient.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the bootstrap.")] = 0,
     pdf: Annotated[bool, typer.Option("--pdf/--no-pdf", help="Write validation.pdf.")] = True,
-    force: Annotated[
-        bool, typer.Option("--force", help="Apply an aggregator that was fitted under other conditions.")
-    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print validation.json on stdout.")] = False,
+    **settings: Any,
 ) -> None:
-    """Compare verdicts with labels: AUC, sensitivity, specificity, calibration, categories, and what has no verdict."""
+    """Compare verdicts with labels: AUC, sensitivity, specificity, calibration, categories, slides without verdict."""
     run_validate(
-        manifest, out=out, runs=runs, aggregator=aggregator, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate,
-        threshold=threshold, label_column=label_column, category_column=category_column, negative=negative,
-        split=split, resamples=resamples, seed=seed, pdf=pdf, force=force, as_json=json_,
+        manifest, out=out, runs=runs, aggregator=Path(settings["aggregator"]) if "aggregator" in settings else None,
+        miss_rate=settings.get("miss_rate"), false_alarm_rate=settings.get("false_alarm_rate"),
+        threshold=settings.get("threshold"), label_column=label_column, category_column=category_column,
+        negative=negative, split=split, resamples=resamples, seed=seed, pdf=pdf, force=settings.get("force", False),
+        as_json=json_,
     )  # fmt: skip
 
 
@@ -80,14 +85,13 @@ def run_validate(
     as_json: bool = False,
 ) -> None:
     """Compare verdicts with labels; write validation.json and validation.pdf into ``out``, print the figures."""
-    from wsi_chat.analysis.slide_score import load_for
-
     given = {"aggregator": str(aggregator or "none"), "miss_rate": miss_rate, "threshold": threshold,
              "false_alarm_rate": false_alarm_rate, "force": force or None}  # fmt: skip
     settings, _ = resolve(given)
     if aggregator is None and threshold is not None:
         raise SettingError("--threshold needs --aggregator.", hint="Reports keep the threshold they were drawn with.")
-    fitted = load_for(settings)
+    score = SlideScore.load(settings)
+    fitted = score.aggregator
     open_folder(out)
     with bar() as progress:
         rows = read_labelled(manifest, runs, label_column=label_column, split=split, progress=progress)
@@ -102,7 +106,7 @@ def run_validate(
             negative = negative or fitted.record.classes[0]
         classes = classes_of((row.label for row in rows), negative=negative, order=order)
         judged = judge(
-            rows, negative=classes[0], settings=settings, fitted=fitted, progress=progress,
+            rows, negative=classes[0], score=score, progress=progress,
             category_column=_category_column(rows, category_column, label_column),
         )  # fmt: skip
         figures = measure(judged, resamples=resamples, seed=seed, order=order)
@@ -124,18 +128,18 @@ def run_validate(
             for o in judged.outcomes
         ],
     }  # fmt: skip
-    write_atomically(out / "validation.json", json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(out / "validation.json", json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if pdf:
         from wsi_chat.scoring.pdf import write_validation_pdf
 
         write_validation_pdf(payload, judged, out / "validation.pdf")
     if as_json:
-        print(json.dumps(payload, indent=1, ensure_ascii=False))
+        say_json(payload, indent=1)
         return
     for line in lines(payload, judged):
-        print(line)
+        say(line)
     for name in ("validation.json", "validation.pdf") if pdf else ("validation.json",):
-        print(f"  {out / name}")
+        say(f"  {out / name}")
 
 
 def _order(rows: Sequence[LabelledSlide]) -> list[str]:

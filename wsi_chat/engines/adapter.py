@@ -34,11 +34,13 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
     """Check an adapter folder against the checkpoint that it is to change.
 
     Raises:
-        EngineError: it is no folder, lacks a file, is pickled, is no LoRA, or names another base checkpoint.
+        EngineError: it is not a folder, lacks a file, is pickled, is not a LoRA, or names another base checkpoint.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise EngineError(f"--adapter {folder} is no folder", hint=f"Point it to a folder with {CONFIG} and {WEIGHTS}.")
+        raise EngineError(
+            f"--adapter {folder} is not a folder", hint=f"Point it to a folder with {CONFIG} and {WEIGHTS}."
+        )
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         pickled = (folder / "adapter_model.bin").is_file() and WEIGHTS in missing

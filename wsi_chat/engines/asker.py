@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from wsi_chat.dialects.reading import is_usable
@@ -94,11 +95,14 @@ class Asker:
     queries: int = 0
     """Questions that went to the engine."""
     tokens: dict[str, int] = field(default_factory=dict)
-    choices_in_words: int = 0
-    """Choices that came without probabilities, from a server that gives none."""
+    in_words: dict[str, list[str]] = field(default_factory=dict)
+    """Key -> names of the fields, for screening answers that came without probabilities."""
+    probable: bool = False
+    """Whether any screening answer came with probabilities."""
     keeper: ScreenWatcher | None = None
     """Keeps image features of the tiles that are screened."""
     _waiting: dict[str, list[tuple[Asked[Any], Frame]]] = field(default_factory=dict)
+    _probed: bool = False
     _unkept: dict[str, Answer] = field(default_factory=dict)
     """Answers of this run that are not in the journal, so that their questions are still asked once."""
     _again: set[str] = field(default_factory=set)
@@ -118,7 +122,11 @@ class Asker:
         known: deque[Answered[Context]] = deque()
         sent: dict[str, Query] = {}
         self._waiting.clear()
-        for answer in self.engine.answer(self._unknown(questions, known, sent)):
+        source = iter(questions)
+        first = list(islice(source, 1))
+        for asked in first:
+            self._probe(asked)
+        for answer in self.engine.answer(self._unknown(chain(first, source), known, sent)):
             yield from _drained(known)
             sent.pop(answer.key, None)
             waiting = self._waiting.pop(answer.key, [])
@@ -135,23 +143,41 @@ class Asker:
     def read_screen(self, given: Answered[Context], positive: str) -> float | None:
         """Probability of the positive option of a screening question, 0 .. 1; None where the answer names no option."""
         chances = self.dialect.read_choice(given.answer, given.ask)
-        self.choices_in_words += chances is not None and given.answer.probabilities is None
+        if chances is not None:
+            if given.answer.probabilities is None:
+                self.in_words.setdefault(given.answer.key, []).append(given.asked.name)
+            else:
+                self.probable = True
         if self.keeper is not None and given.asked.screened is not None:
             self.keeper.answered(given.asked.screened, usable=chances is not None)
         return None if chances is None else min(1.0, max(0.0, chances[positive]))
+
+    @property
+    def choices_in_words(self) -> int:
+        """Screening answers that count although they came without probabilities, from a server that gives none."""
+        return sum(map(len, self.in_words.values()))
+
+    def retract_mixed(self) -> set[str]:
+        """Names of fields whose screening answer is on another scale than the rest, and is no answer therefore.
+
+        A yes or no is not one of many probabilities. Where some answers had them, those without are taken back, out
+        of the journal too, so that a rerun asks again. Where none had them, all stay.
+        """
+        if not self.probable or not self.in_words:
+            return set()
+        if self.journal is not None:
+            self.journal.forget(self.in_words)
+        names = {name for shown in self.in_words.values() for name in shown}
+        for key in self.in_words:
+            self._unkept.pop(key, None)
+        self.in_words.clear()
+        return names
 
     def _unknown(
         self, questions: Iterable[Asked[Context]], known: deque[Answered[Context]], sent: dict[str, Query]
     ) -> Iterator[Query]:
         for asked in questions:
-            query, frame = self.dialect.build(
-                asked.ask,
-                asked.image,
-                tile_id=asked.name,
-                beside=asked.beside,
-                model_id=self.engine.model_id,
-                decoding=self.decoding,
-            )
+            query, frame = self._built(asked)
             earlier = self._earlier(query.key, asked.ask, frame)
             if self.keeper is not None and asked.screened is not None:
                 self.keeper.shown(asked.screened, query, known=earlier is not None)
@@ -167,11 +193,43 @@ class Asker:
                 self.queries += 1
                 yield query
 
+    def _probe(self, asked: Asked[Any]) -> None:
+        """Ask a choice again whose answer in the journal has no probabilities: the engine may give them by now.
+
+        If it does, all such answers are asked again; else they are reused. One question a run.
+        """
+        if self.journal is None or self.probable or self._probed or not asked.ask.options:
+            return
+        query, frame = self._built(asked)
+        earlier = self.journal.get(query.key)
+        if earlier is None or earlier.probabilities is not None:
+            return
+        self._probed = True
+        for answer in self.engine.answer([query]):
+            if answer.probabilities is not None and is_usable(self.dialect, answer, asked.ask, frame):
+                self.probable = True
+                self.journal.put(answer, replace=True)
+
+    def _built(self, asked: Asked[Any]) -> tuple[Query, Frame]:
+        return self.dialect.build(
+            asked.ask,
+            asked.image,
+            tile_id=asked.name,
+            beside=asked.beside,
+            model_id=self.engine.model_id,
+            decoding=self.decoding,
+        )
+
     def _earlier(self, key: str, ask: Ask, frame: Frame) -> Answer | None:
         if key in self._unkept:
             return self._unkept[key]
         earlier = None if self.journal is None else self.journal.get(key)
-        if earlier is not None and not is_usable(self.dialect, earlier, ask, frame):
+        if earlier is None:
+            return None
+        usable = is_usable(self.dialect, earlier, ask, frame)
+        if ask.options and usable and earlier.probabilities is not None:
+            self.probable = True
+        if not usable or (ask.options and self.probable and earlier.probabilities is None):
             self._again.add(key)
             return None
         return earlier

@@ -62,7 +62,7 @@ def _why_not_vllm(folder: Path | None, device: str) -> str:
     if not torch.cuda.is_available():
         return "no CUDA GPU is here"
     if not device.startswith(("auto", "cuda")):
-        return f"--device {device} is no CUDA GPU"
+        return f"--device {device} is not a CUDA GPU"
     from wsi_chat.engines.vllm import why_not
 
     architectures = read_config(folder).get("architectures") if folder is not None else None
