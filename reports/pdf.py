@@ -86,7 +86,7 @@ def write_pdf(
 
 
 def _with_pictures(data: dict[str, Any], source: Path, root: Path) -> dict[str, Any]:
-    """The page's pictures gathered under ``root``; those of the gallery as JPEG, a tenth of the bytes of a photograph."""
+    """The page's pictures gathered under ``root``; the gallery's as JPEG, which takes a tenth of the bytes."""
     for name in ("overview", "heatmap"):
         if data[name]:
             shutil.copyfile(source / data[name].lstrip("/"), root / data[name].lstrip("/"))

@@ -20,8 +20,8 @@ from wsi_chat.errors import OutputError
 from wsi_chat.schema import FieldRecord, Report, Tile, TileVerdict, field_at
 
 FINDING_COLUMNS = (
-    "finding", "class", "label", "abnormal", "field", "x_um", "y_um", "width_um", "height_um", "confidence", "tile_p", "votes",
-    "tiles", "also_called", "x0_px", "y0_px", "x1_px", "y1_px",
+    "finding", "class", "label", "abnormal", "field", "x_um", "y_um", "width_um", "height_um", "confidence", "tile_p",
+    "votes", "tiles", "also_called", "x0_px", "y0_px", "x1_px", "y1_px",
 )  # fmt: skip
 FIELD_COLUMNS = (
     "number", "field", "status", "reason", "width_px", "height_px", "tiles", "tiles_screened", "tiles_detailed",
@@ -52,7 +52,8 @@ def write_tiles_parquet(
 ) -> Path:
     """Write one row per tile: geometry, cellularity, focus, screening probability, status, description, error.
 
-    With ``fields``, the photographs of a specimen, also the one that each tile shows and its place in it. Units and meanings are in the fields' metadata (key ``unit``). Empty texts are null.
+    With ``fields``, the photographs of a specimen, also the one that each tile shows and its place in it. Units and
+    meanings are in the fields' metadata (key ``unit``). Empty texts are null.
 
     Raises:
         OutputError: if the file cannot be written.

@@ -28,6 +28,7 @@ FLAT = (".tif", ".tiff")
 TILE_TAGS = (322, 330)  # TileWidth and SubIFDs: a scan, whatever its size
 # A field whose size nobody knows takes this much room where there is no other to go by.
 UNKNOWN_PX = (1024, 768)
+RUN_FILES = ("journal.sqlite", "state.json", "tiles.parquet")  # see wsi_chat.analysis.run_folder
 GUTTER = 0.04  # of the largest field's longer side
 LEAST_GUTTER = 16
 TOO_LARGE = "{} x {} px are too large for a photograph of a field"
@@ -69,12 +70,22 @@ def is_photograph(path: Path) -> bool:
 
 
 def photographs_in(folder: Path) -> tuple[Path, ...]:
-    """The photographs that lie directly in a folder, in the order in which a person would count them."""
+    """The photographs that lie directly in a folder, in the order in which a person would count them.
+
+    The pictures in a run folder of wsi-chat are none.
+    """
+    if is_of_a_run(folder) or is_of_a_run(folder.parent):
+        return ()
     try:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError:
         return ()
     return in_counting_order(path for path in files if is_photograph(path))
+
+
+def is_of_a_run(folder: Path) -> bool:
+    """Whether a folder is one that wsi-chat wrote about a slide."""
+    return any((folder / name).is_file() for name in RUN_FILES)
 
 
 def in_counting_order(paths: Iterable[Path]) -> tuple[Path, ...]:

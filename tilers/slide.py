@@ -394,8 +394,8 @@ def _check_path(path: Path) -> None:
         if not slide:
             raise SlideNotFound(
                 f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a folder "
-                "of photographs; `wsi-chat cohort` takes a folder of slides.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
+                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")

@@ -55,18 +55,20 @@ def analyze_slide(
     settings: Settings,
     model: Model,
     *,
+    name: str | None = None,
     progress: Progress = no_progress,
     prepared: Callable[[], Prepared] | None = None,
 ) -> SlideResult:
     """One slide of a run whose folder, settings and model are already there. See :func:`wsi_chat.analyze`.
 
     Args:
+        name: the slide's id; None makes it of its path.
         prepared: gives the slide as `prepare_slide` left it (or raises what that raised); None prepares it now.
     """
     clock = Clock()
     score = check_settings(settings, model)
     no_pdf = missing_font(settings)
-    folder = run.slide(path)
+    folder = run.slide(name or path)
     earlier = EarlierDocuments(folder)
     earlier.expect("provenance", {"config": config_of(settings)})
     with _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect)), earlier) as slide:

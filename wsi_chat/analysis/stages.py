@@ -24,6 +24,7 @@ from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
 from wsi_chat.analysis.fields import in_fields, within_fields
 from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.analysis.moved import take_over_answers
 from wsi_chat.analysis.provenance import (
     count_funnel,
     engine_notes,
@@ -244,6 +245,8 @@ def ready_to_ask(
     clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before
     log.info("%s: %d of %d tiles to screen", prepared.path.name, len(plan.tiles), plan.grid)
     with ExitStack() as stack:
+        if not folder.journal_path.exists():
+            take_over_answers(folder, slide.fingerprint)
         journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
         provenance = provenance_of(plan, settings, model, prepared.foreground, system)
         if plan.tiles:

@@ -1,7 +1,7 @@
 """summary.csv: one row a slide, whether it has a verdict or not. What a slide lacks is empty, never 0.
 
-UTF-8 with a byte order mark, so that spreadsheets read it as it is. ``n_<class>`` are the cells found of each class that
-the slide was asked about.
+UTF-8 with a byte order mark, so that spreadsheets read it as it is. ``n_<class>`` are the cells found of each class
+that the slide was asked about.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def class_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row if name.startswith(COUNT)))
 
 
-def row_of_failure(path: Path, error: BaseException) -> dict[str, Any]:
-    """The row of a slide that gave no verdict."""
+def row_of_failure(path: Path, error: BaseException, *, name: str | None = None) -> dict[str, Any]:
+    """The row of a slide that gave no verdict. ``name`` is its id; None makes it of its path."""
     reason = reason_of(error)
     return {
-        "slide_id": slide_id(path), "file": path.name, "state": "failed", "reason": reason,
+        "slide_id": name or slide_id(path), "file": path.name, "state": "failed", "reason": reason,
         "error": type(error).__name__,
     }  # fmt: skip
 
