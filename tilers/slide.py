@@ -15,13 +15,16 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
 from tilers.focus import fixed_plane, focus_score, read_focus
 from tilers.photographs import is_photograph, photographs_in
 from tilers.readers import Backend, Pixels, candidates
+from tilers.readers.memory import NAME as MEMORY
+from tilers.readers.memory import open_memory
 from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
@@ -34,7 +37,7 @@ from wsi_chat.errors import (
     WsiChatError,
     as_utf8,
 )
-from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, Remark, SlideRecord, field_at
+from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, Remark, SlideRecord, Tile, field_at
 
 log = logging.getLogger(__name__)
 
@@ -142,25 +145,27 @@ class Slide:
         """Take a photograph of unknown scale for one at ``mpp``; its record says that this is no measurement."""
         self.mpp, self.mpp_source = mpp, ASSUMED_SCALE
 
-    def alone(self, pixels: NDArray[np.uint8], x: int, y: int, *, level: int = 0) -> NDArray[np.uint8]:
-        """A region read at ``x, y`` (level 0) without what it shows of other fields than that of its middle.
+    def read_tile(self, tile: Tile, *, z: int | None = None) -> NDArray[np.uint8]:
+        """A tile's pixels as they are read, (h, w, 3); of several fields only the one in which it begins.
 
-        Where a field is smaller than the region, the rest shows background, as beyond the edge of a slide.
+        Where that field is smaller than the tile, the rest shows background, as beyond the edge of a slide.
+
+        Raises:
+            SlideUnreadable: see `read_region`.
         """
-        if not self.fields:
-            return pixels
-        scale = self.level_downsamples[level]
-        height, width = pixels.shape[:2]
-        own = field_at(self.fields, Box(x, y, x + width * scale, y + height * scale))
+        width, height = tile.read_px
+        own = field_at(self.fields, tile.box)
         if own is None:
+            return self.read_region(tile.x, tile.y, tile.level, width, height, z=z)
+        w, h = (min(size, round(edge - at)) for size, edge, at in (
+            (width, own.box.x1, tile.x), (height, own.box.y1, tile.y),
+        ))  # fmt: skip
+        pixels = self.read_region(tile.x, tile.y, 0, w, h, z=z)
+        if (w, h) == (width, height):
             return pixels
-        left, top = (max(0, round((edge - at) / scale)) for edge, at in ((own.x, x), (own.y, y)))
-        right, bottom = (round((edge - at) / scale) for edge, at in ((own.box.x1, x), (own.box.y1, y)))
-        if left <= 0 and top <= 0 and right >= width and bottom >= height:
-            return pixels
-        out = np.empty_like(pixels)
+        out = np.empty((height, width, 3), np.uint8)
         out[:] = self.background_rgb
-        out[top:bottom, left:right] = pixels[top:bottom, left:right]
+        out[:h, :w] = pixels
         return out
 
     def require_mpp(self) -> float:
@@ -306,7 +311,7 @@ class Slide:
             SettingError: the box is empty.
             SlideUnreadable: nothing of it could be read.
         """
-        own = field_at(self.fields, box) if alone else None
+        own = field_at(self.fields, Box(*box.center, *box.center)) if alone else None
         inside = None if own is None else box.clipped(own.box)
         if inside is None or inside == box:
             return view(self, box, px)
@@ -383,6 +388,20 @@ def open_slide(
         f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
         hint=way_out(path),
     )
+
+
+def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
+    """A picture in memory as an open slide of one level.
+
+    Args:
+        picture: see `tilers.readers.memory.open_memory`.
+        mpp: µm per pixel, None where it is not known.
+
+    Raises:
+        SettingError: it is not a picture, or ``mpp`` is implausible.
+    """
+    backend = open_memory(picture)
+    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
 
 
 def _check_path(path: Path) -> None:

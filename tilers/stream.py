@@ -239,6 +239,8 @@ def _sharper(one: Patch, other: Patch) -> Patch:
 
 
 def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
+    if slide.fields:  # decoded whole already, and a block may show several
+        return [_read_tile(slide, tile, plane) for tile in block.tiles]
     try:
         pixels = slide.read_region(block.x, block.y, block.level, block.width, block.height, z=plane)
     except SlideUnreadable as error:
@@ -248,14 +250,14 @@ def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
     patches = []
     for tile, (dx, dy) in zip(block.tiles, block.offsets, strict=True):
         w, h = tile.read_px
-        patches.append(_patch(slide, tile, pixels[dy : dy + h, dx : dx + w], shown))
+        patches.append(_patch(tile, pixels[dy : dy + h, dx : dx + w], shown))
     return patches
 
 
 def _read_tile(slide: Slide, tile: Tile, plane: int) -> Patch:
     try:
-        pixels = slide.read_region(tile.x, tile.y, tile.level, *tile.read_px, z=plane)
-        return _patch(slide, tile, pixels, plane if slide.planes > 1 else None)
+        pixels = slide.read_tile(tile, z=plane)
+        return _patch(tile, pixels, plane if slide.planes > 1 else None)
     except SlideUnreadable as error:
         return Patch(tile, None, "unreadable", error=error.message)
 
@@ -265,8 +267,8 @@ def _lost(block: _Block, error: Exception) -> list[Patch]:
     return [Patch(tile, None, "unreadable", error=f"{type(error).__name__}: {error}") for tile in block.tiles]
 
 
-def _patch(slide: Slide, tile: Tile, read: NDArray[np.uint8], plane: int | None) -> Patch:
-    out = resample(slide.alone(read, tile.x, tile.y, level=tile.level), tile.out_px)
+def _patch(tile: Tile, read: NDArray[np.uint8], plane: int | None) -> Patch:
+    out = resample(read, tile.out_px)
     return Patch(tile, out, "ok", focus=focus_score(out), z=plane)
 
 

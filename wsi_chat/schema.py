@@ -518,13 +518,16 @@ class SlideRecord(Record):
         return self.mpp_source != ASSUMED_SCALE
 
     def field_at(self, box: Box) -> FieldRecord | None:
-        """The field that holds the middle of a box on the canvas; None for a slide."""
+        """The field that a box on the canvas belongs to; None for a slide."""
         return field_at(self.fields, box)
 
 
 def field_at(fields: Sequence[FieldRecord], box: Box) -> FieldRecord | None:
-    """The field that a box on the canvas belongs to: the one that holds its middle, else its top left corner."""
-    for x, y in (box.center, (box.x0, box.y0)):
+    """The field that a box on the canvas belongs to: the one that holds its top left corner, else its middle.
+
+    A tile that is larger than its field begins in it, and may reach over others.
+    """
+    for x, y in ((box.x0, box.y0), box.center):
         for one in fields:
             if one.x <= x <= one.x + one.width and one.y <= y <= one.y + one.height:
                 return one

@@ -15,10 +15,7 @@ def within_fields(tiles: Mapping[int, TileVerdict], fields: Sequence[FieldRecord
 
 
 def _within(verdict: TileVerdict, fields: Sequence[FieldRecord]) -> TileVerdict:
-    tile = verdict.tile.box
-    own = next(
-        (field for field in fields if field.x <= tile.x0 < field.box.x1 and field.y <= tile.y0 < field.box.y1), None
-    )
+    own = field_at(fields, verdict.tile.box)
     if own is None or not verdict.boxes:
         return verdict
     cut = [(found, found.box.clipped(own.box)) for found in verdict.boxes]

@@ -5,12 +5,14 @@ Nothing already computed is lost: answers are journalled as they come, and a rer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.causes import causes_of_failure
 from wsi_chat.analysis.outputs import missing_font, write_documents
 from wsi_chat.analysis.provenance import config_of
 from wsi_chat.analysis.result import SlideResult
@@ -32,6 +34,9 @@ from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
     from wsi_chat.engines.model import Model
+
+
+log = logging.getLogger(__name__)
 
 
 def check_settings(settings: Settings, model: Model) -> SlideScore:
@@ -77,6 +82,8 @@ def analyze_slide(
         ) as asking:
             screened = screen_tiles(asking)
             detailed = detail_tiles(screened)
+            for cause in causes_of_failure(detailed.tile_verdicts):
+                log.warning("%s: %s", slide.path.name, cause)
             judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
             if settings.narrative == "model":
                 judged = narrate_by_model(judged)
