@@ -38,7 +38,8 @@ _PROBE = b"""#set document(title: "probe")
 #set text(lang: "en")
 #text(font: ("Libertinus Serif", "DejaVu Sans Mono"), sys.inputs.text)"""
 CHINESE = "zh"
-JPEG_QUALITY = 88
+JPEG_QUALITY = 90
+LARGE_PNG = 300_000  # bytes: an overview of photographs, which PNG does not shrink
 
 
 def write_pdf(
@@ -86,19 +87,28 @@ def write_pdf(
 
 
 def _with_pictures(data: dict[str, Any], source: Path, root: Path) -> dict[str, Any]:
-    """The page's pictures gathered under ``root``; the gallery's as JPEG, which takes a tenth of the bytes."""
+    """The page's pictures gathered under ``root``; photographs as JPEG, which takes a tenth of the bytes."""
     for name in ("overview", "heatmap"):
         if data[name]:
-            shutil.copyfile(source / data[name].lstrip("/"), root / data[name].lstrip("/"))
+            path = source / data[name].lstrip("/")
+            data = data | {name: _smaller(path, root) if path.stat().st_size > LARGE_PNG else _copied(path, root)}
     kept: dict[str, str] = {}
     for item in (*data["strip"], *data["gallery"]):
         if item["image"] and item["image"] not in kept:
-            name = f"{Path(item['image']).stem}.jpg"
-            with Image.open(source / item["image"].lstrip("/")) as picture:
-                picture.convert("RGB").save(root / name, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-            kept[item["image"]] = f"/{name}"
+            kept[item["image"]] = _smaller(source / item["image"].lstrip("/"), root)
     groups = {name: [item | {"image": kept.get(item["image"])} for item in data[name]] for name in ("strip", "gallery")}
     return data | groups
+
+
+def _copied(path: Path, root: Path) -> str:
+    shutil.copyfile(path, root / path.name)
+    return f"/{path.name}"
+
+
+def _smaller(path: Path, root: Path) -> str:
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(root / f"{path.stem}.jpg", format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return f"/{path.stem}.jpg"
 
 
 def _fonts(paths: Sequence[Path], *, chinese: bool) -> tuple[Any, list[str]]:
