@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tilers import plan_tiles
@@ -46,6 +46,7 @@ def slide_of(size: tuple[int, int], mpp: float | None, downsamples: Sequence[flo
     overlap=st.floats(0, 0.7),
     downsamples=st.sampled_from([(1.0,), (1.0, 2.0, 4.0), (1.0, 4.0, 16.0), (1.0, 4.0161, 16.13)]),
 )
+@example(width=1, height=964, tile_px=64, mpp=1.0, overlap=0.0, downsamples=(1.0, 4.0161, 16.13))
 def test_every_pixel_is_covered_by_whole_tiles_inside_the_slide(
     width: int, height: int, tile_px: int, mpp: float, overlap: float, downsamples: tuple[float, ...]
 ) -> None:
