@@ -218,7 +218,7 @@ def test_names_that_no_file_system_takes_are_no_files(folder: Path) -> None:
     assert check_file(folder / "long.jsonl").counts == {"image_missing": 1}
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps({**info, "long": {"file_name": long, **SHAREGPT}}))
-    with pytest.raises(SettingError, match="no file of rows"):
+    with pytest.raises(SettingError, match="not a file of rows"):
         find_data("long", folder)
     with pytest.raises(SettingError, match="is not a file"):
         find_data(f"{long}.jsonl", folder)

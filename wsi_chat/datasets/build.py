@@ -145,10 +145,10 @@ def build_dataset(
 
 def _check(name: str, kinds: Sequence[str], per_kind: int, most: int, pictures: Sequence[Annotated]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise SettingError(f"--name {name!r} is no name for a data set.", hint="Use letters, digits, - and _.")
+        raise SettingError(f"--name {name!r} is not a valid name for a data set.", hint="Use letters, digits, - and _.")
     strange = [kind for kind in kinds if kind not in KINDS]
     if strange:
-        raise SettingError(f"there is no kind {strange[0]!r}.", hint=f"Choose of: {', '.join(KINDS)}.")
+        raise SettingError(f"there is no kind {strange[0]!r}.", hint=f"Choose one of: {', '.join(KINDS)}.")
     if per_kind < 1 or most < 1:
         raise SettingError(f"per_kind is {per_kind} and most_boxes {most}.", hint="Give at least 1 for each.")
     for label in sorted({found.label for picture in pictures for found in picture.boxes}):

@@ -201,7 +201,7 @@ def _files(folder: Path, name: str, entry: Any, media: Path | None) -> tuple[Dat
     files = local_files(folder, entry)
     if not files:
         raise SettingError(
-            f"{folder / entry['file_name']!s}, which {folder / INFO} names for {name!r}, is no file of rows.",
+            f"{folder / entry['file_name']!s}, which {folder / INFO} names for {name!r}, is not a file of rows.",
             hint="Correct its file_name.",
         )
     columns = _columns(entry, folder / INFO, name)

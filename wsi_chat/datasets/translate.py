@@ -236,7 +236,7 @@ class Translator:
             return []
         marks: list[Mark] = list(GRAMMARS[self.source.spec.boxes](answer))
         if any(mark.numbers is None or mark.cut for mark in marks):
-            raise SettingError("a box in the answer is not four numbers", hint="Mend it, or leave the line out.")
+            raise SettingError("a box in the answer is not four numbers", hint="Correct it, or leave the line out.")
         settled, _, _ = settle(iter(marks), frame.space, order=self.source.spec.order)
         return [LabelledBox(self._label(name) or label, frame.to_given(box)) for name, box in settled]
 

@@ -151,7 +151,7 @@ def balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Macro-F1 of each row of class counts; 'no class' is no class."""
+    """Macro-F1 of each row of class counts; 'no class' is not counted as one."""
     true, predicted, both = (part[:, :-1] for part in _thirds(sums))
     return _mean_where(2 * both / (true + predicted), true + predicted > 0)
 

@@ -270,7 +270,7 @@ class _Boxes:
         return found, reading.understood
 
     def _dialect(self, text: str, own: str, *, label_side: bool) -> Dialect:
-        """Whose grammar a text is read in: the one asked for, the row's own where it fits, else the one it shows."""
+        """The dialect in which a text is read: the one given, the row's own where it fits, else the one it shows."""
         if self.given is not None and not label_side:
             return self.given
         named, written = known_dialect(own), known_dialect(grammar_of(text))
