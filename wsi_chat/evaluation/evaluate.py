@@ -224,9 +224,9 @@ class _Boxes:
             except AnswerError as error:
                 problems.append(Problem(line=row.line, reason=error.message))
         for (named, written), number in sorted(self.odd.items()):
+            have, were = ("has its", "was") if number == 1 else ("have their", "were")
             self.notes.append(
-                f"{counted(number, 'answer')} of {named} {'has its' if number == 1 else 'have their'} boxes in the form "
-                f"of {written}, and {'was' if number == 1 else 'were'} read so."
+                f"{counted(number, 'answer')} of {named} {have} boxes in the form of {written}, and {were} read so."
             )
         return found, problems
 
