@@ -18,9 +18,9 @@ from torch import Tensor
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import MERGE, PATCH_PX
 from wsi_chat.training.embedded.batched import block_order, here
-from wsi_chat.training.embedded.fields import SIZE, Bccd, Sample, held_out
+from wsi_chat.training.embedded.fields import SIZE, Bccd, Sample, classes_of, held_out
 from wsi_chat.training.embedded.packing import Packer
-from wsi_chat.training.embedded.questions import Question, category, members, refer, screen
+from wsi_chat.training.embedded.questions import Question, category, is_blood, members, refer, screen
 from wsi_chat.training.embedded.scores import auc, f1, matches
 from wsi_chat.training.embedded.tokenizer import token_id
 
@@ -132,10 +132,10 @@ def grounding(speaker: Speaker, asked: list[tuple[Sample, str]]) -> dict[str, An
 def screening(speaker: Speaker, samples: list[Sample]) -> dict[str, float]:
     """AUC and balanced accuracy of the yes/no question; the mean over both option orders is the score."""
     scores = np.zeros(len(samples))
-    truth = [("wbc" in s.labels) if s.domain == "blood" else s.abnormal for s in samples]
-    positive = "yes" if samples[0].domain == "blood" else "abnormal"
-    negative = "no" if samples[0].domain == "blood" else "normal"
-    topic = wording.BLOOD_TOPIC if samples[0].domain == "blood" else wording.SCREEN_TOPIC
+    blood = is_blood(samples[0])
+    truth = [any(label in members("wbc") for label in s.labels) if blood else s.abnormal for s in samples]
+    negative, positive = ("no", "yes") if blood else ("normal", "abnormal")
+    topic = wording.BLOOD_TOPIC if blood else wording.SCREEN_TOPIC
     for order in ((negative, positive), (positive, negative)):
         listed = f"A.{order[0]}, B.{order[1]}"
         prompt = wording.MCQ.format(topic=topic, options=listed)
@@ -158,8 +158,8 @@ def examine(model: Any, tokenizer: Any, samples: list[Sample], *, quick: bool = 
     model.eval()
     speaker = Speaker(model, tokenizer)
     rng = np.random.default_rng(1)
-    blood = samples[0].domain == "blood"
-    names = wording.BLOOD if blood else (*wording.CERVIX, wording.ABNORMAL)
+    blood = is_blood(samples[0])
+    names = classes_of(samples[0].domain) if blood else (*wording.CERVIX, wording.ABNORMAL)
     asked = ask_truths(samples, names, absent=0.0 if quick else 0.15)
     report: dict[str, Any] = {"fields": len(samples), "ground": grounding(speaker, asked)}
     report["screen"] = screening(speaker, samples)

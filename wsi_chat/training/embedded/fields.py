@@ -33,6 +33,8 @@ POOL_MIX: dict[str, float] = {
 }
 SHARD = 500
 BLOOD_MPP = 0.15
+BLOOD_DOMAINS = ("blood", "blood-typed")
+"""Smears whose white cells are only found, and smears whose nucleated cells have their types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +233,9 @@ class Bccd:
             spot = np.array([left, top, left + wide, top + high], dtype=np.float32)
             if kind == "wbc":
                 # A pasted white cell hides what lies under it.
-                kept = [i for i, box in enumerate(boxes) if _hidden(box, spot) < 0.6]
+                kept = [i for i, box in enumerate(boxes) if hidden(box, spot) < 0.6]
                 labels, boxes = [labels[i] for i in kept], [boxes[i] for i in kept]
-            elif any(_hidden(spot, box) > 0.3 for box in boxes):
+            elif any(hidden(spot, box) > 0.3 for box in boxes):
                 continue
             yy, xx = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
             alpha = np.clip((1.12 - np.sqrt(xx**2 + yy**2)) / 0.15, 0, 1)[..., None]
@@ -253,7 +255,7 @@ class Bccd:
         return views
 
 
-def _hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
+def hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
     """Fraction of `box` that `cover` hides."""
     wide = min(box[2], cover[2]) - max(box[0], cover[0])
     high = min(box[3], cover[3]) - max(box[1], cover[1])
@@ -263,4 +265,4 @@ def _hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
 
 def classes_of(domain: str) -> tuple[str, ...]:
     """Class tokens that a field of this domain can hold."""
-    return wording.BLOOD if domain == "blood" else wording.CERVIX
+    return {"blood": wording.BLOOD_UNTYPED, "blood-typed": wording.BLOOD}.get(domain, wording.CERVIX)

@@ -25,9 +25,9 @@ from wsi_chat.evaluation.grounding import GroundingCase, score_grounding
 from wsi_chat.schema import Box, LabelledBox
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.evaluate import Speaker, ask_truths, exact, load, parse_boxes
-from wsi_chat.training.embedded.fields import HELD_OUT_SEED, SIZE, U8, Bccd, Sample, held_out
+from wsi_chat.training.embedded.fields import HELD_OUT_SEED, SIZE, U8, Bccd, Sample, classes_of, held_out
 from wsi_chat.training.embedded.outside import outside
-from wsi_chat.training.embedded.questions import category, members, refer, screen
+from wsi_chat.training.embedded.questions import category, is_blood, members, refer, screen
 from wsi_chat.training.embedded.scores import auc, matches
 
 ABSENT = 0.15
@@ -48,7 +48,7 @@ class Miss:
 
 def chances(speaker: Speaker, samples: Sequence[Sample]) -> NDArray[np.float64]:
     """p(positive) of the screening question, the mean over both orders of its options; (n,)."""
-    blood = samples[0].domain == "blood"
+    blood = is_blood(samples[0])
     topic = wording.BLOOD_TOPIC if blood else wording.SCREEN_TOPIC
     negative, positive = ("no", "yes") if blood else ("normal", "abnormal")
     images = [sample.image for sample in samples]
@@ -61,8 +61,8 @@ def chances(speaker: Speaker, samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 def grounding(speaker: Speaker, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[Miss]]:
     """Scores of all grounding questions about the samples, and every answer that is not right."""
-    blood = samples[0].domain == "blood"
-    names = wording.BLOOD if blood else (*wording.CERVIX, wording.ABNORMAL)
+    blood = is_blood(samples[0])
+    names = classes_of(samples[0].domain) if blood else (*wording.CERVIX, wording.ABNORMAL)
     asked = ask_truths(list(samples), names, absent=ABSENT)
     answers = speaker.answer([s.image for s, _ in asked], [wording.GROUND.format(name=name) for _, name in asked])
     cases, misses = [], []

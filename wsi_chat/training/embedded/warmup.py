@@ -45,7 +45,7 @@ def anchor(box: Any) -> int:
 
 
 def _rank(label: str) -> int:
-    order = (*wording.EPITHELIAL, "wbc", "platelet", *wording.ORGANISMS, "rbc", *wording.NORMAL)
+    order = (*wording.EPITHELIAL, *wording.NUCLEATED, "wbc", "platelet", *wording.ORGANISMS, "rbc", *wording.NORMAL)
     return order.index(label)
 
 
