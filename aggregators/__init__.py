@@ -8,7 +8,15 @@ from aggregators.adequacy import Sample, Supplied, estimate
 from aggregators.category import CategoryCall, call_category
 from aggregators.counts import count_findings
 from aggregators.merge import merge_boxes
-from aggregators.pool import POOLS, findings_share, fraction_above, maximum, mean, noisy_or_corrected, topk_mean_logit
+from aggregators.pooling import (
+    POOLS,
+    findings_share,
+    fraction_above,
+    maximum,
+    mean,
+    noisy_or_corrected,
+    topk_mean_logit,
+)
 from aggregators.sampling import Frame, draw
 from aggregators.verdict import aggregate
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aggregators.attention import top_rows, top_tiles
-from aggregators.pool import CLIP
+from aggregators.pooling import CLIP
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Finding, TileVerdict
 
@@ -241,7 +241,7 @@ def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def logit(p: Floats) -> Floats:
-    """Log odds after clipping as in `aggregators.pool`, so that 0 and 1 are finite; the shape of ``p``."""
+    """Log odds after clipping as in `aggregators.pooling`, so that 0 and 1 are finite; the shape of ``p``."""
     import numpy as np
 
     clipped = np.clip(p, CLIP, 1.0 - CLIP)

@@ -15,7 +15,7 @@ from aggregators.category import call_category
 from aggregators.counts import count_findings
 from aggregators.features import evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
-from aggregators.pool import find_pool
+from aggregators.pooling import find_pool
 from aggregators.support import PRECISION
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Funnel, SlideVerdict, TileVerdict, VerdictStatus

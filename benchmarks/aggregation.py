@@ -24,7 +24,7 @@ from aggregators.conformal import miss_threshold
 from aggregators.features import Evidence
 from aggregators.fit import Cohort, fit
 from aggregators.intervals import auc_delong
-from aggregators.pool import POOLS
+from aggregators.pooling import POOLS
 
 PREVALENCES = (200, 500, 1000, 2000)
 HIT, ALARM, TOP_K = 0.85, 0.02, 24

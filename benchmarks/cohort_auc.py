@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from aggregators.features import Evidence
 from aggregators.fit import fit
-from aggregators.pool import POOLS
+from aggregators.pooling import POOLS
 from benchmarks.aggregation import ALPHA, pool_scores, row
-from wsi_chat.fitting import LabelledSlide, Ready, read_labelled, ready_to_fit
+from wsi_chat.scoring.fitting import LabelledSlide, Ready, read_labelled, ready_to_fit
 
 #: Tiles to one abnormal cell: groups of abnormal slides, from ... to below.
 GROUPS = ((0.0, 100.0), (100.0, 350.0), (350.0, 1000.0), (1000.0, float("inf")))

@@ -23,14 +23,14 @@ import numpy as np
 from PIL import Image
 
 from tilers import open_slide
-from wsi_chat.asking import Asking, AskResult
+from tilers.field import FieldReader
+from wsi_chat.asking.answer import Asking, AskResult
+from wsi_chat.asking.intent import Guess
 from wsi_chat.datasets.mosaic import BCCD_MPP, BCCD_NAMES, bccd_fields
 from wsi_chat.datasets.render import render_field
 from wsi_chat.datasets.voc import read_voc
 from wsi_chat.engines import Engine, load_engine
-from wsi_chat.field import FieldReader
-from wsi_chat.intent import Guess
-from wsi_chat.model import Model
+from wsi_chat.engines.model import Model
 from wsi_chat.schema import Box, LabelledBox
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import System, load_system

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat._version import __version__
 
 if TYPE_CHECKING:
-    from wsi_chat.ask_question import ask
-    from wsi_chat.asking import AskResult
+    from wsi_chat.analysis.pipeline import analyze
+    from wsi_chat.analysis.result import SlideResult, load_result
+    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.ask import ask
+    from wsi_chat.chat.conversation import Conversation
     from wsi_chat.cohort.result import CohortResult
     from wsi_chat.cohort.run import analyze_cohort
-    from wsi_chat.conversation import Conversation
-    from wsi_chat.pipeline import analyze
-    from wsi_chat.result import SlideResult, load_result
 
 __all__ = [
     "AskResult",
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AskResult": "wsi_chat.asking",
+    "AskResult": "wsi_chat.asking.answer",
     "CohortResult": "wsi_chat.cohort.result",
-    "Conversation": "wsi_chat.conversation",
-    "SlideResult": "wsi_chat.result",
-    "analyze": "wsi_chat.pipeline",
+    "Conversation": "wsi_chat.chat.conversation",
+    "SlideResult": "wsi_chat.analysis.result",
+    "analyze": "wsi_chat.analysis.pipeline",
     "analyze_cohort": "wsi_chat.cohort.run",
-    "ask": "wsi_chat.ask_question",
-    "load_result": "wsi_chat.result",
+    "ask": "wsi_chat.asking.ask",
+    "load_result": "wsi_chat.analysis.result",
 }
 
 

@@ -13,18 +13,18 @@ from typing import Annotated, Any
 import typer
 
 from wsi_chat._version import __version__
-from wsi_chat.ask_command import ask
-from wsi_chat.chat_command import chat
-from wsi_chat.cohort.cli import cohort_like
-from wsi_chat.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, set_up_logging
-from wsi_chat.datasets.cli import dataset, synth
+from wsi_chat.commands.ask import ask
+from wsi_chat.commands.chat import chat
+from wsi_chat.commands.cohort import cohort_like
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, set_up_logging
+from wsi_chat.commands.dataset import dataset, synth
+from wsi_chat.commands.evaluate import evaluate
+from wsi_chat.commands.fit import fit
+from wsi_chat.commands.infer import dashes, infer
+from wsi_chat.commands.report import report
+from wsi_chat.commands.train import train
+from wsi_chat.commands.validate import validate
 from wsi_chat.errors import WsiChatError
-from wsi_chat.evaluation.cli import evaluate
-from wsi_chat.fitting_cli import fit
-from wsi_chat.inference.cli import dashes, infer
-from wsi_chat.report_cli import report
-from wsi_chat.training.cli import train
-from wsi_chat.validation_cli import validate
 
 app = typer.Typer(
     name="wsi-chat",
@@ -141,7 +141,7 @@ def analyze(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
 ) -> None:
     """Analyze slides: a verdict, the cells that carry it, and a report for each."""
-    from wsi_chat.analyze_command import run_analyze
+    from wsi_chat.commands.analyze import run_analyze
 
     chosen = {
         "model": model, "engine": engine, "base_url": base_url, "gpus": gpus, "concurrency": concurrency,
@@ -183,7 +183,7 @@ def info(
     json_: Json = False,
 ) -> None:
     """Say what a slide file is: size, resolution and its source, levels, reader. Reads no pixel."""
-    from wsi_chat.describe import describe_slide
+    from wsi_chat.commands.describe import describe_slide
 
     payload, lines = describe_slide(slide, mpp=mpp, reader=reader)
     _print(payload, lines, as_json=json_)
@@ -195,7 +195,7 @@ def models(
     json_: Json = False,
 ) -> None:
     """List the embedded checkpoint and the given ones: architecture, size, dialect, and whether they load here."""
-    from wsi_chat.describe import describe_models
+    from wsi_chat.commands.describe import describe_models
 
     payload, lines = describe_models(folders or [])
     _print(payload, lines, as_json=json_)
@@ -211,7 +211,7 @@ def serve_command(
     json_: Json = False,
 ) -> None:
     """Print the vllm serve line that suits a checkpoint and its dialect."""
-    from wsi_chat import serve_command as command
+    from wsi_chat.commands import serve_command as command
 
     payload, notes = command.serve_command(model, dialect=dialect, gpus=gpus, host=host, port=port)
     if not json_:
@@ -228,7 +228,7 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Check this machine: PASS, WARN or FAIL, with the fix on each line."""
-    from wsi_chat.doctor import examine, render
+    from wsi_chat.commands.doctor import examine, render
 
     checks = examine(out)
     _print([check._asdict() for check in checks], render(checks), as_json=json_)
@@ -243,7 +243,7 @@ def specimens(
     json_: Json = False,
 ) -> None:
     """List the specimen types and the reporting system that each is read by; show one, or check a file."""
-    from wsi_chat.specimens_command import say_specimens
+    from wsi_chat.commands.specimens import say_specimens
 
     said = say_specimens(name, check=check)
     _print(said.payload, said.lines, as_json=json_)

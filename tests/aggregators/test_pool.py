@@ -18,7 +18,7 @@ from aggregators import (
     noisy_or_corrected,
     topk_mean_logit,
 )
-from aggregators.pool import CLIP, find_pool
+from aggregators.pooling import CLIP, find_pool
 from wsi_chat.errors import SettingError
 
 chance = st.floats(0.0, 1.0)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import wsi_chat
-from wsi_chat.asking import option_orders
+from wsi_chat.asking.answer import option_orders
+from wsi_chat.asking.intent import KNOWN_QUESTIONS, find_label, guess
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import SettingError
-from wsi_chat.intent import KNOWN_QUESTIONS, find_label, guess
 from wsi_chat.schema import Query
 from wsi_chat.terminology import load_system
 
@@ -79,14 +79,14 @@ def test_a_picture_of_one_field_is_read_as_it_is(tmp_path: Path) -> None:
 
     Image.new("RGB", (256, 256), "white").save(tmp_path / "field.png")
     (field,) = put(tmp_path / "field.png", "locate all hsil", mpp=0.5).fields
-    assert (field.box, field.mpp) == (wsi_chat.asking.Box(0, 0, 256, 256), 0.5)
+    assert (field.box, field.mpp) == (wsi_chat.asking.answer.Box(0, 0, 256, 256), 0.5)
 
 
 def test_a_region_larger_than_a_field_is_read_as_several_and_its_cells_are_counted_once(marked: Path) -> None:
     result = put(marked, "Locate all hsil.", region=(600, 200, 1900, 1200), max_fields=40)
     assert len(result.fields) > 1
     assert [found.label for found in result.boxes] == ["hsil"]
-    assert result.boxes[0].box.iou(wsi_chat.asking.Box(*SPOT)) > 0.9
+    assert result.boxes[0].box.iou(wsi_chat.asking.answer.Box(*SPOT)) > 0.9
     assert all(given.id.startswith("t") for given in result.fields)
 
 
@@ -120,7 +120,7 @@ def test_a_picture_without_a_resolution_is_shown_whole(tmp_path: Path) -> None:
     Image.fromarray(canvas).save(tmp_path / "field.png")
     result = put(tmp_path / "field.png", "locate all hsil")
     (box,) = (found.box for found in result.boxes)
-    assert box.iou(wsi_chat.asking.Box(200, 100, 260, 150)) > 0.9
+    assert box.iou(wsi_chat.asking.answer.Box(200, 100, 260, 150)) > 0.9
     assert any("resolution is unknown" in note for note in result.notes)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wsi_chat
-from wsi_chat.box_precision import read_box_precision
+from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError
 from wsi_chat.evaluation.evaluate import evaluate

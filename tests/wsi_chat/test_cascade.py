@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tilers import Patch
-from wsi_chat.cascade import Asker, choose, detail, screen
+from wsi_chat.analysis.cascade import Asker, choose, detail, screen
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
 from wsi_chat.errors import EngineDied

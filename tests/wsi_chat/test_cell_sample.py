@@ -10,8 +10,8 @@ import pytest
 
 import wsi_chat
 from tilers import Patch
-from wsi_chat.cascade import Asker
-from wsi_chat.cell_sample import DEFAULT_TILES, count_cells, tiles_wanted, what_was_supplied
+from wsi_chat.analysis.cascade import Asker
+from wsi_chat.analysis.cell_sample import DEFAULT_TILES, count_cells, tiles_wanted, what_was_supplied
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import SettingError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi_chat.chat_command import talk
-from wsi_chat.conversation import Conversation
-from wsi_chat.conversation_transcript import read_transcript
+from wsi_chat.chat.conversation import Conversation
+from wsi_chat.chat.transcript import read_transcript
+from wsi_chat.commands.chat import talk
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.schema import Query
 
@@ -114,7 +114,7 @@ def test_ctrl_d_at_the_prompt_is_a_clean_end(chat: Conversation, monkeypatch: py
 
 
 def test_lines_break_between_words_and_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    from wsi_chat.chat_command import _Writer
+    from wsi_chat.commands.chat import _Writer
 
     writer = _Writer(20)
     text = "The verdict is abnormal, carried by f0001\nand t000042."

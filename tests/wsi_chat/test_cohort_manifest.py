@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_chat.analysis.manifest import Sample
 from wsi_chat.cohort import find_slides, read_manifest
-from wsi_chat.cohort.manifest import Sample
 from wsi_chat.errors import SettingError
 
 

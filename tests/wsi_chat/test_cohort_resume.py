@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat import cli
-from wsi_chat.cohort.manifest import Sample
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_folder import EarlierDocuments
 from wsi_chat.cohort.page import page
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import EngineError
-from wsi_chat.runfolder import EarlierDocuments
 from wsi_chat.schema import Query
 from wsi_chat.settings import Settings
 
@@ -182,7 +182,7 @@ def test_a_bad_manifest_is_exit_2_before_anything_runs(
 
 
 def test_every_setting_of_analyze_is_one_of_cohort() -> None:
-    from wsi_chat.cohort.cli import NOT_SETTINGS, cohort, cohort_like
+    from wsi_chat.commands.cohort import NOT_SETTINGS, cohort, cohort_like
 
     own = set(inspect.signature(cohort).parameters) - {"settings"}
     offered = set(inspect.signature(cohort_like(cli.analyze)).parameters) - own

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import wsi_chat
+from wsi_chat.analysis.pipeline import PreparedSlide
 from wsi_chat.cohort import CohortResult, read_manifest
 from wsi_chat.cohort.local import Ahead
 from wsi_chat.cohort.state import make_job
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
+from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, EngineError, OutputError, SettingError
-from wsi_chat.model import Model
-from wsi_chat.pipeline import PreparedSlide
 from wsi_chat.schema import Query
 from wsi_chat.settings import Settings
 
@@ -306,7 +306,7 @@ def test_no_more_slides_are_open_than_asked_for(
 
 
 def test_a_prepared_slide_loses_no_tile(slides: Path, tmp_path: Path) -> None:
-    from wsi_chat.pipeline import prepare_slide
+    from wsi_chat.analysis.pipeline import prepare_slide
 
     model = Model(Settings(), given=ScriptedEngine(calm))
     ready = prepare_slide(slides / "a.tiff", Settings(), model.dialect, read_ahead=True)

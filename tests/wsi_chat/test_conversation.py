@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsi_chat
+from tilers.field import Field
 from wsi_chat import tasks
-from wsi_chat.conversation_record import ID
-from wsi_chat.conversation_thread import Thread
-from wsi_chat.conversation_transcript import Transcript, as_markdown, read_transcript
+from wsi_chat.chat.history import Thread
+from wsi_chat.chat.record import ID
+from wsi_chat.chat.transcript import Transcript, as_markdown, read_transcript
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import AnswerError, OutputError, SettingError
-from wsi_chat.field import Field
 from wsi_chat.schema import Box, Query, Turn
 
 
@@ -129,7 +129,7 @@ def test_any_text_gets_an_answer_or_none_from_the_record(record: Any, text: str)
 
 @pytest.fixture(scope="module")
 def record(run_folder: Path) -> Any:
-    from wsi_chat.conversation_record import SlideFacts
+    from wsi_chat.chat.record import SlideFacts
     from wsi_chat.terminology import load_system
 
     return SlideFacts(wsi_chat.load_result(run_folder), load_system("cervix"), get_dialect("embedded"))
@@ -381,7 +381,7 @@ def test_a_saved_conversation_reads_back(chat: wsi_chat.Conversation, tmp_path: 
 
 
 def test_markdown_keeps_marks_as_text() -> None:
-    from wsi_chat.conversation_transcript import Reply
+    from wsi_chat.chat.transcript import Reply
 
     reply = Reply(question="*all* <b>", text="# no [link](x)\nnext", source="model")
     text = as_markdown(Transcript(about="s", model="m", dialect="d", replies=(reply,)))

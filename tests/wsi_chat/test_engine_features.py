@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import wsi_chat
+from wsi_chat.analysis.features import read_features
 from wsi_chat.engines import EngineCrashed, SupervisedEngine, embedded_checkpoint
 from wsi_chat.engines.protocol import FeatureEngine, feature_engine
 from wsi_chat.errors import EngineError, SettingError
-from wsi_chat.features import read_features
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_every_family_gives_features_that_tell_pictures_apart(tiny_checkpoint: A
 def test_a_run_looks_once_and_its_probabilities_are_the_same_to_the_last_bit(
     engine: Any, small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_chat.documents.draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
     quick = {
         "top_k": 0,
         "adequacy_tiles": 0,

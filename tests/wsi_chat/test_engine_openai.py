@@ -716,7 +716,7 @@ def _cytologist(body: dict[str, Any], number: int) -> Said:
 def test_a_run_on_a_server_says_who_answered_and_that_its_scores_are_words(
     small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_chat.pipeline import analyze
+    from wsi_chat.analysis.pipeline import analyze
 
     monkeypatch.setenv("WSI_CHAT_API_KEY", "secret-of-the-user")
     server = FakeServer(_cytologist, models={"data": [{"id": "embedded-v2"}]})
@@ -738,7 +738,7 @@ def test_a_run_on_a_server_says_who_answered_and_that_its_scores_are_words(
 def test_a_run_whose_server_dies_keeps_its_answers_and_goes_on_later(
     small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_chat.analyze_command import run_analyze
+    from wsi_chat.commands.analyze import run_analyze
 
     monkeypatch.setattr("wsi_chat.engines.openai.PAUSE", 0.02)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from wsi_chat.engines import Engine
-from wsi_chat.engines.pool import EnginePool
+from wsi_chat.engines.engine_pool import EnginePool
 from wsi_chat.errors import EngineDied, EngineError, SettingError
 from wsi_chat.schema import Answer, Query, Turn
 

@@ -243,8 +243,8 @@ def test_paligemma_has_no_conversation(
 
 
 def test_a_talk_with_paligemma_is_one_question_after_the_other(tiny_checkpoint: Any, asking: Any) -> None:
-    from wsi_chat.conversation_thread import Thread
-    from wsi_chat.field import Field
+    from tilers.field import Field
+    from wsi_chat.chat.history import Thread
 
     engine, dialect = TransformersEngine(tiny_checkpoint("paligemma")), get_dialect("paligemma")
     shown, thread = Field("t000001", 1, asking.image(1), Box(0, 0, 112, 112)), Thread(dialect)

@@ -175,7 +175,7 @@ def test_labels_as_predictions_score_full(tmp_path: Path) -> None:
 def test_from_rendered_truth_to_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded checkpoint asked about rendered fields by the commands themselves; a rerun asks nothing."""
     from wsi_chat.cli import app
-    from wsi_chat.console import EXIT_PARTIAL
+    from wsi_chat.commands.console import EXIT_PARTIAL
 
     monkeypatch.chdir(tmp_path)
 

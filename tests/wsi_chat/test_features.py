@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsi_chat
+from wsi_chat.analysis.features import STORE, FeatureStore, read_features
 from wsi_chat.engines import EngineCrashed, Fault, ScriptedEngine, SupervisedEngine
 from wsi_chat.errors import EngineDied, OutputError, SettingError
-from wsi_chat.features import STORE, FeatureStore, read_features
 from wsi_chat.schema import Query, Report
 
 OF = {"fingerprint": "fp", "model": "m@1", "kind": "patch-mean-1"}
@@ -171,8 +171,8 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from wsi_chat.features import FeatureStore
-import wsi_chat.features as features
+from wsi_chat.analysis.features import FeatureStore
+import wsi_chat.analysis.features as features
 features.BLOCK_BYTES = 4000
 store = FeatureStore(Path(sys.argv[1]), of={"fingerprint": "fp", "model": "m@1", "kind": "k"}, tiles=5000, width=50)
 print("ready", flush=True)
@@ -212,7 +212,7 @@ def test_a_writer_that_is_killed_leaves_whole_rows_and_the_next_one_goes_on(tmp_
 def _no_pictures():
     """Overviews and heatmaps are not looked at here, and take longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsi_chat.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
         yield
 
 
@@ -398,7 +398,7 @@ def test_an_engine_that_dies_twice_over_pictures_keeps_what_was_stored(small_sli
 KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[4])
-import wsi_chat.features as features
+import wsi_chat.analysis.features as features
 features.BLOCK_BYTES = 60
 from test_features import Seeing, analyze, says
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from aggregators.fitted import load_fitted
+from wsi_chat.analysis.features import STORE, FeatureStore, identity_of, read_features
+from wsi_chat.analysis.run_folder import slide_id
 from wsi_chat.cli import app
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError
-from wsi_chat.features import STORE, FeatureStore, identity_of, read_features
-from wsi_chat.fitting import evidence_of_folder
-from wsi_chat.runfolder import slide_id
+from wsi_chat.scoring.fitting import evidence_of_folder
 
 HERE = Path(__file__).parent
 _written = runpy.run_path(str(HERE / "test_fit_validate.py"))
@@ -33,7 +33,7 @@ WIDTH = 12
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aggregators.fit.checkpoints", lambda slides: (8, 20))
-        patch.setattr("wsi_chat.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
         yield
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import wsi_chat
+from wsi_chat.analysis.features import read_features
 from wsi_chat.engines import Engine
-from wsi_chat.engines.pool import EnginePool
+from wsi_chat.engines.engine_pool import EnginePool
 from wsi_chat.errors import SettingError
-from wsi_chat.features import read_features
 
 WORKERS = """
     import hashlib, os
@@ -64,7 +64,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Call
 @pytest.fixture(autouse=True)
 def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsi_chat.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
         yield
 
 

@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 from aggregators import aggregate
 from aggregators.fitted import load_fitted
 from reports import write_report_json, write_tiles_parquet
+from wsi_chat.analysis.run_folder import slide_id
 from wsi_chat.cli import app
 from wsi_chat.errors import SettingError
-from wsi_chat.fitting import classes_of, evidence_of_folder, read_labelled
-from wsi_chat.runfolder import slide_id
 from wsi_chat.schema import (
     Box,
     Funnel,
@@ -34,6 +33,7 @@ from wsi_chat.schema import (
     TileVerdict,
     Timings,
 )
+from wsi_chat.scoring.fitting import classes_of, evidence_of_folder, read_labelled
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import load_system
 
@@ -312,7 +312,7 @@ def test_a_row_without_a_label_is_named(tmp_path: Path) -> None:
 
 def test_help_of_the_new_commands_loads_nothing_heavy() -> None:
     code = (
-        "import sys, wsi_chat.cli, wsi_chat.fitting_cli, wsi_chat.validation_cli;"
+        "import sys, wsi_chat.cli, wsi_chat.commands.fit, wsi_chat.commands.validate;"
         "print([m for m in ('torch', 'numpy', 'pydantic', 'sklearn') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

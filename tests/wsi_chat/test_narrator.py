@@ -11,12 +11,12 @@ import pytest
 
 import wsi_chat
 from reports import check_evidence, narrate, read_report_json, read_tiles_parquet
-from wsi_chat.ancillary import read_ancillary
+from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.narrator import write_narrative
+from wsi_chat.analysis.result import SlideResult
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import SettingError
-from wsi_chat.narrator import write_narrative
-from wsi_chat.result import SlideResult
 from wsi_chat.schema import Query
 from wsi_chat.terminology import load_system
 
@@ -88,7 +88,7 @@ def test_the_question_holds_the_findings_and_the_top_patches(result: SlideResult
     tiles = read_tiles_parquet(result.folder / "tiles.parquet")
     from PIL import Image
 
-    from wsi_chat.narrator import Picture
+    from wsi_chat.analysis.narrator import Picture
 
     engine = ScriptedEngine(echo)
     picture = Picture(result.report.verdict.carrying[-1], Image.fromarray(np.full((256, 256, 3), 200, np.uint8)))

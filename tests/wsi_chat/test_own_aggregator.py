@@ -14,14 +14,14 @@ import wsi_chat
 from aggregators.features import Evidence
 from aggregators.fit import Cohort, fit
 from aggregators.fitted import load_fitted
-from wsi_chat.describe import describe_models
+from wsi_chat.analysis.result import SlideResult
+from wsi_chat.analysis.slide_score import OWN
+from wsi_chat.commands.describe import describe_models
 from wsi_chat.engines import ScriptedEngine, embedded_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.errors import SettingError
-from wsi_chat.fitting import conditions_of_report
-from wsi_chat.fitting_apply import OWN
-from wsi_chat.result import SlideResult
 from wsi_chat.schema import Query
+from wsi_chat.scoring.fitting import conditions_of_report
 from wsi_chat.settings import Settings
 
 

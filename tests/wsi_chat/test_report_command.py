@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat.cli import app
+from wsi_chat.commands.report_run import run_report
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import OutputError, SettingError, WsiChatError
-from wsi_chat.report_command import run_report
 from wsi_chat.schema import Query
 
 KEPT = ("report.pdf", "report.html", "report.json", "overview.png", "heatmap.png")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from wsi_chat.analysis.run_folder import open_folder, row_of_failure, slide_id, write_run, write_summary
 from wsi_chat.errors import OutputError, SlideUnsupported
-from wsi_chat.runfolder import open_folder, row_of_failure, slide_id, write_run, write_summary
 
 
 def test_same_named_slides_in_two_folders_have_two_ids(tmp_path: Path) -> None:

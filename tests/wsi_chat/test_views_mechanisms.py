@@ -14,15 +14,24 @@ from PIL import Image
 
 import wsi_chat
 from tilers import Patch
-from wsi_chat.cascade import Asker, screen
+from tilers.field import Field
+from wsi_chat.analysis.cascade import Asker, screen
+from wsi_chat.analysis.mechanisms import hot_spots, screen_with_views, second_look
+from wsi_chat.analysis.views import (
+    BLANK_RGB,
+    contrast_score,
+    contrasted_choice,
+    degraded,
+    expit,
+    joined,
+    logit,
+    other_views,
+)
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
-from wsi_chat.field import Field
 from wsi_chat.journal import Journal
-from wsi_chat.mechanisms import hot_spots, screen_with_views, second_look
 from wsi_chat.schema import Box, LabelledBox, Query, Tile, TileVerdict
 from wsi_chat.terminology import load_system
-from wsi_chat.views import BLANK_RGB, contrast_score, contrasted_choice, degraded, expit, joined, logit, other_views
 
 CERVIX = load_system("cervix")
 chances = st.floats(0.001, 0.999)

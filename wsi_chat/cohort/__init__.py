@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsi_chat.cohort.manifest import Sample, read_manifest
+    from wsi_chat.analysis.manifest import Sample, read_manifest
     from wsi_chat.cohort.result import CohortResult
     from wsi_chat.cohort.run import analyze_cohort
     from wsi_chat.cohort.search import find_slides

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi_chat.cascade import Progress, no_progress
+from wsi_chat.analysis.cascade import Progress, no_progress
+from wsi_chat.analysis.pipeline import PreparedSlide, analyze_slide
+from wsi_chat.analysis.result import SlideResult
+from wsi_chat.analysis.run_folder import indeterminate_by_error, reason_of, row_of, row_of_failure, write_traceback
 from wsi_chat.cohort.state import Job, SlideState, write_state
+from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, WsiChatError
-from wsi_chat.model import Model
-from wsi_chat.pipeline import PreparedSlide, analyze_slide
-from wsi_chat.result import SlideResult
-from wsi_chat.runfolder import indeterminate_by_error, reason_of, row_of, row_of_failure, write_traceback
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from reports.html import COLORS, SYMBOLS
 from reports.wording import VERDICT_WORDS
+from wsi_chat.analysis.run_folder import TRACEBACK, write_atomically
 from wsi_chat.cohort.attempt import THUMBNAIL
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.runfolder import TRACEBACK, write_atomically
 
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 STATE_MARKS = {"done": "●", "indeterminate": "◐", "failed": "✕", "running": "▸", "queued": "·"}

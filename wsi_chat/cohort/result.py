@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.cohort.manifest import Sample
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.run_folder import SUMMARY_COLUMNS
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.errors import SettingError
-from wsi_chat.result import SlideResult, load_result
-from wsi_chat.runfolder import SUMMARY_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow

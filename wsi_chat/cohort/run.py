@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from wsi_chat.cascade import Progress, no_progress
+from wsi_chat.analysis.cascade import Progress, no_progress
+from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.analysis.pipeline import DEFAULT_OUT
+from wsi_chat.analysis.run_folder import open_folder, write_run, write_summary
 from wsi_chat.cohort.local import AHEAD, run_local
-from wsi_chat.cohort.manifest import Sample, read_manifest
 from wsi_chat.cohort.page import write_index
 from wsi_chat.cohort.result import CohortResult, columns_of
 from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, SlideState, make_job, settled, write_state
+from wsi_chat.engines.model import Model
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.model import Model
-from wsi_chat.pipeline import DEFAULT_OUT
-from wsi_chat.runfolder import open_folder, write_run, write_summary
 from wsi_chat.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
 
 def _check_settings(settings: Settings, model: Model) -> None:
     """What would be wrong with every slide is said before the first."""
-    from aggregators.pool import find_pool
-    from wsi_chat.ancillary import read_ancillary
-    from wsi_chat.box_precision import read_box_precision
-    from wsi_chat.features_keeper import wants_features
-    from wsi_chat.fitting_apply import load_for
+    from aggregators.pooling import find_pool
+    from wsi_chat.analysis.ancillary import read_ancillary
+    from wsi_chat.analysis.box_precision import read_box_precision
+    from wsi_chat.analysis.feature_keeper import wants_features
+    from wsi_chat.analysis.slide_score import load_for
     from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
@@ -183,9 +183,9 @@ def _jobs(samples: Sequence[Sample], settings: Settings, model: Model) -> list[J
 
 def _model_id(settings: Settings, model: Model) -> str:
     """What tells one model (and aggregator) from another without loading it; one replaced under its name is another."""
+    from wsi_chat.analysis.slide_score import folder_of_aggregator
     from wsi_chat.engines import find_checkpoint
     from wsi_chat.engines.checkpoint import revision
-    from wsi_chat.fitting_apply import folder_of_aggregator
 
     adapter = None if settings.adapter is None else Path(settings.adapter)
     parts = [revision(folder) for folder in (adapter, folder_of_aggregator(settings)) if folder and folder.is_dir()]

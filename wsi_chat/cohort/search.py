@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wsi_chat.cohort.manifest import Sample
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_folder import slide_id
 from wsi_chat.errors import SettingError
-from wsi_chat.runfolder import slide_id
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from wsi_chat.cell_sample import what_was_supplied
-from wsi_chat.cohort.manifest import Sample
+from wsi_chat.analysis.cell_sample import what_was_supplied
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.provenance import config_of, system_stamp
+from wsi_chat.analysis.run_folder import EarlierDocuments, write_atomically
 from wsi_chat.errors import OutputError, WsiChatError
-from wsi_chat.provenance import config_of, system_stamp
-from wsi_chat.runfolder import EarlierDocuments, write_atomically
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
-    from wsi_chat.model import Model
+    from wsi_chat.engines.model import Model
 
 log = logging.getLogger(__name__)
 

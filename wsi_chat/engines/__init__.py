@@ -128,7 +128,7 @@ def load_engine(
         start = partial(_start_transformers, folder, device=device, batch_size=batch_size, **common)
     if gpus is None:
         return SupervisedEngine(start)
-    from wsi_chat.engines.pool import EnginePool
+    from wsi_chat.engines.engine_pool import EnginePool
 
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in parse_gpus(gpus)]
     return EnginePool([start] * len(environments), environments=environments)

@@ -1,0 +1,235 @@
+"""Everything that the run folder holds for one slide, written in one place and in one order.
+
+`write_documents` writes all of it at the end of a run, `rebuild_documents` the readable ones again from what the
+folder stores. A document that cannot be made never takes the others with it: it is named, with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsi_chat.analysis.cascade import Progress, no_progress
+from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
+from wsi_chat.schema import Box, Report, TileVerdict
+from wsi_chat.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reports import Words
+    from tilers import Foreground, Slide, TilePlan
+    from wsi_chat.terminology import System
+
+log = logging.getLogger(__name__)
+
+Format = Literal["pdf", "html", "json", "dicom"]
+FORMATS: tuple[Format, ...] = ("pdf", "html", "json", "dicom")
+Step = Callable[[], object]
+
+
+def missing_font(settings: Settings) -> str:
+    """Why report.pdf cannot be written in the settings' language; empty where it can. Says so at once, as an error.
+
+    Asked before the first tile, so that the run goes on knowingly: everything but the PDF is still written.
+    """
+    from reports import FontMissing, chinese_font
+
+    if settings.language != "zh" or not settings.pdf:
+        return ""
+    try:
+        chinese_font(settings.font_path)
+    except FontMissing as error:
+        log.error("%s %s", error.message, error.hint)
+        return f"report.pdf was not written: {error.message}"
+    return ""
+
+
+def write_documents(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    *,
+    slide: Slide,
+    plan: TilePlan,
+    foreground: Foreground,
+    system: System,
+    folder: Path,
+    settings: Settings,
+    progress: Progress = no_progress,
+) -> tuple[str, ...]:
+    """Write everything that the run folder holds for one slide; report.json is the last, so it marks completion.
+
+    Returns:
+        What was asked for and could not be written, a line each.
+    """
+    import reports
+
+    words = reports.Words(report.language, system)
+    outline = [foreground.deposit.ring] if foreground.deposit else []
+    colors = {label.code: label.color for label in system.labels}
+    tiles = tile_verdicts
+    unwritten: list[str] = []
+    steps: list[Step] = [
+        lambda: reports.write_geojson(report, tiles, folder / "findings.geojson", colors=colors),
+        lambda: reports.write_tiles_parquet(tiles, folder / "tiles.parquet"),
+        lambda: reports.write_maps_zarr(plan, tiles, folder / "maps.zarr", slide=report.slide, outline=outline),
+        lambda: reports.write_scan(slide.overview(), folder),
+        lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=settings.font_path),
+        lambda: _draw_gallery(slide, report, tiles, folder, limit=settings.gallery),
+    ]
+    formats: list[Format] = ["pdf"] if settings.pdf else []
+    formats += ["html"] if settings.html else []
+    formats += ["dicom"] if settings.dicom and slide.path.suffix.lower() in (".dcm", ".dicom") else []
+    made = document_steps(report, tiles, folder, words=words, font_path=settings.font_path, slide_path=slide.path)
+    steps += [_kept_apart(name, made[name], unwritten) for name in formats]
+    steps.append(lambda: reports.write_report_json(report, folder / "report.json"))
+    for done, step in enumerate(steps):
+        progress("documents", done, len(steps))
+        step()
+    progress("documents", len(steps), len(steps))
+    return tuple(unwritten)
+
+
+def document_steps(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    folder: Path,
+    *,
+    words: Words,
+    font_path: str | None = None,
+    slide_path: Path | None = None,
+) -> dict[Format, Step]:
+    """How each readable document is written, from the report and from what the folder holds."""
+    import reports
+
+    fonts = (font_path,) if font_path else ()
+
+    def pdf() -> Path:
+        try:
+            return reports.write_pdf(
+                report, tile_verdicts, folder=folder, path=folder / "report.pdf", font_paths=fonts, words=words
+            )
+        except reports.FontMissing:
+            (folder / "report.pdf").unlink(missing_ok=True)  # one in another language would pass for this one
+            raise
+
+    def dicom() -> object:
+        from reports.dicom import write_dicom
+
+        if slide_path is None:
+            raise SettingError("the slide's DICOM file is not at hand.", hint="Name it with --slide.")
+        return write_dicom(report, folder, source=slide_path)
+
+    return {
+        "pdf": pdf,
+        "html": lambda: reports.write_html(
+            report, tile_verdicts, folder=folder, path=folder / "report.html", words=words
+        ),
+        "json": lambda: reports.write_report_json(report, folder / "report.json"),
+        "dicom": dicom,
+    }
+
+
+def _kept_apart(name: Format, step: Step, unwritten: list[str]) -> Step:
+    """The same step; a document that has no font, no library or no source of its own does not stop the others."""
+    from reports import FontMissing
+    from reports.dicom import DicomUnavailable
+
+    def run() -> None:
+        try:
+            step()
+        except (FontMissing, DicomUnavailable) as error:
+            log.error("%s: %s", name, error)
+            unwritten.append(f"{name}: {error.message}")
+
+    return run
+
+
+def rebuild_documents(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    folder: Path,
+    *,
+    formats: Collection[Format],
+    words: Words,
+    redraw: bool,
+    font_path: str | None = None,
+    slide_path: Path | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Write documents again from a run folder; no model and, but for DICOM, no slide is needed.
+
+    Args:
+        redraw: draw overview.png and heatmap.png anew, because their words change.
+
+    Returns:
+        The files written, and a line for each thing that could not be.
+    """
+    from reports import read_outline, read_scan
+
+    written: list[Path] = []
+    failed: list[str] = []
+    if redraw and read_scan(folder) is not None:
+        outline = read_outline(folder / "maps.zarr")
+        draw_pictures(report, tile_verdicts, folder, words=words, outline=outline, font_path=font_path)
+    elif redraw:
+        failed.append(
+            "overview.png, heatmap.png: their legends keep the earlier language (the folder stores no scan.jpg)."
+        )
+    steps = document_steps(report, tile_verdicts, folder, words=words, font_path=font_path, slide_path=slide_path)
+    for name in FORMATS:
+        if name not in formats or name == "json":
+            continue
+        try:
+            made: Any = steps[name]()
+        except WsiChatError as error:
+            failed.append(f"{name}: {error}")
+            continue
+        written += made if isinstance(made, list) else [made]
+    if "json" in formats:  # the last, as in a run: it says what the others hold
+        steps["json"]()
+        written.append(folder / "report.json")
+    return written, failed
+
+
+def draw_pictures(
+    report: Report,
+    tile_verdicts: list[TileVerdict],
+    folder: Path,
+    *,
+    words: Words,
+    outline: list[list[tuple[float, float]]] | list[Any],
+    font_path: str | None = None,
+) -> None:
+    """Draw overview.png and heatmap.png over the stored scan; in English where no font has Chinese."""
+    import reports
+
+    scan = reports.read_scan(folder)
+    if scan is None:
+        raise SlideUnreadable(f"{folder / 'scan.jpg'} cannot be read back.", hint="Run the analysis again.")
+    font = None
+    if words.language == "zh":
+        try:
+            font = reports.chinese_font(font_path)
+        except reports.FontMissing:
+            words = reports.Words("en", words.system)
+    topic = words.system.screen.topic if words.system is not None else ""
+    style: dict[str, Any] = {"outline": outline, "words": words, "font": font}
+    reports.draw_overview(scan, report, tile_verdicts, folder / "overview.png", **style)
+    reports.draw_heatmap(scan, report, tile_verdicts, folder / "heatmap.png", question=topic, **style)
+
+
+def _draw_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict], folder: Path, *, limit: int) -> None:
+    """Crops of the cells that carry the verdict; an unreadable one leaves a marked empty frame in the PDF."""
+    import reports
+
+    def read(box: Box, px: int) -> NDArray[np.uint8] | None:
+        try:
+            return slide.crop(box, px)
+        except SlideUnreadable as error:
+            log.warning("gallery: %s", error)
+            return None
+
+    reports.draw_gallery(read, report, folder, limit=limit, tile_verdicts=tile_verdicts)

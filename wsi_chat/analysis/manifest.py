@@ -1,0 +1,273 @@
+"""The manifest of a cohort: a CSV with one row per slide, as this program, TRIDENT, hs2p or CLAM write it.
+
+What is wrong with it is said before anything runs, with the line, the column and the value. Whether a slide file is
+there is not the manifest's business: a missing one is one failed slide.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+# our name of a column, then what others call it: TRIDENT's list of slides has `wsi` and `mpp`, hs2p's `sample_id`,
+# `image_path` (earlier `wsi_path`) and `spacing_at_level_0`, CLAM's `case_id` and `slide_id`
+ALIASES: dict[str, tuple[str, ...]] = {
+    "sample_id": ("sample_id", "sample", "slide_id"),
+    "image_path": ("image_path", "wsi", "wsi_path", "slide_path", "path", "filename", "file", "slide"),
+    "mpp": ("mpp", "spacing", "spacing_at_level_0", "um_per_px"),
+    "label": ("label", "class", "diagnosis"),
+    "patient": ("patient", "patient_id", "case_id", "subject_id"),
+    "specimen": ("specimen", "specimen_type"),
+}
+SEPARATORS = ",;\t|"
+# what other programs write where they know no number
+UNKNOWN = frozenset({"", "nan", "na", "n/a", "none", "null", "-"})
+# where a file is not UTF-8, in the order of likelihood; the one under which the slides exist is right
+LEGACY_ENCODINGS = ("gb18030", "cp1252", "shift_jis", "cp949", "cp1250", "cp1251")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One slide of a cohort, as the manifest gives it.
+
+    ``path`` is absolute; ``mpp`` um/px of level 0 or None where the slide itself says; ``specimen`` None where the
+    run's own holds; ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none.
+    """
+
+    sample_id: str
+    path: Path
+    mpp: float | None = None
+    label: str = ""
+    patient: str = ""
+    specimen: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    line: int = 0
+
+    @property
+    def slide_id(self) -> str:
+        """Name of the slide's folder in the run folder."""
+        return slide_id(self.path)
+
+
+def read_manifest(path: str | Path) -> tuple[Sample, ...]:
+    """The slides of a manifest, in its order.
+
+    The separator is a comma, semicolon, tab or bar; the text UTF-8 (with or without a byte order mark), UTF-16 with
+    one, or an encoding of older spreadsheets under which the slides are found. Relative paths are joined to the
+    manifest's folder. Column names are compared without case; `ALIASES` lists what is known.
+
+    Raises:
+        SettingError: the file, a line, a column or a value cannot be used; names each.
+    """
+    path = Path(path)
+    text = _text(path)
+    rows = _rows(path, text)
+    samples = [_sample(path, line, row) for line, row in rows]
+    if not samples:
+        raise SettingError(f"{path.name} has a header and no slide.", hint="Write one line per slide below it.")
+    _check_unique(path, samples)
+    return tuple(samples)
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingError(
+            f"The manifest {path} cannot be read ({error.strerror}).", hint="Name a CSV file or a folder of slides."
+        ) from error
+    if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf\xff\xfe"):
+        raise SettingError(
+            f"The manifest {path.name} is empty.", hint="Write a header (image_path, ...) and one line per slide."
+        )
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return _decoded(path, data, "utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+    for encoding in LEGACY_ENCODINGS:
+        try:
+            text = data.decode(encoding)
+            if any(_resolve(path, row["image_path"]).exists() for _, row in _rows(path, text)):
+                log.warning("%s is not UTF-8; read as %s, under which its slides are found", path.name, encoding)
+                return text
+        except (UnicodeDecodeError, SettingError, OSError, ValueError):
+            continue
+    raise SettingError(
+        f"{path.name}, line {line}: not UTF-8 text, nor an older encoding under which its slides are found.",
+        hint="Save the manifest as 'CSV UTF-8'.",
+    )
+
+
+def _decoded(path: Path, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path.name} is damaged {encoding} text.", hint="Save it as 'CSV UTF-8'.") from error
+
+
+# ------------------------------------------------------------------------------------------ table
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row by our column names); other columns keep theirs. Blank lines are left out."""
+    if "\x00" in text:
+        raise SettingError(f"{path.name} is not a text file.", hint="Give a CSV file.")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = _separator(first)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    names: list[str] | None = None
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if names is None:
+                names = _columns(path, reader.line_num, cells)
+                continue
+            if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
+                raise SettingError(
+                    f"{path.name}, line {reader.line_num}: {len(cells)} values under {len(names)} columns, "
+                    f"the first one too many is {cells[len(names)]!r}.",
+                    hint='Put values that hold the separator in "quotes".',
+                )
+            padded = [cell.strip() for cell in cells] + [""] * (len(names) - len(cells))
+            rows.append((reader.line_num, {name: padded[i] for i, name in enumerate(names) if name}))
+    except csv.Error as error:
+        raise SettingError(
+            f"{path.name}, line {reader.line_num}: {error}.", hint="Check the quotes on that line."
+        ) from error
+    return rows
+
+
+def _separator(header: str) -> str:
+    """The one under which the header names most columns that are known, then most columns at all."""
+
+    def known(separator: str) -> tuple[int, int]:
+        names = [name.strip().strip('"').casefold() for name in header.split(separator)]
+        return sum(name in aliases for aliases in ALIASES.values() for name in names), len(names)
+
+    return max(SEPARATORS, key=known)
+
+
+def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
+    """Our names of the columns, in place; an alias whose own name is there too stays an extra column."""
+    given = [name.strip() for name in header]
+    folded = [name.casefold() for name in given]
+    for name in folded:
+        if name and folded.count(name) > 1:
+            raise SettingError(f"{path.name}, line {line}: the column {name!r} is there twice.", hint="Rename one.")
+    names = list(given)
+    for ours, aliases in ALIASES.items():
+        found = next((alias for alias in aliases if alias in folded), None)
+        if found is not None:
+            names[folded.index(found)] = ours
+    if "image_path" not in names:
+        raise SettingError(
+            f"{path.name}, line {line}: no column image_path; it has {', '.join(filter(None, given))}.",
+            hint=f"Name the column with the slide files one of: {', '.join(ALIASES['image_path'])}.",
+        )
+    return names
+
+
+# ------------------------------------------------------------------------------------------ values
+
+
+def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
+    from wsi_chat.terminology import load_system
+
+    written = row["image_path"]
+    if not written:
+        raise SettingError(f"{manifest.name}, line {line}, column image_path: no value.", hint="Name the slide's file.")
+    try:
+        path = _resolve(manifest, written)
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{manifest.name}, line {line}, column image_path: {written!r} is no path ({error}).",
+            hint="Name the slide's file.",
+        ) from error
+    specimen = row.get("specimen") or None
+    if specimen is not None:
+        if specimen.lower().endswith((".yaml", ".yml")):
+            specimen = str(_resolve(manifest, specimen))
+        try:
+            load_system(specimen)
+        except Exception as error:
+            raise SettingError(
+                f"{manifest.name}, line {line}, column specimen: {row['specimen']!r} cannot be used: "
+                f"{getattr(error, 'message', error)}",
+                hint=getattr(error, "hint", ""),
+            ) from error
+    return Sample(
+        sample_id=row.get("sample_id") or slide_id(path),
+        path=path,
+        mpp=_mpp(manifest, line, row.get("mpp", "")),
+        label=row.get("label", ""),
+        patient=row.get("patient", ""),
+        specimen=specimen,
+        extra={name: value for name, value in row.items() if name not in ALIASES},
+        line=line,
+    )
+
+
+def _resolve(manifest: Path, written: str) -> Path:
+    """An absolute path; relative ones start at the manifest's folder, also where Windows wrote the separators."""
+    path = Path(written).expanduser()
+    if "\\" in written and not (manifest.parent / path).exists():
+        path = Path(PureWindowsPath(written).as_posix())
+    return Path(manifest.resolve().parent, path)
+
+
+def _mpp(manifest: Path, line: int, written: str) -> float | None:
+    from tilers.resolution import PLAUSIBLE_MPP, plausible
+
+    if written.casefold() in UNKNOWN:
+        return None
+    try:
+        # a spreadsheet that separates with semicolons writes 0,25; a comma cannot mean anything else here
+        value = float(written.replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not plausible(value):
+        low, high = PLAUSIBLE_MPP
+        raise SettingError(
+            f"{manifest.name}, line {line}, column mpp: {written!r} is no resolution.",
+            hint=f"Give um/px of level 0, {low:g} to {high:g}, or leave it empty where the slide itself says.",
+        )
+    return value
+
+
+def _check_unique(manifest: Path, samples: Iterable[Sample]) -> None:
+    """Two rows of one slide would write into one folder; two slides of one id could not be told apart."""
+    ids: dict[str, int] = {}
+    paths: dict[Path, int] = {}
+    for sample in samples:
+        # the path first: without ids of their own, two rows of one slide would have one id too
+        known = paths.setdefault(sample.path.resolve(), sample.line)
+        if known != sample.line:
+            raise SettingError(
+                f"{manifest.name}, line {sample.line}, column image_path: {sample.path} is on line {known} too.",
+                hint="Name every slide once.",
+            )
+        known = ids.setdefault(sample.sample_id, sample.line)
+        if known != sample.line:
+            raise SettingError(
+                f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is on line {known} too.",
+                hint="Give every slide an id of its own.",
+            )

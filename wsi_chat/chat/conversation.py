@@ -1,0 +1,396 @@
+"""Conversation: many questions about one slide, region or picture.
+
+Questions about the slide are answered from its record (verdict, tiles, journal); questions about what is in view go
+to the model with that place at the magnification that suits it, in the model's own chat template.
+
+    chat = wsi_chat.Conversation("out/slide-1a2b3c4d")
+    chat.say("why?").text
+    for piece in chat.stream("/tile t000042"): ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tilers.field import Field
+from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.asking.answer import wanted
+from wsi_chat.asking.intent import Guess, guess, out_of_grammar
+from wsi_chat.chat.history import Thread
+from wsi_chat.chat.record import ID, SlideFacts, Told, corners
+from wsi_chat.chat.sight import Sight
+from wsi_chat.chat.slash_commands import COMMANDS, Reading, read_command
+from wsi_chat.chat.transcript import DISCLAIMER, Reply, Transcript, write_transcript
+from wsi_chat.engines.model import Model
+from wsi_chat.engines.protocol import stream
+from wsi_chat.errors import SettingError, SlideError, WsiChatError
+from wsi_chat.schema import Answer, Box, LabelledBox
+from wsi_chat.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    from wsi_chat.dialects import Frame
+    from wsi_chat.engines import Engine
+    from wsi_chat.tasks import Ask
+
+HERE = re.compile(r"\b(?:here|this|that|it|in view)\b|\b(?:region|tile|field|box|picture|image)\b", re.I)
+INHERITED = (
+    "model", "adapter", "engine", "base_url", "dialect", "specimen", "mpp", "reader", "tile_px", "tile_mpp", "seed",
+)  # fmt: skip
+"""Settings that a conversation about a run folder takes from the run, unless they are given anew."""
+
+
+class Conversation:
+    """A conversation about a run folder (``OUT/<slide id>``), a slide or an image. A context manager.
+
+    Args:
+        source: a run folder, a `SlideResult`, a slide file or an image.
+        slide: where the slide file is now, if it was moved since the run.
+        engine: one that is loaded already; None loads the model when it is first asked.
+        config: a YAML file of settings.
+        **settings: fields of `Settings`; those not given are the run's own.
+
+    Attributes:
+        notes: what a user should know at the start: the reminder, a slide that is missing.
+        replies: every exchange so far.
+
+    Raises:
+        WsiChatError: the source is no run folder, slide or image, or a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | SlideResult,
+        *,
+        slide: str | Path | None = None,
+        engine: Engine | None = None,
+        config: str | Path | None = None,
+        environ: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        from wsi_chat.terminology import load_system
+
+        result = _result_of(source, slide)
+        inherited = {} if result is None else _inherited(result)
+        given = {**inherited, **{key: value for key, value in settings.items() if value is not None}}
+        effective, _ = resolve(given, config=Path(config) if config else None, environ=environ)
+        self.notes: list[str] = [DISCLAIMER]
+        self.replies: list[Reply] = []
+        self._model = Model(effective, given=engine)
+        self._system = load_system(effective.specimen)
+        self.facts = None if result is None else SlideFacts(result, self._system, self._model.dialect)
+        self._sight = Sight(source if result is None else result, self._model, self._system, self.facts)
+        if self._sight.missing:
+            self.notes.append(self._sight.missing)
+        self._thread = Thread(self._model.dialect)
+        self._asked_of = ""
+
+    # ------------------------------------------------------------------------------------------ asking
+
+    def say(self, text: str) -> Reply:
+        """Ask one thing, or give a command such as ``/region 0 0 512 512``; see :meth:`stream`."""
+        pieces = self.stream(text)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                reply: Reply = end.value
+                return reply
+
+    def stream(self, text: str) -> Generator[str, None, Reply]:
+        """The answer as it is written. The pieces joined are the text of the Reply that the generator returns.
+
+        What cannot be answered is said in the reply; a dead engine raises EngineDied.
+        """
+        said = " ".join(text.split())
+        try:
+            reply = yield from self._answered(said)
+        except SettingError as error:
+            reply = Reply(
+                question=said, text=f"{error.message} {error.hint}".strip(), source="program", status="failed"
+            )
+            yield reply.text
+        except SlideError as error:
+            reply = Reply(question=said, text=error.message, source="program", status="failed")
+            yield reply.text
+        self.replies.append(reply)
+        return reply
+
+    def _answered(self, said: str) -> Generator[str, None, Reply]:
+        if not said:
+            raise SettingError("Nothing was asked.", hint="Type a question, or /help.")
+        if said.startswith("/"):
+            return (yield from self._commanded(said))
+        told = self._from_record(said)
+        if told is not None:
+            yield told.text
+            return self._told(said, told)
+        return (yield from self._from_model(said))
+
+    def _from_record(self, said: str) -> Told | None:
+        if self.facts is None:
+            return None
+        here = self._sight.shown is not None and HERE.search(said) is not None
+        about_slide = re.search(r"\b(?:slide|specimen|verdict|case)\b", said, re.I) is not None
+        if here and not about_slide:
+            named = [name for name in ID.findall(said) if self.facts.exists(name)]
+            return self.facts.about(named) if named else None
+        return self.facts.answer(said, pointed=self._sight.shown is not None)
+
+    def _told(self, said: str, told: Told) -> Reply:
+        return Reply(question=said, text=told.text, source="record", cites=self._existing(told.cites), boxes=told.boxes)
+
+    def _existing(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if self.facts is not None and self.facts.exists(name))
+
+    # ------------------------------------------------------------------------------------------ the model
+
+    def _from_model(self, said: str) -> Generator[str, None, Reply]:
+        notes: list[str] = []
+        missing = self._sight.ensure(said, notes)
+        if missing:
+            yield missing
+            return Reply(question=said, text=missing, source="program", status="failed")
+        assert self._sight.shown is not None
+        guessed = guess(said, dialect=self._model.dialect, system=self._system, pointed=self._sight.pointed is not None)
+        strange = out_of_grammar(guessed, said, self._model.dialect)
+        if strange:
+            text = f"I cannot answer that with {self._model.engine.model_name}. {strange}"
+            yield text
+            return Reply(question=said, text=text, source="program", task=guessed.task, notes=tuple(notes))
+        return (yield from self._asked(said, guessed, self._sight.shown, notes))
+
+    def _asked(self, said: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:
+        model = self._model
+        place = None if self._sight.pointed is None else shown.to_picture(self._sight.pointed)
+        ask = wanted(guessed, said, self._system, (), place)
+        self._asked_of = model.engine.model_id
+        before = self._thread.dropped
+        query, frame = self._thread.query(
+            ask, shown, model.engine, decoding={"greedy": True, "seed": model.settings.seed}
+        )
+        if self._thread.dropped > before:
+            notes.append(
+                f"To fit the model's context, {self._thread.dropped - before} of the oldest exchanges were left out;"
+                " the picture is kept."
+            )
+        worded = guessed.task in ("ground", "refer", "screen", "mcq")
+        pieces = stream(model.engine, query)
+        spoken = ""
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                answer: Answer = end.value
+                break
+            if not worded:
+                spoken += piece
+                yield piece
+        reply = self._read(said, guessed, ask, frame, answer, shown, notes)
+        if answer.status != "failed":
+            self._thread.remember(query, self._kept(answer, ask), shown)
+        rest = reply.text if not spoken else reply.text.removeprefix(spoken)
+        if not spoken or reply.text.startswith(spoken):
+            if rest:
+                yield rest
+            return reply
+        # the model's closing control tokens or spaces: what was streamed is what was said
+        return reply.model_copy(update={"text": spoken})
+
+    def _kept(self, answer: Answer, ask: Ask) -> str:
+        """The answer as the model would have written it in full: a choice with its option."""
+        if ask.options and answer.text in ask.letters:
+            return f"{answer.text}.{ask.options[ask.letters.index(answer.text)]}."
+        return self._model.dialect.read_text(answer)
+
+    def _read(
+        self, said: str, guessed: Guess, ask: Ask, frame: Frame, answer: Answer, shown: Field, notes: list[str]
+    ) -> Reply:
+        dialect = self._model.dialect
+        notes.append(f"taken as {guessed.task}: {guessed.reason}")
+        chances: dict[str, float] | None = None
+        boxes: tuple[LabelledBox, ...] = ()
+        status = answer.status
+        if answer.status == "failed":
+            text = f"The model gave no answer: {answer.error}"
+        elif ask.options:
+            chances = dialect.read_choice(answer, ask)
+            text, status = (f"No option was named: {answer.text[:80]!r}", "failed") if chances is None else ("", status)
+            if chances:
+                best = max(chances, key=chances.__getitem__)
+                text = f"{best} ({', '.join(f'{option} {p:.3f}' for option, p in chances.items())})"
+        elif ask.task == "ground":
+            reading = dialect.read_boxes(answer, frame, ask.target)
+            boxes = tuple(LabelledBox(b.label, shown.to_level0(b.box), b.score) for b in reading.boxes)
+            status = "truncated" if reading.truncated else status
+            if not reading.understood:
+                text, status = f"The model's answer holds no box: {answer.text[:80]!r}", "failed"
+            else:
+                text = _boxes_in_words(ask.target, boxes)
+        else:
+            text = dialect.read_label(answer) if ask.task == "refer" else dialect.read_text(answer)
+        if status == "truncated":
+            notes.append("the answer was cut off; there may be more")
+        if not text:
+            text, status = "The model's answer is empty.", "failed"
+        invented = [name for name in ID.findall(text) if self.facts is None or not self.facts.exists(name)]
+        if invented:
+            notes.append(f"the model named {', '.join(invented)}, which the record does not have")
+        reply = Reply(
+            question=said,
+            text=text,
+            source="model",
+            task=guessed.task,
+            boxes=boxes,
+            probabilities=chances,
+            status=status,
+        )
+        return self._about_view(reply, notes)
+
+    def _about_view(self, reply: Reply, notes: list[str]) -> Reply:
+        """The reply with what was in view: the place, its magnification, and the ids that lie there."""
+        shown = self._sight.shown
+        if shown is None:
+            return reply.model_copy(update={"notes": tuple(notes)})
+        place = self._sight.pointed or shown.box
+        cites = self.facts.ids_in(place) if self.facts is not None else ()
+        found = tuple(name for b in reply.boxes if self.facts for name in self.facts.ids_in(b.box)[:-1])
+        return reply.model_copy(
+            update={
+                "region": shown.box,
+                "mpp": shown.mpp,
+                "cites": self._existing(tuple(dict.fromkeys((*found, *cites)))),
+                "notes": tuple(notes),
+            }
+        )
+
+    def look_at(self, what: str | Box) -> Field:
+        """Put a finding, a tile or a region (level-0 px) in view; see `Sight.look_at`."""
+        return self._sight.look_at(what)
+
+    # ------------------------------------------------------------------------------------------ commands
+
+    def _commanded(self, said: str) -> Generator[str, None, Reply]:
+        reading = read_command(said)
+        told = self._run(reading)
+        yield told.text
+        reply = Reply(
+            question=said,
+            text=told.text,
+            source="record" if reading.name in ("why", "find") and self.facts else "program",
+            cites=self._existing(told.cites),
+            boxes=told.boxes,
+        )
+        if reading.name in ("region", "tile", "find") and self._sight.shown is not None:
+            return reply.model_copy(update={"region": self._sight.shown.box, "mpp": self._sight.shown.mpp})
+        return reply
+
+    def _run(self, reading: Reading) -> Told:
+        if reading.name == "help":
+            return Told(COMMANDS)
+        if reading.name == "save":
+            data, text = self.save(reading.text)
+            return Told(f"Saved {data} and {text}.")
+        if reading.name == "slide":
+            self._sight.clear()
+            return Told("Nothing is in view: questions are about the slide.")
+        if reading.name == "region":
+            assert reading.region is not None
+            self._sight.look_at(reading.region)
+            return self._sight.told()
+        if self.facts is None:
+            raise SettingError(
+                f"/{reading.name} needs the record of an analyzed slide.",
+                hint="Run wsi-chat analyze and chat about OUT/<slide id>.",
+            )
+        if reading.name == "why":
+            return self.facts.why()
+        if reading.name == "tile":
+            about = self.facts.about([reading.text])
+            self.look_at(reading.text)
+            viewed = self._sight.told()
+            return Told(f"{about.text}\n{viewed.text}", about.cites or viewed.cites, about.boxes)
+        return self._find(reading.text)
+
+    def _find(self, label: str) -> Told:
+        from wsi_chat.asking.intent import find_label
+
+        assert self.facts is not None
+        told = self.facts.of_label(find_label(label, self._model.dialect, self._system) or label)
+        if told.cites and told.boxes and self._sight.reader is not None:
+            self.look_at(told.cites[0])
+            return Told(f"{told.text}\n{told.cites[0]} is in view.", told.cites, told.boxes)
+        return told
+
+    # ------------------------------------------------------------------------------------------ keeping
+
+    @property
+    def transcript(self) -> Transcript:
+        """Everything said so far."""
+        report = None if self.facts is None else self.facts.report
+        reader = self._sight.reader
+        about = report.slide.id if report is not None else reader.slide.path.name if reader is not None else ""
+        name = self._asked_of or (report.provenance.model.revision if report is not None else "not asked")
+        return Transcript(
+            about=about,
+            fingerprint=report.slide.fingerprint if report is not None else "",
+            model=name,
+            dialect=self._model.dialect.name,
+            replies=tuple(self.replies),
+        )
+
+    def save(self, path: str | Path) -> tuple[Path, Path]:
+        """Write the conversation as ``<path>.json`` and ``<path>.md``. Raises OutputError."""
+        try:
+            return write_transcript(self.transcript, Path(path))
+        except WsiChatError as error:
+            raise SettingError(error.message, hint="Name a file that can be written.") from error
+
+    def close(self) -> None:
+        """Release the slide, and the model if the conversation loaded it."""
+        self._sight.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _result_of(source: str | Path | SlideResult, slide: str | Path | None) -> SlideResult | None:
+    if isinstance(source, SlideResult):
+        return source
+    folder = Path(source)
+    if (folder / "report.json").is_file():
+        return load_result(folder, slide=slide)
+    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
+    if len(inside) == 1:
+        return load_result(inside[0].parent, slide=slide)
+    if inside:
+        names = ", ".join(path.parent.name for path in inside[:5])
+        raise SettingError(
+            f"{folder} holds {len(inside)} slides.",
+            hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",
+        )
+    return None
+
+
+def _inherited(result: SlideResult) -> dict[str, Any]:
+    """The run's own settings, as far as they say who answers and how places are read."""
+    config = result.report.provenance.config
+    kept = {key: config[key] for key in INHERITED if config.get(key) is not None and key in Settings.model_fields}
+    return {"dialect": result.report.provenance.model.dialect, **kept} if "dialect" not in kept else kept
+
+
+def _boxes_in_words(target: str, boxes: tuple[LabelledBox, ...]) -> str:
+    if not boxes:
+        return f"No {target} is located here."
+    where = "; ".join(f"{b.label} at {corners(b.box)}" for b in boxes[:12])
+    more = f"; and {len(boxes) - 12} more" if len(boxes) > 12 else ""
+    return f"{len(boxes)} {target}: {where}{more} (level-0 px)."

@@ -1,0 +1,310 @@
+"""Answers about a slide from what was written down of it: the verdict, its tiles and the journal. No model is asked.
+
+Every answer cites tiles and findings of the record by their ids. A question that the record does not hold gets None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.asking.intent import find_label
+from wsi_chat.errors import WsiChatError
+from wsi_chat.schema import Box, Finding, LabelledBox, Tile
+
+if TYPE_CHECKING:
+    from wsi_chat.analysis.result import SlideResult
+    from wsi_chat.dialects import Dialect
+    from wsi_chat.terminology import System
+
+LISTED = 10
+ID = re.compile(r"\b(?:f\d{4,}|t\d{6,})\b")
+"""Ids of findings (f0001) and tiles (t000042), as reports write them."""
+
+_COUNT = re.compile(r"\bhow many\b|\bnumber of\b|\bcounts?\b", re.I)
+_WHERE = re.compile(
+    r"\bwhere\b|\blist\b|\bshow\b|\bwhich\b|\bare there\b|\bis there\b|\bany\b|\bfind\b|\blocate\b", re.I
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer from the record, the ids that support it, and the boxes it speaks of (level-0 pixels)."""
+
+    text: str
+    cites: tuple[str, ...] = ()
+    boxes: tuple[LabelledBox, ...] = ()
+
+
+class SlideFacts:
+    """What is known of an analyzed slide, to be asked in plain words."""
+
+    def __init__(self, result: SlideResult, system: System, dialect: Dialect) -> None:
+        self.result = result
+        self.report = result.report
+        self._system = system
+        self._dialect = dialect
+        self._findings = {finding.id: finding for finding in result.findings}
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Tile id -> its row of tiles.parquet; empty where the file is gone."""
+        try:
+            return {row["tile_id"]: row for row in self.result.tiles.to_pylist()}
+        except (OSError, KeyError):
+            return {}
+
+    def exists(self, name: str) -> bool:
+        """Whether a finding or a tile of the record has this id."""
+        return name in self._findings or name in self.rows
+
+    def finding(self, name: str) -> Finding | None:
+        return self._findings.get(name)
+
+    def tile(self, name: str) -> Tile | None:
+        """The tile with this id, as it was planned."""
+        row = self.rows.get(name)
+        if row is None:
+            return None
+        return Tile(
+            row["index"], row["x"], row["y"], row["width"], row["height"], row["level"],
+            (row["read_width"], row["read_height"]), row["out_px"], row["mpp"], row["cellularity"],
+        )  # fmt: skip
+
+    def ids_in(self, box: Box) -> tuple[str, ...]:
+        """Findings whose centre lies in the box, then the tile whose centre is nearest to the box's."""
+        inside = [f.id for f in self.result.findings if _holds(box, f.box.center)]
+        x, y = box.center
+        holding = [r for r in self.rows.values() if _holds(_rect(r), (x, y))]
+        near = sorted(holding, key=lambda r: (_off(_rect(r), x, y), r["index"]))
+        return (*inside[:LISTED], *(r["tile_id"] for r in near[:1]))
+
+    def carrying(self) -> str | None:
+        """The finding or tile that carries the verdict most, None where none does."""
+        return next((name for name in self.report.verdict.carrying if self.exists(name)), None)
+
+    # ------------------------------------------------------------------------------------------ questions
+
+    def answer(self, question: str, *, pointed: bool = False) -> Told | None:
+        """What the record says to a question; None where the question is not about the slide as a whole.
+
+        Args:
+            pointed: something is in view: then only what names the slide or its verdict is meant for the record.
+        """
+        said = " ".join(question.split())
+        named = [name for name in ID.findall(said) if self.exists(name)]
+        if named and re.search(r"\b(?:tell|score|probability|about|who|what is|what's|where)\b", said, re.I):
+            return self.about(named)
+        for pattern, weak, answer in self._routes:
+            if pattern.search(said) and not (weak and pointed):
+                return answer()
+        if pointed and not re.search(r"\bslide\b|\bspecimen\b|\boverall\b|\bin total\b", said, re.I):
+            return None
+        label = find_label(said, self._dialect, self._system)
+        counted = _COUNT.search(said)
+        if label and (counted or _WHERE.search(said)):
+            return self.of_label(label)
+        if re.search(r"\bfindings?\b|\babnormal(?:ities)?\b", said, re.I) or (counted and "cell" in said.casefold()):
+            return self.all_counts()
+        return None
+
+    @cached_property
+    def _routes(self) -> list[tuple[re.Pattern[str], bool, Callable[[], Told]]]:
+        """(pattern, only where nothing is in view, answer), the first that fits wins."""
+
+        def route(
+            words: str, weak: bool, answer: Callable[[], Told]
+        ) -> tuple[re.Pattern[str], bool, Callable[[], Told]]:
+            return re.compile(words, re.I), weak, answer
+
+        return [
+            route(r"\bwhy\b|\breasons?\b|\bwhat carries\b", False, self.why),
+            route(r"\badequa\w*|\b(?:un)?satisfactory\b|\benough cells\b", False, self.adequacy),
+            route(r"\bcategory\b|\bbethesda\b", True, self.category),
+            route(
+                r"\bhow many (?:tiles|fields)\b|\bcoverage\b|\bfunnel\b|\bunreadable\b|\bmissing\b",
+                False,
+                self.coverage,
+            ),
+            route(r"\b(?:highest|top|worst|most (?:suspicious|abnormal)) (?:tiles?|fields?)\b", False, self.top_tiles),
+            route(r"\b(?:which|what) model\b|\bdialect\b|\bwho answered\b|\bsettings\b", False, self.model),
+            route(r"\bjournal\b|\bhow many (?:answers|questions)\b", False, self.journal),
+            route(r"\bresolution\b|\bmagnification\b|\bscanner\b|\bum/px\b|\bhow (?:large|big)\b", True, self.slide),
+            route(r"\bsummar\w+|\breport\b|\bnarrative\b|\bdescribe the slide\b", True, self.summary),
+            route(r"\bverdict\b|\bscore\b|\bthreshold\b", False, self.verdict),
+            route(r"\bslide (?:normal|abnormal)\b|\bnormal or abnormal\b", True, self.verdict),
+            route(r"\b(?:result|outcome|conclusion|overall)\b|\bdiagnos(?:is|ed)\b(?! results)", True, self.verdict),
+            route(r"\bis (?:it|this|the slide|the case) (?:ab)?normal\b", True, self.verdict),
+        ]
+
+    def verdict(self) -> Told:
+        verdict = self.report.verdict
+        text = f"The verdict is {verdict.status}. {verdict.reason}"
+        if verdict.category_name:
+            text += f" Category: {verdict.category_name}."
+        return Told(text, self._known(verdict.carrying[:5]))
+
+    def why(self) -> Told:
+        """The reason, the sentences behind it, and what carries it."""
+        verdict = self.report.verdict
+        lines = [verdict.reason]
+        if verdict.category_reason:
+            lines.append(verdict.category_reason)
+        carrying = self._known(verdict.carrying)
+        if carrying:
+            more = f" and {len(carrying) - LISTED} more" if len(carrying) > LISTED else ""
+            lines.append(f"It is carried by {', '.join(self._short(name) for name in carrying[:LISTED])}{more}.")
+        boxes = tuple(
+            LabelledBox(f.label, f.box) for name in carrying[:LISTED] if (f := self._findings.get(name)) is not None
+        )
+        return Told("\n".join(lines), carrying[:LISTED], boxes)
+
+    def category(self) -> Told:
+        verdict = self.report.verdict
+        if verdict.category_name is None:
+            return Told(f"No category is given. {verdict.category_reason}".strip(), self._known(verdict.carrying[:5]))
+        text = f"{verdict.category_name} ({self.report.specimen.system}). {verdict.category_reason}".strip()
+        return Told(text, self._known(verdict.carrying[:LISTED]))
+
+    def adequacy(self) -> Told:
+        adequacy = self.report.verdict.adequacy
+        text = f"Adequacy: {adequacy.status.replace('_', ' ')}. {adequacy.reason}".strip()
+        if adequacy.cells_estimate is not None:
+            text += f" Estimated cells: {adequacy.cells_estimate:.0f}."
+        return Told(text, self._top(3))
+
+    def coverage(self) -> Told:
+        funnel = self.report.funnel
+        text = (
+            f"{funnel.grid} tiles in the grid, {funnel.foreground} with cells, {funnel.selected} selected,"
+            f" {funnel.screened} screened ({funnel.coverage:.1%}), {funnel.detailed} looked at in detail."
+            f" {funnel.unreadable} could not be read, {funnel.screen_failed} gave no usable screening answer,"
+            f" {funnel.detail_failed} were detailed only in part; none of these counts as normal."
+        )
+        gaps = [name for name, row in self.rows.items() if row["status"] in ("unreadable", "screen_failed")]
+        return Told(text, tuple(gaps[:LISTED]) or self._top(1))
+
+    def top_tiles(self) -> Told:
+        names = self._top(LISTED)
+        if not names:
+            return Told("No tile has a screening answer.")
+        return Told(
+            "The highest tiles: " + ", ".join(f"{name} ({self.rows[name]['p_screen']:.3f})" for name in names), names
+        )
+
+    def model(self) -> Told:
+        model = self.report.provenance.model
+        return Told(
+            f"{model.name} ({model.revision}), run by {model.engine}, asked in the dialect {model.dialect};"
+            f" tiles of {self.report.provenance.tile_px} px at {self.report.provenance.tile_mpp:g} um/px."
+        )
+
+    def slide(self) -> Told:
+        slide = self.report.slide
+        return Told(
+            f"{slide.file_name}: {slide.width} x {slide.height} px, {slide.mpp:.4g} um/px ({slide.mpp_source}),"
+            f" {slide.levels} levels, read by {slide.reader}."
+        )
+
+    def summary(self) -> Told:
+        sentences = self.report.narrative
+        cites = [name for sentence in sentences for name in sentence.evidence]
+        return Told(" ".join(sentence.text for sentence in sentences) or self.verdict().text, self._known(cites))
+
+    def journal(self) -> Told:
+        from wsi_chat.journal import Journal
+
+        try:
+            with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
+                tally = journal.tally()
+        except WsiChatError as error:
+            return Told(f"The journal cannot be read: {error}")
+        parts = ", ".join(f"{number} {task}" for task, number in tally.items()) or "none"
+        return Told(f"The journal holds {sum(tally.values())} answers: {parts}.", self._top(1))
+
+    def of_label(self, label: str) -> Told:
+        """How many findings of a class there are, and where."""
+        found = sorted((f for f in self.result.findings if f.label == label), key=lambda f: (-(f.score or 0.0), f.id))
+        row = next((count for count in self.report.verdict.counts if count.label == label), None)
+        detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
+        if not found:
+            asked = row is not None and row.asked
+            never = f"{label} was not asked for on this slide; ask about a place in view: locate all {label} here."
+            text = f"No {label} was located in {detailed}." if asked else never
+            return Told(text, self._detailed(3) if asked else ())
+        where = "; ".join(f"{f.id} at {corners(f.box)}" for f in found[:LISTED])
+        more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        boxes = tuple(LabelledBox(f.label, f.box) for f in found)
+        text = f"{len(found)} {label} in {detailed}: {where}{more}."
+        return Told(text, tuple(f.id for f in found[:LISTED]), boxes)
+
+    def all_counts(self) -> Told:
+        seen = [count for count in self.report.verdict.counts if count.seen]
+        if not seen:
+            return Told("No finding was located.", self._detailed(3))
+        text = ", ".join(f"{count.seen} {count.name}" for count in seen)
+        cites = self._known(name for count in seen for name in count.finding_ids[:3])
+        return Told(f"Located in the {self.report.funnel.detailed} tiles looked at in detail: {text}.", cites[:LISTED])
+
+    def about(self, names: Iterable[str]) -> Told:
+        """What is written of findings and tiles, by their ids."""
+        known = self._known(names)
+        boxes = tuple(LabelledBox(f.label, f.box) for name in known if (f := self._findings.get(name)) is not None)
+        return Told("\n".join(self._long(name) for name in known), known, boxes)
+
+    # ------------------------------------------------------------------------------------------ words
+
+    def _known(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name in names if self.exists(name)))
+
+    def _top(self, count: int) -> tuple[str, ...]:
+        rows = [row for row in self.rows.values() if row["p_screen"] is not None]
+        rows.sort(key=lambda row: (-row["p_screen"], row["index"]))
+        return tuple(row["tile_id"] for row in rows[:count])
+
+    def _detailed(self, count: int) -> tuple[str, ...]:
+        return tuple(name for name, row in self.rows.items() if row["status"] == "detailed")[:count]
+
+    def _short(self, name: str) -> str:
+        finding = self._findings.get(name)
+        if finding is not None:
+            return f"{name} ({finding.name})"
+        p = self.rows[name]["p_screen"]
+        return f"{name} ({p:.3f})" if p is not None else name
+
+    def _long(self, name: str) -> str:
+        finding = self._findings.get(name)
+        if finding is not None:
+            score = "" if finding.score is None else f", highest tile {finding.score:.3f}"
+            others = f", also called {', '.join(finding.other_labels)}" if finding.other_labels else ""
+            return (
+                f"{name}: {finding.name} at {corners(finding.box)}, seen by {', '.join(finding.tile_ids)}"
+                f"{score}{others}."
+            )
+        row = self.rows[name]
+        p = "no screening answer" if row["p_screen"] is None else f"p = {row['p_screen']:.3f}"
+        text = f"{name}: {row['status']}, {p}, at {corners(_rect(row))}."
+        if row["description"]:
+            text += f' The model wrote: "{row["description"]}"'
+        return text + (f" Error: {row['error']}" if row["error"] else "")
+
+
+def corners(box: Box) -> str:
+    """x0 y0 x1 y1 in level-0 pixels, as /region takes them."""
+    return " ".join(f"{value:.0f}" for value in (box.x0, box.y0, box.x1, box.y1))
+
+
+def _rect(row: dict[str, Any]) -> Box:
+    return Box(row["x"], row["y"], row["x"] + row["width"], row["y"] + row["height"])
+
+
+def _holds(box: Box, point: tuple[float, float]) -> bool:
+    return box.x0 <= point[0] <= box.x1 and box.y0 <= point[1] <= box.y1
+
+
+def _off(box: Box, x: float, y: float) -> float:
+    cx, cy = box.center
+    return float((cx - x) ** 2 + (cy - y) ** 2)

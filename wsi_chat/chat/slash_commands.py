@@ -1,0 +1,49 @@
+"""The commands of a conversation: ``/region 0 0 512 512`` and the like, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsi_chat.asking.ask import as_region
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Box
+
+COMMANDS = """\
+/region x0 y0 x1 y1   look at a place, in level-0 pixels
+/tile ID              look at a tile (t000042) or a finding (f0001)
+/find CLASS           list the findings of a class and look at the first: /find hsil
+/slide                look at nothing: questions are about the slide again
+/why                  why the verdict is what it is
+/save FILE            write this conversation as FILE.json and FILE.md
+/help                 this list
+/quit                 end
+Anything else is a question: about the slide (verdict, why, how many hsil, is it adequate), or about what is in view
+(is anything abnormal, locate all hsil, what is in this region, describe)."""
+
+ARGUMENTS = {"region": "x0 y0 x1 y1", "tile": "ID", "find": "CLASS", "save": "FILE"}
+NAMES = ("region", "tile", "find", "slide", "why", "save", "help", "quit")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A command that was understood: its name, and its argument as text or as a region."""
+
+    name: str
+    text: str = ""
+    region: Box | None = None
+
+
+def read_command(said: str) -> Reading:
+    """A line that begins with ``/``. Raises SettingError for an unknown command or a wrong argument."""
+    name, _, rest = said.removeprefix("/").partition(" ")
+    name, rest = name.casefold(), rest.strip()
+    if name in ("exit", "q"):
+        name = "quit"
+    if name not in NAMES:
+        raise SettingError(f"There is no command /{name}.", hint="/help lists them.")
+    if name in ARGUMENTS and not rest:
+        raise SettingError(f"/{name} needs {ARGUMENTS[name]}.", hint="/help lists the commands.")
+    if name == "region":
+        region = as_region(rest.replace(",", " ").split())  # type: ignore[arg-type]  # read as numbers there
+        return Reading(name, region=region)
+    return Reading(name, rest)

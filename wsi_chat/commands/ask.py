@@ -1,0 +1,126 @@
+"""The command ``wsi-chat ask``: parse, ask, print. Answers on stdout; what to know of them on stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from wsi_chat.asking.answer import AskResult
+
+SHOWN = 40
+"""Boxes and fields listed on a terminal; --json has them all."""
+
+
+def ask(
+    picture: Annotated[Path, typer.Argument(help="An image or a slide.")],
+    question: Annotated[str, typer.Argument(help="The question; may be left out for refer and describe.")] = "",
+    task: Annotated[
+        str | None,
+        typer.Option(help="screen, mcq, ground, refer, describe, vqa, region or phrase. Default: guessed, and said."),
+    ] = None,
+    region: Annotated[
+        tuple[float, float, float, float] | None, typer.Option(help="x0 y0 x1 y1 in level-0 pixels.")
+    ] = None,
+    choices: Annotated[str | None, typer.Option(help="Options of a choice, separated by commas.")] = None,
+    orders: Annotated[int, typer.Option(help="Average a choice over so many orders of its options.")] = 1,
+    views: Annotated[str | None, typer.Option(help="none, quadrants or context: more views beside the field.")] = None,
+    contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate the score.")] = None,
+    zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
+    max_fields: Annotated[int, typer.Option(help="At most so many fields of a large region.")] = 16,
+    draw: Annotated[Path | None, typer.Option(help="Write the picture with boxes and labels (PNG).")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    specimen: Annotated[str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the file says.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a field in pixels, as the model sees it.")] = None,
+    tile_mpp: Annotated[float | None, typer.Option(help="um/px that the model sees.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Ask one question about an image, a region or a slide: the answer, boxes in level-0 pixels, probabilities."""
+    chosen = {
+        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
+        "device": device, "dtype": dtype, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
+        "tile_mpp": tile_mpp, "views": views, "contrast": contrast, "zoom": zoom,
+    }  # fmt: skip
+    raise typer.Exit(
+        run_ask(
+            picture,
+            question,
+            flags=chosen,
+            config=config,
+            task=task,
+            region=region,
+            choices=tuple(part.strip() for part in choices.split(",")) if choices else (),
+            orders=orders,
+            max_fields=max_fields,
+            draw=draw,
+            as_json=json_,
+        )
+    )
+
+
+def run_ask(
+    picture: Path, question: str, *, flags: dict[str, Any], config: Path | None, as_json: bool, **asked: Any
+) -> int:
+    """Ask and print. Returns the exit code: 0, or 1 where no usable answer came."""
+    import os
+
+    from wsi_chat.asking.ask import as_region, ask_with
+    from wsi_chat.engines.model import Model
+    from wsi_chat.settings import resolve
+
+    settings, _ = resolve(flags, config=config, environ=os.environ)
+    model = Model(settings)
+    try:
+        result = ask_with(picture, question, model, **{**asked, "region": as_region(asked.get("region"))})
+    finally:
+        model.close()
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        tell(result)
+    return 1 if result.status == "failed" else 0
+
+
+def tell(result: AskResult) -> None:
+    """The answer on stdout, one thing a line; the task taken, notes and the reminder on stderr."""
+    print(f"task: {result.task} ({result.task_reason})", file=sys.stderr)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(result.answer or "no usable answer")
+    if result.probabilities:
+        width = max(map(len, result.probabilities))
+        for option, p in result.probabilities.items():
+            print(f"  {option:<{width}}  {p:.3f}")
+    if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.choice is not None:
+        option = result.target or result.choice
+        top = sorted(result.fields, key=lambda f: -(f.probabilities or {}).get(option, -1.0))
+        print(f"  mean of {len(result.fields)} fields; the highest for {option}:")
+        for given in top[:3]:
+            if given.probabilities:
+                print(f"    {given.id}  {given.probabilities[option]:.3f}  at {corners(given.box)}")
+    for found in result.boxes[:SHOWN]:
+        print(f"  {found.label}  {corners(found.box)}")
+    if len(result.boxes) > SHOWN:
+        print(f"  ... and {len(result.boxes) - SHOWN} more (--json lists all)")
+    if result.status == "truncated":
+        print("note: an answer was cut off; there may be more", file=sys.stderr)
+    if result.drawing:
+        print(result.drawing)
+    print(result.disclaimer, file=sys.stderr)
+
+
+def corners(box: Any) -> str:
+    """x0 y0 x1 y1 in level-0 pixels, as --region takes them."""
+    return " ".join(f"{value:.0f}" for value in (box.x0, box.y0, box.x1, box.y1))

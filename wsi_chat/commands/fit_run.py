@@ -1,0 +1,168 @@
+"""What ``wsi-chat fit`` does and prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.errors import SettingError
+from wsi_chat.scoring.fitting import read_labelled, ready_to_fit
+
+if TYPE_CHECKING:
+    from aggregators.fit import Fit
+    from aggregators.fitted import Figure
+
+
+def run_fit(
+    manifest: Path,
+    *,
+    out: Path,
+    runs: Path,
+    head: str,
+    label_column: str,
+    negative: str | None,
+    split: str | None,
+    image_features: bool = False,
+    class_weight: str,
+    miss_rate: float | None,
+    false_alarm_rate: float | None,
+    folds: int,
+    seed: int,
+    skip_missing: bool,
+    force: bool,
+    about: str = "",
+    as_json: bool = False,
+) -> None:
+    """Fit, write the aggregator into ``out`` and say how well it does."""
+    from aggregators.fit import fit
+    from aggregators.fitted import HEADS
+    from wsi_chat.analysis.provenance import versions
+
+    if len(about) > 60:
+        raise SettingError(f"--about has {len(about)} characters.", hint="Say it in 60: a word or two.")
+    if head not in HEADS:
+        raise SettingError(f"--head {head!r} is not known.", hint=f"Choose one of: {', '.join(HEADS)}.")
+    if class_weight not in ("balanced", "none"):
+        raise SettingError(f"--class-weight {class_weight!r} is not known.", hint="Choose balanced or none.")
+    if image_features and head != "attention":
+        raise SettingError(
+            f"--image-features: the {head} head reads none.", hint="Add --head attention, or leave it out."
+        )
+    open_folder(out)
+    with bar() as progress:
+        rows = read_labelled(manifest, runs, label_column=label_column, split=split, progress=progress)
+        ready = ready_to_fit(
+            rows, negative=negative, skip_missing=skip_missing, force=force, image=image_features, runs=runs,
+            progress=progress,
+        )  # fmt: skip
+        fitted = fit(
+            ready.cohort,
+            head=head,
+            labels=ready.labels,
+            image=image_features,
+            class_weight=cast(Literal["balanced", "none"], class_weight),
+            miss_rate=miss_rate,
+            false_alarm_rate=false_alarm_rate,
+            conditions=ready.conditions,
+            versions=versions(),
+            about=about,
+            folds=folds,
+            seed=seed,
+            progress=progress,
+        )
+    for line in ready.mixed:
+        print(f"warning: mixed (--force): {line}", file=sys.stderr)
+    if not ready.cohort.patients_given:
+        print("warning: not every slide names its patient; each of those counts as a patient of its own, and slides of"
+              " one patient may then be in two folds", file=sys.stderr)  # fmt: skip
+    path = fitted.aggregator.save(out)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("sample_id", "label", "fold", "p_positive"))
+    writer.writerows((row.sample_id, row.label, row.fold, f"{row.p:.6f}") for row in fitted.predictions)
+    write_atomically(out / "cv.csv", text.getvalue())
+    if as_json:
+        print(json.dumps(_summary(fitted, path), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(fitted, path)))
+
+
+def _summary(fitted: Fit, path: Path) -> dict[str, object]:
+    record = fitted.aggregator.record
+    chosen = fitted.aggregator.thresholds(miss_rate=None, false_alarm_rate=None)
+    return {
+        "aggregator": str(path.parent),
+        "sha256": fitted.aggregator.sha256,
+        "head": record.head,
+        "image_features": record.image_features,
+        "classes": list(record.classes),
+        "calibration": record.calibration.method,
+        "cohort": record.cohort.model_dump(exclude={"patient_hashes", "slide_fingerprints"}),
+        "cv": record.cv.model_dump(),
+        "thresholds": None if chosen is None else {"normal_below": chosen[0].low, "abnormal_from": chosen[0].high},
+        "guarantee": "" if chosen is None else chosen[1],
+    }
+
+
+def _lines(fitted: Fit, path: Path) -> Iterator[str]:
+    record = fitted.aggregator.record
+    cohort, cv = record.cohort, record.cv
+    classes = ", ".join(f"{name} {cohort.per_class[name]}" for name in record.classes)
+    yield f"{record.head} head, {len(record.feature_names)} features ({record.features})"
+    if record.image_features:
+        yield f"  image        {record.image_features} features of a tile, {record.image_kind} of {record.image_model}"
+    about = f"{cohort.about} " if cohort.about else ""
+    yield f"  cohort       {cohort.slides} {about}slides of {cohort.patients} patients: {classes}"
+    if cohort.left_out:
+        yield f"  left out     {len(cohort.left_out)}: {'; '.join(cohort.left_out[:5])}"
+    yield f"  split        {cv.slides} slides fitted on, {cohort.held_out} held out for thresholds"
+    yield f"  cross-validated ({cv.folds} folds by patient, {cv.inner_folds} inner)"
+    yield f"    AUC        {figure(cv.auc)}"
+    yield f"    ECE        {cv.calibration_error_after:.3f} ({cv.calibration_error_before:.3f} before calibration)"
+    yield f"    balanced accuracy {cv.balanced_accuracy:.3f}"
+    yield f"  score        calibrated by {record.calibration.method} on {record.calibration.slides} slides"
+    chosen = fitted.aggregator.thresholds(miss_rate=None, false_alarm_rate=None)
+    if chosen is None:
+        yield "  threshold    none guaranteed: fit with --miss-rate for one that is"
+    else:
+        band, promise = chosen
+        between = f", indeterminate between {band.low:.4g} and {band.high:.4g}" if band.high > band.low else ""
+        yield f"  threshold    {band.low:.4g}{between}: {promise}"
+        if record.conformal is not None and record.conformal.auc is not None:
+            yield f"  held-out AUC {figure(record.conformal.auc)}"
+    yield f"  {path}"
+
+
+def figure(value: Figure) -> str:
+    """``0.912 (0.870-0.944, DeLong)``."""
+    if value.low is None or value.high is None:
+        return f"{value.value:.3f}"
+    return f"{value.value:.3f} ({value.low:.3f}-{value.high:.3f}, {value.method})"
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on a terminal, silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    with Progress(console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield update

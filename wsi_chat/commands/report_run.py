@@ -1,0 +1,249 @@
+"""What ``wsi-chat report`` does: a slide's documents again, from its run folder and without asking the model.
+
+Only ``--narrative model`` asks, once, and through the run's journal. Where nothing changes the files come out byte
+for byte as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.documents import FORMATS, Format, rebuild_documents
+from wsi_chat.commands.console import EXIT_PARTIAL
+from wsi_chat.errors import OutputError, SettingError, TerminologyError, WsiChatError
+from wsi_chat.schema import Language, Report, TileVerdict
+
+if TYPE_CHECKING:
+    from wsi_chat.engines import Engine
+    from wsi_chat.terminology import System
+
+log = logging.getLogger(__name__)
+
+
+def run_report(
+    folder: Path,
+    *,
+    language: str | None = None,
+    narrative: str | None = None,
+    formats: str | None = None,
+    model: str | None = None,
+    dialect: str = "auto",
+    engine: Engine | None = None,
+    ancillary: Sequence[str] = (),
+    slide: Path | None = None,
+    font_path: str | None = None,
+) -> tuple[dict[str, Any], list[str], int]:
+    """Write a slide's documents again.
+
+    Args:
+        folder: ``OUT/<slide id>``.
+        language: ``en`` or ``zh``; None keeps the report's.
+        narrative: ``template`` or ``model``; None keeps the stored sentences where the language stays.
+        formats: comma-separated out of pdf, html, json, dicom; None is all of them, DICOM where the slide is DICOM.
+        model: the checkpoint that writes a ``model`` narrative; None takes the run's.
+        engine: one that is already loaded, in place of ``model``.
+        ancillary: as of `wsi_chat.analysis.ancillary.read_ancillary`; empty keeps the report's.
+        slide: where the slide file is now; None takes the place that run.json remembers.
+
+    Returns:
+        What was written and what was not, as data and as lines; and the exit code, 3 where something was not.
+
+    Raises:
+        OutputError: the folder is no slide's run folder, or its report cannot be read.
+        SettingError: a language, a format or a result that cannot be used.
+    """
+    from reports import Words, read_tiles_parquet
+
+    wanted = _formats(formats)
+    report = _report_of(folder)
+    chosen = _language(language, report)
+    tiles = read_tiles_parquet(folder / "tiles.parquet")
+    system = _system_of(report, needed=chosen != report.language or narrative is not None or bool(ancillary))
+    slide_path = _slide_of(folder, report, slide)
+    told = _retold(report, tiles, system, chosen, narrative, read_ancillary(ancillary))
+    if narrative == "model" and system is not None:
+        told = _written_by_model(
+            told, tiles, system, folder, model=model, dialect=dialect, engine=engine, slide_path=slide_path
+        )
+    if formats is None:
+        is_dicom = report.slide.file_name.lower().endswith((".dcm", ".dicom"))
+        wanted = tuple(name for name in FORMATS if name != "dicom" or is_dicom)
+    written, failed = rebuild_documents(
+        told,
+        tiles,
+        folder,
+        formats=wanted,
+        words=Words(chosen, system),
+        redraw=chosen != report.language,
+        font_path=font_path,
+        slide_path=slide_path,
+    )
+    payload: dict[str, Any] = {"folder": str(folder), "written": [str(path) for path in written], "not_written": failed}
+    lines = [str(path) for path in written] + [f"not written: {line}" for line in failed]
+    if told.narrator is not None and narrative == "model":
+        lines.append(f"narrative: {told.narrator.kept} sentences kept, {told.narrator.replaced} replaced")
+        payload["narrator"] = told.narrator.model_dump()
+    return payload, lines, EXIT_PARTIAL if failed else 0
+
+
+def _formats(text: str | None) -> tuple[Format, ...]:
+    names = FORMATS if text is None else tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    strange = [name for name in names if name not in FORMATS]
+    if strange or not names:
+        raise SettingError(
+            f"--format {text!r}: {strange[0] if strange else 'nothing'} is no format.",
+            hint=f"Give some of {', '.join(FORMATS)}, with commas between.",
+        )
+    return tuple(name for name in FORMATS if name in names)
+
+
+def _language(text: str | None, report: Report) -> Language:
+    from reports.language import LANGUAGES
+
+    for language in LANGUAGES:
+        if language == (text or report.language):
+            return language
+    raise SettingError(f"--language {text!r} is not known.", hint=f"Choose one of: {', '.join(LANGUAGES)}.")
+
+
+def _report_of(folder: Path) -> Report:
+    """The report of a slide's folder; a run folder one level up is told apart, with the slides that it holds.
+
+    Raises:
+        OutputError: there is none that can be read.
+    """
+    from reports import read_report_json
+
+    if (folder / "report.json").is_file():
+        return read_report_json(folder / "report.json")
+    below = sorted(path.parent.name for path in folder.glob("*/report.json")) if folder.is_dir() else []
+    if below:
+        some = ", ".join(str(folder / name) for name in below[:3])
+        more = f" and {len(below) - 3} more" if len(below) > 3 else ""
+        raise OutputError(
+            f"{folder} is a whole run, not one slide of it.", hint=f"Name one of its slides: {some}{more}."
+        )
+    if not folder.exists():
+        what = "does not exist"
+    elif not folder.is_dir():
+        what = "is a file"
+    elif (folder / "journal.sqlite").exists():
+        what = "holds a run that has not finished (there is no report.json yet)"
+    else:
+        what = "is no slide's run folder: it holds no report.json"
+    raise OutputError(f"{folder} {what}.", hint="Name a folder that wsi-chat analyze wrote, OUT/<slide id>.")
+
+
+def _system_of(report: Report, *, needed: bool) -> System | None:
+    """The report's reporting system; None where its file is gone and nothing has to be said anew."""
+    from wsi_chat.terminology import load_system
+
+    code = report.specimen.code
+    try:
+        return load_system(None if code == "unspecified" else code)
+    except (TerminologyError, SettingError) as error:
+        if needed:
+            raise SettingError(
+                f"The reporting system of this report ({code}) cannot be read: {error.message}",
+                hint="Put its file back; without it the report can only be written again as it is.",
+            ) from error
+        log.warning("the reporting system %s cannot be read; its names are taken from the report", code)
+        return None
+
+
+def _slide_of(folder: Path, report: Report, given: Path | None) -> Path | None:
+    """Where the slide file is, or None."""
+    if given is not None:
+        if not given.exists():
+            raise SettingError(f"--slide {given}: there is no such file.", hint="Name the slide, or leave it out.")
+        return given
+    try:
+        slides = json.loads((folder.parent / "run.json").read_text(encoding="utf-8"))["slides"]
+        place = Path(slides[report.slide.id])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return place if place.exists() else None
+
+
+def _retold(
+    report: Report,
+    tiles: list[TileVerdict],
+    system: System | None,
+    language: Language,
+    narrative: str | None,
+    ancillary: tuple[str, ...],
+) -> Report:
+    """The report in the language asked for; its sentences stay as stored where nothing about them changes."""
+    from reports import narrate
+    from wsi_chat.errors import AnswerError
+
+    if narrative not in (None, "template", "model"):
+        raise SettingError(f"--narrative {narrative!r} is not known.", hint="Choose template or model.")
+    if language == report.language and narrative is None and not ancillary:
+        return report
+    if system is None:
+        raise AnswerError("without its reporting system the narrative cannot be told anew")
+    if report.narrator is not None and report.narrator.kept and narrative is None:
+        log.warning("the model's narrative is replaced by the template's; --narrative model would ask it again")
+    told = report.model_copy(
+        update={"language": language, "ancillary": ancillary or report.ancillary, "narrator": None, "narrative": ()}
+    )
+    return told.model_copy(update={"narrative": narrate(told, tiles, system)})
+
+
+def _written_by_model(
+    report: Report,
+    tiles: list[TileVerdict],
+    system: System,
+    folder: Path,
+    *,
+    model: str | None,
+    dialect: str,
+    engine: Engine | None,
+    slide_path: Path | None,
+) -> Report:
+    """The narrative by a model; pictures come from the slide, or from the gallery where the slide is gone."""
+    from wsi_chat.analysis.narrator import MUTE, stored_pictures, write_narrative
+    from wsi_chat.engines.model import Model
+    from wsi_chat.journal import Journal
+    from wsi_chat.settings import resolve
+
+    config = report.provenance.config
+    settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})
+    loaded = Model(settings, given=engine)
+    try:
+        mute = loaded.dialect.name in MUTE
+        pictures = _pictures(report, tiles, slide_path, loaded.dialect.tile_px) if not mute else []
+        with Journal(folder / "journal.sqlite") as journal:
+            return write_narrative(
+                report,
+                tiles,
+                system,
+                engine=None if mute else loaded.engine,
+                dialect=loaded.dialect,
+                journal=journal,
+                pictures=pictures or ([] if mute else stored_pictures(report, folder)),
+                decoding={"greedy": True, "seed": report.provenance.seed},
+            )
+    finally:
+        loaded.close()
+
+
+def _pictures(report: Report, tiles: list[TileVerdict], slide_path: Path | None, px: int) -> list[Any]:
+    from tilers import open_slide
+    from wsi_chat.analysis.narrator import pictures_of
+
+    if slide_path is None:
+        log.warning("the slide %s is not where it was: the model sees the stored crops", report.slide.file_name)
+        return []
+    try:
+        with open_slide(slide_path, mpp=report.slide.mpp) as slide:
+            return list(pictures_of(report, slide, tiles, px=px))
+    except WsiChatError as error:
+        log.warning("the slide cannot be read (%s): the model sees the stored crops", error.message)
+        return []

@@ -1,0 +1,1 @@
+"""Labelled cohorts: fitting a slide score and validating it."""
