@@ -70,8 +70,9 @@ class Speaker:
         }
 
     @torch.no_grad()
-    def answer(self, images: list[np.ndarray], prompts: list[str], *, batch: int = 24, limit: int = 256) -> list[str]:
+    def answer(self, images: list[np.ndarray], prompts: list[str], *, limit: int = 256) -> list[str]:
         """Greedy answers, special tokens left out."""
+        batch = 24 if self.model.device.type == "cpu" else 192
         texts: list[str] = []
         for start in range(0, len(prompts), batch):
             part = self.inputs(images[start : start + batch], prompts[start : start + batch])
@@ -80,10 +81,11 @@ class Speaker:
         return texts
 
     @torch.no_grad()
-    def letters(self, images: list[np.ndarray], prompts: list[str], count: int, batch: int = 32) -> np.ndarray:
+    def letters(self, images: list[np.ndarray], prompts: list[str], count: int) -> np.ndarray:
         """(n, count) probabilities of the first option letters as the first token of the answer."""
         ids = [token_id(self.tokenizer, letter) for letter in wording.LETTERS[:count]]
         rows = []
+        batch = 32 if self.model.device.type == "cpu" else 192
         for start in range(0, len(prompts), batch):
             part = self.inputs(images[start : start + batch], prompts[start : start + batch])
             logits = self.model(**part, logits_to_keep=1).logits[:, -1, ids]
@@ -176,7 +178,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     """Model (fp32, CPU) and tokenizer of a checkpoint folder."""
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    with torch.device("cpu"):
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.train(False)
     return model, AutoTokenizer.from_pretrained(folder)
 

@@ -52,10 +52,12 @@ def wide(seed: int, recipe: str, rng: np.random.Generator) -> Field:
     return render_field(seed, recipe=recipe, mpp=mpp, preparation=preparation, variety=float(rng.uniform(1.0, 2.2)))
 
 
-def slide_tiles(seed: int, rng: np.random.Generator, *, recipe: str | None = None) -> Iterator[Field]:
-    """Neighbouring tiles of one rendered slide; half of the slides are as `synth cohort` makes them."""
+def slide_tiles(
+    seed: int, rng: np.random.Generator, *, recipe: str | None = None, usual: bool | None = None
+) -> Iterator[Field]:
+    """Neighbouring tiles of one rendered slide; most slides are as `synth cohort` makes them, with `usual` all."""
     recipe = recipe or str(rng.choice(list(TILE_RECIPES), p=list(TILE_RECIPES.values())))
-    usual = rng.random() < 0.6
+    usual = rng.random() < 0.6 if usual is None else usual
     scene = Scene(
         seed,
         SCENE_PX,

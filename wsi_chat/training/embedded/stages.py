@@ -38,7 +38,7 @@ class Mix:
     """Shares of what is no rendered cervix in the stream: drawn strangers, then, of the rest, BCCD and typed blood."""
 
     strange: float = 0.06
-    blood: float = 0.15
+    blood: float = 0.17
     typed: float = 0.27
 
 
