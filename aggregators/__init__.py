@@ -4,7 +4,7 @@ Nothing here reads a pixel or asks a model; everything is a pure function of til
 drawn again from a run folder. What is missing (an unreadable tile, a failed answer) is never normal.
 """
 
-from aggregators.adequacy import Sample, Supplied, estimate
+from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.category import CategoryCall, call_category
 from aggregators.counts import count_findings
 from aggregators.merge import merge_boxes
@@ -24,8 +24,8 @@ __all__ = [
     "POOLS",
     "CategoryCall",
     "Frame",
-    "Sample",
     "Supplied",
+    "TileSample",
     "aggregate",
     "call_category",
     "count_findings",

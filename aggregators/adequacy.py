@@ -13,14 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from aggregators.intervals import proportion
 from aggregators.sampling import LEVEL, Frame, Total, total
-from wsi_chat.schema import Adequacy, CellSample, Funnel, Interval, VerdictStatus
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import Minimum, System
+from wsi_chat.schema import Adequacy, CellSample, Funnel, Interval, Remark, VerdictStatus
+from wsi_chat.terminology import Minimum, System
 
 METHOD = "stratified random tiles, combined ratio estimator, log-scale t interval"
 
@@ -41,7 +39,7 @@ class Supplied:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TileSample:
     """The sampled tiles and the frame that they were drawn from."""
 
     tiles: tuple[CellSample, ...]
@@ -54,7 +52,7 @@ def estimate(
     funnel: Funnel,
     status: VerdictStatus,
     screened: int,
-    sample: Sample | None = None,
+    sample: TileSample | None = None,
     supplied: Supplied | None = None,
     floor: float = 0.9,
 ) -> Adequacy:
@@ -73,71 +71,67 @@ def estimate(
     seen = _Counted.of(system, sample) if sample is not None and sample.tiles else None
     fields = seen.fields(rule.text) if seen else {"rule": rule.text, "sampled_area_fraction": fraction}
 
-    def say(verdict: str, reason: str, **more: object) -> Adequacy:
+    def conclude(verdict: str, reason: Remark, **more: object) -> Adequacy:
         return Adequacy.model_validate({**fields, "status": verdict, "reason": reason, **more})
 
     if status == "unsatisfactory":
-        return say("unsatisfactory", "No cells were found on the slide.")
+        return conclude("unsatisfactory", Remark("adequacy.no_cells"))
     if status == "abnormal" and rule.abnormal_is_adequate:
-        return say(
-            "satisfactory", "Abnormal cells were called, and any abnormal cell makes the specimen adequate.",
+        return conclude(
+            "satisfactory", Remark("adequacy.abnormal_cells"),
             preparation=supplied.preparation or "",
         )  # fmt: skip
     if rule.kind not in ("cells", "groups"):
-        return say("not_assessed", "No adequacy rule that could be computed is held for this system.")
+        return conclude("not_assessed", Remark("adequacy.no_rule"))
     if seen is not None and rule.obscuring is not None and seen.obscured is not None:
         share, interval = seen.obscured
         if interval.low > rule.obscuring.maximum:
-            return say(
+            return conclude(
                 "unsatisfactory",
-                f"In an estimated {share:.0%} of the fields most cells are obscured, beyond the"
-                f" {rule.obscuring.maximum:.0%} of the rule.",
+                Remark("adequacy.obscured", share=share, maximum=rule.obscuring.maximum),
             )
     if seen is None or not rule.counted_labels:
-        return say("not_assessed", _why_not_counted(rule.counted_labels))
+        return conclude("not_assessed", _why_not_counted(rule.counted_labels))
     if seen.answered < max(1.0, floor * seen.drawn):
-        return say(
+        return conclude(
             "not_assessed",
-            f"Cells were counted in only {seen.answered} of {seen.drawn} sampled tiles, below the coverage floor of"
-            f" {floor:.0%}.",
+            Remark("adequacy.few_tiles", answered=seen.answered, drawn=seen.drawn, floor=floor),
         )
     verdict, reason, used = _compare(seen, rule.minima, supplied)
-    return say(verdict, reason, minimum=used, preparation=supplied.preparation or "")
+    return conclude(verdict, reason, minimum=used, preparation=supplied.preparation or "")
 
 
-def _why_not_counted(labels: Sequence[str]) -> str:
-    if not labels:
-        return "The rule needs a count of cells, and no class of a model means them."
-    return "The rule needs a count of cells, and the model was not asked to count them."
+def _why_not_counted(labels: Sequence[str]) -> Remark:
+    return Remark("adequacy.not_asked") if labels else Remark("adequacy.no_class")
 
 
-def _compare(seen: _Counted, minima: Sequence[Minimum], supplied: Supplied) -> tuple[str, str, int | None]:
+def _compare(seen: _Counted, minima: Sequence[Minimum], supplied: Supplied) -> tuple[str, Remark, int | None]:
     """Status, reason and the minimum that was used."""
     assert seen.total is not None
-    value, interval, unit = seen.total.value, seen.total.interval, seen.unit
-    text = (
-        f"An estimated {_round(value)} {unit} ({interval.level:.0%} interval {_round(interval.low)} to"
-        f" {_round(interval.high)}) as the model marks them"
-    )
+    value, interval = seen.total.value, seen.total.interval
+    text = Remark(
+        "adequacy.estimate", n=_rounded(value), unit=Remark("unit.groups" if seen.unit == "groups" else "unit.cells"),
+        level=interval.level, low=_rounded(interval.low), high=_rounded(interval.high),
+    )  # fmt: skip
     fitting = [m for m in minima if m.preparation in (supplied.preparation, "any")] or list(minima)
     enough = max(_enough(minimum, supplied) for minimum in fitting)
     least = min(_least(minimum, supplied) for minimum in fitting)
-    lenient = " at the laboratory's discretion" if supplied.reduced_minimum else ""
+    lenient = supplied.reduced_minimum
     if interval.low >= enough or seen.observed >= enough:
-        return "satisfactory", f"{text}: at least the {enough:,} that the rule asks for{lenient}.", enough
+        code = "adequacy.enough_discretion" if lenient else "adequacy.enough"
+        return "satisfactory", Remark(code, estimate=text, minimum=enough), enough
     if seen.truncated and interval.high < least:
-        return "not_assessed", f"{text}, below {least:,}; but {seen.cut_off()}, so there may be more.", least
+        reason = Remark("adequacy.below_but_cut_off", estimate=text, minimum=least, n=seen.truncated, drawn=seen.drawn)
+        return "not_assessed", reason, least
     if interval.high < least:
-        return "unsatisfactory", f"{text}: fewer than the {least:,} that the rule asks for{lenient}.", least
+        code = "adequacy.fewer_discretion" if lenient else "adequacy.fewer"
+        return "unsatisfactory", Remark(code, estimate=text, minimum=least), least
     if len(fitting) > 1 and any(interval.low >= _enough(m, supplied) for m in fitting):
-        named = " or ".join(m.preparation for m in fitting)
-        return (
-            "not_assessed",
-            f"{text}; whether that is enough depends on the preparation ({named}: --preparation).",
-            None,
-        )
-    line = f"{least:,}" if least == enough else f"{least:,} to {enough:,}"
-    return "not_assessed", f"{text}; the interval does not settle whether the rule's {line} are reached.", least
+        named = [Remark("name.preparation", code=m.preparation, name=m.preparation) for m in fitting]
+        return "not_assessed", Remark("adequacy.depends", estimate=text, preparations=named), None
+    if least == enough:
+        return "not_assessed", Remark("adequacy.unsettled", estimate=text, minimum=least), least
+    return "not_assessed", Remark("adequacy.unsettled_range", estimate=text, minimum=least, enough=enough), least
 
 
 def _enough(minimum: Minimum, supplied: Supplied) -> int:
@@ -152,12 +146,12 @@ def _least(minimum: Minimum, supplied: Supplied) -> int:
     return minimum.count
 
 
-def _round(value: float) -> str:
+def _rounded(value: float) -> int:
     """A count to two significant digits: an estimate claims no more."""
     if value < 100:
-        return f"{value:.0f}"
+        return round(value)
     digits = math.floor(math.log10(value)) - 1
-    return f"{round(value, -digits):,.0f}"
+    return round(round(value, -digits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +165,11 @@ class _Counted:
     by_label: dict[str, int]
     total: Total | None
     obscured: tuple[float, Interval] | None
-    notes: tuple[str, ...]
+    notes: tuple[Remark, ...]
     unit: str
 
     @classmethod
-    def of(cls, system: System, sample: Sample) -> _Counted:
+    def of(cls, system: System, sample: TileSample) -> _Counted:
         rule, frame = system.adequacy, sample.frame
         counted = [tile for tile in sample.tiles if tile.status == "counted"]
         cells: dict[int, dict[str, int]] = {tile.tile.index: _in_core(tile, frame, system) for tile in counted}
@@ -208,7 +202,7 @@ class _Counted:
         share, interval = self.obscured or (None, None)
         notes = self.notes
         if self.truncated:
-            notes = (*notes, f"{self.cut_off()[:1].upper()}{self.cut_off()[1:]}: the count is a lower bound.")
+            notes = (*notes, Remark("adequacy.lower_bound", n=self.truncated, drawn=self.drawn))
         return {
             "rule": rule,
             "cells_estimate": None if estimated is None else round(estimated.value, 1),
@@ -224,9 +218,6 @@ class _Counted:
             "notes": notes,
         }
 
-    def cut_off(self) -> str:
-        return f"in {self.truncated} of {self.drawn} sampled tiles an answer was cut off"
-
 
 def _in_core(tile: CellSample, frame: Frame, system: System) -> dict[str, int]:
     core = frame.core(tile.tile)
@@ -241,27 +232,29 @@ def _in_core(tile: CellSample, frame: Frame, system: System) -> dict[str, int]:
 
 def _components(
     system: System, counted: Sequence[CellSample], cells: dict[int, dict[str, int]], frame: Frame, drawn: int
-) -> Iterable[str]:
+) -> Iterable[Remark]:
     """A sentence on each component (transformation zone): there, absent, or not settled."""
     for component in system.adequacy.components:
         usable = [tile for tile in counted if set(component.labels) <= set(tile.asked)]
+        name = Remark("name.component", code=component.code, name=component.name)
         if not usable:
-            yield f"{component.name}: not assessed, its cells were not asked for."
+            yield Remark("adequacy.component_not_asked", component=name)
             continue
         counts = {
             tile.tile.index: float(sum(cells[tile.tile.index].get(label, 0) for label in component.labels))
             for tile in usable
         }
         seen, whole = int(sum(counts.values())), total(counts, frame, drawn=drawn)
-        names = " or ".join(system.label(code).plural for code in component.labels)
+        cells_named = [Remark("name.cells", code=code, name=system.label(code).plural) for code in component.labels]
+        known: dict[str, Any] = {"component": name, "cells": cells_named}
         if seen >= component.count:
-            yield f"{component.name}: present ({seen} {names} in the sampled tiles; at least {component.count} needed)."
+            yield Remark("adequacy.component_present", n=seen, needed=component.count, **known)
         elif whole.interval.low >= component.count:
-            yield f"{component.name}: present, as extrapolated from {seen} {names} in the sampled tiles."
+            yield Remark("adequacy.component_extrapolated", n=seen, **known)
         elif whole.interval.high < component.count and not any(tile.truncated for tile in usable):
-            yield f"{component.name}: absent or insufficient (fewer than {component.count} {names} estimated)."
+            yield Remark("adequacy.component_absent", needed=component.count, **known)
         else:
-            yield f"{component.name}: not settled ({seen} {names} in the sampled tiles)."
+            yield Remark("adequacy.component_unsettled", n=seen, **known)
 
 
 def _obscured(counted: Sequence[CellSample]) -> tuple[float, Interval] | None:

@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi_chat.errors import SettingError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
-    Bag = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Bag = NDArray[np.float32]
 
 HIDDEN, GATE = 32, 16
 TOP_TILES = 128
@@ -52,7 +53,6 @@ class AttentionHead:
 
     def log_probabilities(self, bags: Sequence[Bag]) -> Floats:
         """Slides as (tiles, features) arrays -> (slides, classes) log-probabilities."""
-        import numpy as np
         import torch
 
         rows = []
@@ -87,7 +87,6 @@ def checkpoints(slides: int) -> tuple[int, ...]:
 
 def top_rows(bag: Bag) -> NDArray[np.intp]:
     """Places of the `TOP_TILES` rows with the highest logit (column 0), highest first; ties by the other columns."""
-    import numpy as np
 
     kept = np.arange(len(bag))
     if len(bag) > TOP_TILES:
@@ -103,7 +102,6 @@ def top_rows(bag: Bag) -> NDArray[np.intp]:
 
 def top_tiles(bag: Bag) -> Bag:
     """The rows of `top_rows`; the same array where it is these already."""
-    import numpy as np
 
     chosen = top_rows(bag)
     return bag if np.array_equal(chosen, np.arange(len(bag))) else bag[chosen]
@@ -111,7 +109,6 @@ def top_tiles(bag: Bag) -> Bag:
 
 def standardised(rows: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Bag:
     """Tiles in units of the cohort's spread; far outliers are held at eight of them, what is unknown (NaN) is at 0."""
-    import numpy as np
 
     found: Bag = np.clip((rows - mean) / scale, -8, 8).astype(np.float32, copy=False)
     found[np.isnan(found)] = 0.0
@@ -120,7 +117,6 @@ def standardised(rows: Bag, mean: NDArray[np.float32], scale: NDArray[np.float32
 
 def moments(bags: Sequence[Bag]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and scale (features,) of what is known in the rows of all bags; scale 1 where nothing varies."""
-    import numpy as np
 
     width = bags[0].shape[1]
     count, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
@@ -149,7 +145,6 @@ def train_attention(
         bags: (tiles, features) of each slide, unstandardised; column 0 is the logit, NaN is not known.
         y: (slides,) class indices. weights: (slides,) sample weights, mean 1.
     """
-    import numpy as np
     import torch
 
     tops = [top_tiles(bag) for bag in bags]
@@ -198,7 +193,6 @@ def _pack(
     bags: Sequence[Bag], mean: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """All tiles (total, features), standardised, the slide of each (total,), and the number of slides."""
-    import numpy as np
     import torch
 
     slide = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
@@ -247,7 +241,6 @@ def from_bytes(data: bytes, *, classes: int, features: int) -> AttentionHead:
     Raises:
         SettingError: it is no such file, or has other classes or features than said.
     """
-    import numpy as np
     from safetensors.numpy import load
 
     hint = "Fit the aggregator again."

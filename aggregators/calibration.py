@@ -8,21 +8,18 @@ the score rises. Probabilities are those of the cohort: with another share of ab
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Record
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 ISOTONIC_FROM = 1000
-METHODS = ("auto", "platt", "isotonic")
 
 
 class Calibration(Record):
@@ -49,7 +46,6 @@ class Calibration(Record):
 
     def apply(self, margin: ArrayLike) -> Floats:
         """Probabilities for margins, the same shape."""
-        import numpy as np
         from scipy.special import expit
 
         values = np.asarray(margin, dtype=np.float64)
@@ -60,7 +56,6 @@ class Calibration(Record):
 
 def choose_method(positive: ArrayLike) -> Literal["platt", "isotonic"]:
     """Platt or isotonic, by the rule of this module."""
-    import numpy as np
 
     truth = np.asarray(positive).astype(bool)
     rarer = min(int(truth.sum()), int((~truth).sum()))
@@ -82,7 +77,6 @@ def fit_calibration(
     Raises:
         SettingError: one class is missing.
     """
-    import numpy as np
     from sklearn.isotonic import IsotonicRegression
 
     values = np.asarray(margin, dtype=np.float64)
@@ -99,7 +93,6 @@ def fit_calibration(
 
 
 def _platt(margin: Floats, truth: NDArray[np.bool_]) -> tuple[float, float]:
-    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     n_pos, n_neg = int(truth.sum()), int((~truth).sum())
@@ -128,7 +121,6 @@ class Bin(NamedTuple):
 
 def calibration_curve(p: ArrayLike, positive: ArrayLike, *, bins: int = 10) -> tuple[Bin, ...]:
     """Bins of equal numbers of slides (ties stay together), from the lowest probability up."""
-    import numpy as np
 
     values = np.asarray(p, dtype=np.float64)
     truth = np.asarray(positive).astype(float)

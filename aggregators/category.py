@@ -12,13 +12,12 @@ it, and the order of findings changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from aggregators.support import PRECISION, Evidence, gather
-from wsi_chat.schema import CategorySupport, Finding, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import Category, System
+from wsi_chat.remarks import together
+from wsi_chat.schema import CategorySupport, Finding, Remark, TileVerdict
+from wsi_chat.terminology import Category, System
 
 
 class CategoryCall(NamedTuple):
@@ -29,11 +28,11 @@ class CategoryCall(NamedTuple):
     """
 
     code: str | None
-    name: str | None
-    reason: str
+    name: Remark | None
+    reason: Remark
     supporting: tuple[str, ...] = ()
     confidence: float | None = None
-    confidence_kind: str = ""
+    confidence_kind: Remark | str = ""
     support: tuple[CategorySupport, ...] = ()
 
 
@@ -65,9 +64,9 @@ def call_category(
         precision: of a box, by label or for all.
     """
     if system.kind == "counts":
-        return CategoryCall(None, None, "Cells were counted; categories do not apply.")
+        return CategoryCall(None, None, Remark("category.counted"))
     if system.kind == "generic":
-        return CategoryCall(None, None, "The specimen type was not given, so no category is named.")
+        return CategoryCall(None, None, Remark("category.no_specimen"))
     if status in ("abnormal", "normal"):
         beside = [category for category in system.categories if _may_stand_beside(category, age)]
         extra = [
@@ -83,8 +82,18 @@ def call_category(
         return _abnormal(findings, system, axes, others, precision)
     if status == "unsatisfactory" and system.inadequate_category is not None:
         category = system.category(system.inadequate_category)
-        return CategoryCall(category.code, category.name, "No cells were found on the slide.")
-    return CategoryCall(None, None, f"The slide is {status}, so no category is given.")
+        return CategoryCall(category.code, _name(category), Remark("category.no_cells"))
+    if status == "unsatisfactory":
+        return CategoryCall(None, None, Remark("category.unsatisfactory"))
+    return CategoryCall(None, None, Remark("category.indeterminate"))
+
+
+def _name(category: Category) -> Remark:
+    return Remark("name.category", code=category.code, name=category.name)
+
+
+def _system_name(system: System) -> Remark:
+    return Remark("name.system", code=system.code, name=system.name)
 
 
 def _may_stand_beside(category: Category, age: int | None) -> bool:
@@ -102,7 +111,7 @@ def _abnormal(
     precision: Mapping[str, float] | float,
 ) -> CategoryCall:
     if not axes:
-        return CategoryCall(None, None, f"No class that the model names maps to a category of {system.name}.")
+        return CategoryCall(None, None, Remark("category.unmapped", system=_system_name(system)))
     given = [next((entry for entry in graded if entry.enough), None) for graded in axes.values()]
     chosen = [entry for entry in given if entry is not None]
     left_open = {entry.category.code: _left_open(entry, axes[entry.category.axis]) for entry in chosen}
@@ -110,25 +119,39 @@ def _abnormal(
     if not chosen:
         return CategoryCall(None, None, _unsupported(findings, system), support=rows)
     chosen += others
-    parts = [
-        f"{entry.category.name}: {_findings(len(entry.findings))} (at least {entry.category.min_findings} needed)"
+    parts = [_support(entry, system) for entry in chosen]
+    names = [_open_name(entry.category, left_open.get(entry.category.code, ())) for entry in chosen]
+    open_ = [
+        Remark("category.left_open", category=_name(graver), hints=_hints(entry, axes[entry.category.axis]))
         for entry in chosen
+        for graver in left_open.get(entry.category.code, ())
     ]
-    open_ = [f"{_open_name(entry.category, left_open.get(entry.category.code, ()))}" for entry in chosen]
-    reason = f"Gravest category with enough findings on its axis. {'; '.join(parts)}."
-    for entry in chosen:
-        for graver in left_open.get(entry.category.code, ()):
-            reason += f" {graver.name} is left open: {_hint(entry, axes[entry.category.axis])}."
     lowest = min(chosen, key=lambda entry: entry.confidence)
     return CategoryCall(
         "+".join(entry.category.code for entry in chosen),
-        "; ".join(open_),
-        reason,
+        _joined(names),
+        together(Remark("category.given", parts=parts), *open_),
         tuple(sorted({finding.id for entry in chosen for finding in entry.findings})),
         lowest.confidence,
         _kind(lowest, precision),
         (*rows, *(entry.record(chosen=True) for entry in others)),
     )
+
+
+def _support(entry: Evidence, system: System) -> Remark:
+    """How many findings stand behind a category; by class where graver ones are among them."""
+    known: dict[str, Any] = {
+        "category": _name(entry.category), "n": len(entry.findings), "needed": entry.category.min_findings,
+    }  # fmt: skip
+    if all(finding.label in entry.category.from_labels for finding in entry.findings):
+        return Remark("category.support", **known)
+    counted = [(label, sum(f.label == label.code for f in entry.findings)) for label in system.labels]
+    classes = [
+        Remark("part.name_and_number", name=Remark("name.label", code=label.code, name=label.name), n=n)
+        for label, n in counted
+        if n
+    ]
+    return Remark("category.support_graver", classes=classes, **known)
 
 
 def _left_open(entry: Evidence, graded: Sequence[Evidence]) -> tuple[Category, ...]:
@@ -151,27 +174,36 @@ def _graver(entry: Evidence, graded: Sequence[Evidence]) -> list[tuple[Finding, 
     return found
 
 
-def _hint(entry: Evidence, graded: Sequence[Evidence]) -> str:
-    names = {label: other.category.name for other in reversed(graded) for label in other.category.from_labels}
+def _hints(entry: Evidence, graded: Sequence[Evidence]) -> list[Remark]:
+    categories = {label: other.category for other in reversed(graded) for label in other.category.from_labels}
     seen: dict[str, int] = {}
     for _, label in _graver(entry, graded):
-        seen[names[label]] = seen.get(names[label], 0) + 1
-    return ", ".join(f"{_findings(n)} called {name}" for name, n in sorted(seen.items()))
+        seen[label] = seen.get(label, 0) + 1
+    by_category: dict[str, int] = {}
+    for label, n in seen.items():
+        by_category[categories[label].code] = by_category.get(categories[label].code, 0) + n
+    named = {category.code: category for category in categories.values()}
+    return [
+        Remark("category.called", n=by_category[code], category=_name(named[code]))
+        for code in sorted(by_category, key=lambda code: named[code].name)
+    ]
 
 
-def _open_name(category: Category, graver: Sequence[Category]) -> str:
+def _open_name(category: Category, graver: Sequence[Category]) -> Remark:
     if not graver:
-        return category.name
-    return f"{category.name}; {' and '.join(other.name for other in graver)} cannot be excluded"
+        return _name(category)
+    return Remark("category.hedged", category=_name(category), graver=[_name(other) for other in graver])
 
 
-def _kind(entry: Evidence, precision: Mapping[str, float] | float) -> str:
-    measured = "given" if isinstance(precision, Mapping) or precision != PRECISION else "published"
-    tag = "uncalibrated: " if measured == "published" else ""
-    return (
-        f"{tag}probability that at least {entry.category.min_findings} of {_findings(len(entry.findings))} are right,"
-        f" from the agreement of tiles and a {measured} precision of boxes"
-    )
+def _joined(names: Sequence[Remark]) -> Remark:
+    return names[0] if len(names) == 1 else Remark("category.names", parts=names)
+
+
+def _kind(entry: Evidence, precision: Mapping[str, float] | float) -> Remark:
+    needed, n = entry.category.min_findings, len(entry.findings)
+    if isinstance(precision, Mapping) or precision != PRECISION:
+        return Remark("confidence.given", needed=needed, n=n)
+    return Remark("confidence.published", needed=needed, n=n)
 
 
 def _rows(
@@ -186,53 +218,51 @@ def _rows(
     )
 
 
-def _findings(n: int) -> str:
-    return f"{n} finding{'' if n == 1 else 's'}"
-
-
-def _unsupported(findings: Sequence[Finding], system: System) -> str:
+def _unsupported(findings: Sequence[Finding], system: System) -> Remark:
     abnormal = [finding for finding in findings if finding.abnormal]
     if not abnormal:
-        return "No abnormal cell was located in the detailed tiles, so no category has support."
+        return Remark("category.none_located")
     seen = []
     for label in system.labels:
         n = sum(finding.label == label.code for finding in abnormal)
         needed = [c.min_findings for c in system.categories if c.abnormal and label.code in c.from_labels]
-        if n:
-            seen.append(f"{label.name} {n}" + (f" of {min(needed)} needed" if needed else " (in no category)"))
-    return f"No category has enough findings: {', '.join(seen)}."
+        name = Remark("name.label", code=label.code, name=label.name)
+        if n and needed:
+            seen.append(Remark("category.few", label=name, n=n, needed=min(needed)))
+        elif n:
+            seen.append(Remark("category.in_none", label=name, n=n))
+    return Remark("category.too_few", seen=seen)
 
 
 def _negative(
     findings: Sequence[Finding], system: System, others: Sequence[Evidence], *, sampled: bool, adequacy: str
 ) -> CategoryCall:
     if system.negative_category is None:
-        return CategoryCall(None, None, f"A screen alone gives no category of {system.name}.")
+        return CategoryCall(None, None, Remark("category.no_negative", system=_system_name(system)))
     category = system.category(system.negative_category)
     if sampled:
-        reason = f"Only a sample of the slide was screened, and {category.name} speaks for the whole specimen."
-        return CategoryCall(None, None, reason)
+        return CategoryCall(None, None, Remark("category.sampled", category=_name(category)))
     if adequacy == "unsatisfactory":
-        reason = f"The specimen has too few cells, and {category.name} needs a satisfactory one."
-        return CategoryCall(None, None, reason)
+        return CategoryCall(None, None, Remark("category.inadequate", category=_name(category)))
     organisms = []
     supporting: list[str] = []
     for label in system.labels:
         ids = [finding.id for finding in findings if finding.label == label.code]
         if label.axis == "organism" and ids:
-            organisms.append(f"{label.name} ({len(ids)})")
+            name = Remark("name.label", code=label.code, name=label.name)
+            organisms.append(Remark("part.class_and_number", name=name, n=len(ids)))
             supporting += ids
-    assessed = "satisfactory as estimated" if adequacy == "satisfactory" else "not assessed"
-    reason = f"The slide score is below the threshold, and adequacy was {assessed}."
+    satisfactory = adequacy == "satisfactory"
+    reasons = [Remark("category.below_satisfactory") if satisfactory else Remark("category.below_not_assessed")]
     if organisms:
-        reason += f" Candidate organisms: {', '.join(organisms)}."
+        reasons.append(Remark("category.organisms", organisms=organisms))
     for entry in others:
-        reason += f" {entry.category.name}: {_findings(len(entry.findings))}."
+        reasons.append(Remark("category.beside", category=_name(entry.category), n=len(entry.findings)))
         supporting += [finding.id for finding in entry.findings]
     return CategoryCall(
         "+".join([category.code, *(entry.category.code for entry in others)]),
-        "; ".join([category.name, *(entry.category.name for entry in others)]),
-        reason,
+        _joined([_name(category), *(_name(entry.category) for entry in others)]),
+        together(*reasons),
         tuple(sorted(supporting)),
         support=tuple(entry.record(chosen=True) for entry in others),
     )

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from wsi_chat.errors import SettingError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 # 1 / 0.05 - 1 must be 19 and not 20 for want of the last bit
 _EPS = 1e-9
@@ -62,7 +61,6 @@ def miss_threshold(positives: ArrayLike, rate: float) -> float:
     Raises:
         SettingError: n is below ``needed(rate)``; the message names both.
     """
-    import numpy as np
 
     scores = np.sort(np.asarray(positives, dtype=np.float64))
     if len(scores) < needed(rate):
@@ -82,7 +80,6 @@ def alarm_threshold(negatives: ArrayLike, rate: float) -> float:
     Raises:
         SettingError: too few cases; the message names how many are needed.
     """
-    import numpy as np
 
     scores = np.sort(np.asarray(negatives, dtype=np.float64))[::-1]
     if len(scores) < needed(rate):

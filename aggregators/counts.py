@@ -7,12 +7,9 @@ stay apart.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from wsi_chat.schema import Count, Finding, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import System
+from wsi_chat.terminology import System
 
 
 def count_findings(

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregators.attention import top_rows, top_tiles
 from aggregators.pooling import CLIP
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Finding, TileVerdict
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 VERDICT_FEATURES = "verdict-1"
 TILE_FEATURES = "tile-1"
@@ -46,7 +45,6 @@ class ImageFeatures:
 
     def rows(self, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
         """(m, width) features of the tiles at these places among the n."""
-        import numpy as np
 
         return self.read(np.asarray(self.tiles, dtype=np.intp)[chosen])
 
@@ -102,7 +100,6 @@ def evidence_from_columns(
             need ``index``.
         image: of the slide's tiles, by index; or None.
     """
-    import numpy as np
 
     p = np.array([np.nan if value is None else value for value in columns["p_screen"]], dtype=np.float64)
     kept: list[int] = np.flatnonzero(~np.isnan(p)).tolist()
@@ -155,7 +152,6 @@ def verdict_features(evidence: Evidence, labels: Sequence[str]) -> Floats:
     Raises:
         SettingError: the slide has no screened tile.
     """
-    import numpy as np
 
     n = len(evidence.p)
     if n == 0:
@@ -195,7 +191,6 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
         SettingError: ``image`` features are wanted, but the slide has none or another number of them.
         OutputError: too few of the tiles have them (`MISSING`), or they cannot be read.
     """
-    import numpy as np
 
     unknown = [np.isnan(evidence.cellularity), np.isnan(evidence.focus)]
     none = np.zeros(len(evidence.p))
@@ -231,7 +226,6 @@ def tile_features(evidence: Evidence, labels: Sequence[str], *, image: int = 0) 
 
 def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
     """The rows that `attention.top_tiles` takes, and all that are the same as the last of them."""
-    import numpy as np
 
     if len(rows) == 0:
         return np.arange(0)
@@ -242,7 +236,6 @@ def _candidates(rows: NDArray[np.float32]) -> NDArray[np.intp]:
 
 def logit(p: Floats) -> Floats:
     """Log odds after clipping as in `aggregators.pooling`, so that 0 and 1 are finite; the shape of ``p``."""
-    import numpy as np
 
     clipped = np.clip(p, CLIP, 1.0 - CLIP)
     return np.log(clipped) - np.log1p(-clipped)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregators.attention import AttentionHead, checkpoints, to_bytes, train_attention
 from aggregators.calibration import Calibration, calibration_error, fit_calibration
@@ -31,22 +34,18 @@ from aggregators.fitted import (
     margins,
 )
 from aggregators.folds import Fold, check_patients, grouped_folds, hold_out, patients_of_class
-from aggregators.intervals import auc_delong, bootstrap
+from aggregators.intervals import auc, auc_delong, bootstrap
 from aggregators.logistic import GRID, LogisticHead, train_logistic
 from wsi_chat.errors import SettingError
+from wsi_chat.progress import Progress
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 #: Patients of each class that a fit needs at the least, beside those held out for thresholds.
 FEWEST = 10
 #: Share of each class's patients that is held out for thresholds, where that is more than the rates need.
 HELD_OUT = 0.3
 FOLDS, INNER = 5, 3
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +239,6 @@ def _need(cohort: Cohort, wanted: Mapping[int, int], why: str) -> None:
 
 def _split(cohort: Cohort, miss_rate: float | None, false_alarm_rate: float | None, seed: int) -> Fold:
     """The slides to fit on and those held out for thresholds (none without a rate)."""
-    import numpy as np
 
     if miss_rate is None:
         if false_alarm_rate is not None:
@@ -271,7 +269,6 @@ def _split(cohort: Cohort, miss_rate: float | None, false_alarm_rate: float | No
 
 def _inputs(cohort: Cohort, options: Options) -> Any:
     """What the head is trained on: an array (slides, features), or a list of arrays (tiles, features)."""
-    import numpy as np
 
     if options.head == "logistic":
         return np.stack([verdict_features(evidence, options.labels) for evidence in cohort.evidence])
@@ -284,7 +281,6 @@ def _take(inputs: Any, chosen: NDArray[np.intp]) -> Any:
 
 def _weights(y: NDArray[np.intp], options: Options) -> Floats:
     """Sample weights, mean 1: every class weighs the same where they are balanced."""
-    import numpy as np
 
     if options.class_weight == "none":
         return np.ones(len(y))
@@ -305,7 +301,6 @@ def _heads(inputs: Any, y: NDArray[np.intp], options: Options, grid: Sequence[fl
 
 def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: Options) -> _Trained:
     """Choose the strength on inner folds, calibrate on their held-out margins, and fit on everything given."""
-    import numpy as np
 
     grid: Sequence[float] = GRID if options.head == "logistic" else checkpoints(len(y))
     classes = int(y.max()) + 1
@@ -325,7 +320,6 @@ def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: O
 def _cross_validate(
     cohort: Cohort, inputs: Any, options: Options, progress: Progress
 ) -> tuple[CrossValidation, tuple[Prediction, ...]]:
-    import numpy as np
     from scipy.special import expit
 
     y, patients = cohort.y, cohort.patients
@@ -363,9 +357,6 @@ def _cross_validate(
 
 def auc_figure(positive: NDArray[np.bool_], p: Floats, patients: Sequence[str], *, seed: int = 0) -> Figure:
     """AUC with DeLong's interval, or bootstrapped by patient where patients have several slides."""
-    import numpy as np
-
-    from aggregators.intervals import auc
 
     found = auc_delong(positive, p)
     if len(set(patients)) == len(patients):

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from aggregators.attention import AttentionHead, from_bytes
+from aggregators.attention import AttentionHead, from_bytes, to_bytes
 from aggregators.calibration import Calibration
 from aggregators.conformal import Band, band
 from aggregators.features import (
@@ -31,15 +33,13 @@ from aggregators.features import (
 )
 from aggregators.logistic import LogisticHead
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.schema import Fitted, Probability, Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from wsi_chat.remarks import read_remark
+from wsi_chat.schema import Fitted, Probability, Record, Remark
 
 FILE, WEIGHTS = "aggregator.json", "attention.safetensors"
 HeadName = Literal["logistic", "attention"]
-HEADS: dict[HeadName, str] = {"logistic": "logistic regression", "attention": "attention MIL"}
+HEADS: dict[HeadName, Remark] = {"logistic": Remark("head.logistic"), "attention": Remark("head.attention")}
+METHODS = {"platt": Remark("method.platt"), "isotonic": Remark("method.isotonic")}
 FAR = 5.0
 """Standard deviations of the fit's slides beyond which a slide is unlike them. Ours: no rendered one of 146 had 4.3."""
 _AGAIN = "Fit it again with wsi-chat fit."
@@ -168,34 +168,35 @@ class FittedAggregator:
         )
         return calibrated(logs, self.record.calibration)
 
-    def differences(self, conditions: Mapping[str, Any]) -> list[str]:
+    def differences(self, conditions: Mapping[str, Any]) -> list[Remark]:
         """What differs from the conditions of the fit, as phrases that name both values."""
         mine = self.record.conditions
         return [
-            f"{key} {conditions.get(key)!r}, fitted with {mine.get(key)!r}"
+            Remark("aggregator.condition", setting=key, value=repr(conditions.get(key)), fitted=repr(mine.get(key)))
             for key in sorted(set(mine) | set(conditions))
             if conditions.get(key) != mine.get(key)
         ]
 
-    def unlike(self, evidence: Evidence) -> str:
-        """The feature in which a slide lies farthest outside the fit's slides, in words; empty up to `FAR` deviations.
+    def unlike(self, evidence: Evidence) -> Remark | None:
+        """The feature in which a slide lies farthest outside the fit's slides, in words; None up to `FAR` deviations.
 
         Known of the logistic head alone, whose record has the mean and the spread of every feature.
         """
-        import numpy as np
 
         head = self.record.logistic
         if head is None or len(evidence.p) == 0:
-            return ""
+            return None
         found = verdict_features(evidence, self.record.labels)
         away = np.abs((found - np.array(head.mean)) / np.array(head.scale))
         worst = int(away.argmax())
         if away[worst] <= FAR:
-            return ""
-        name, mean, scale = self.record.feature_names[worst], head.mean[worst], head.scale[worst]
-        return f"{name} {found[worst]:.2g}, theirs {mean:.2g} +- {scale:.2g}"
+            return None
+        return Remark(
+            "aggregator.difference", feature=self.record.feature_names[worst], found=float(found[worst]),
+            mean=head.mean[worst], scale=head.scale[worst],
+        )  # fmt: skip
 
-    def thresholds(self, *, miss_rate: float | None, false_alarm_rate: float | None) -> tuple[Band, str] | None:
+    def thresholds(self, *, miss_rate: float | None, false_alarm_rate: float | None) -> tuple[Band, Remark] | None:
         """The thresholds that keep the rates, and what they promise; None where no rate is asked for.
 
         Rates that are None are those given when it was fitted.
@@ -218,24 +219,31 @@ class FittedAggregator:
                 hint="Fit it again with --miss-rate.",
             )
         chosen = band(held.positives, held.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
-        promise = f"expected miss rate at most {miss_rate:g} ({len(held.positives)} abnormal patients held out)"
-        if false_alarm_rate is not None:
-            promise += f", false-alarm rate at most {false_alarm_rate:g} ({len(held.negatives)} normal)"
-        return chosen, f"{promise}, for slides like those of the fit"
+        if false_alarm_rate is None:
+            return chosen, Remark("guarantee.misses", rate=miss_rate, n=len(held.positives))
+        return chosen, Remark(
+            "guarantee.misses_and_alarms", rate=miss_rate, n=len(held.positives), alarms=false_alarm_rate,
+            normal=len(held.negatives),
+        )  # fmt: skip
 
     def save(self, folder: Path) -> Path:
         """Write the folder's files; returns aggregator.json. Raises OutputError."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.attention is not None:
-                from aggregators.attention import to_bytes
-
                 _put(folder / WEIGHTS, to_bytes(self.attention))
             payload = {**_said(self.record), "sha256": self.sha256}
             text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
             return _put(folder / FILE, text.encode())
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
+
+
+def _about(slides: str) -> Remark | str:
+    """What the slides of the fit were, to stand before the word slides."""
+    if slides == "rendered":
+        return Remark("about.rendered")
+    return Remark("about.given", about=slides) if slides else ""
 
 
 def _put(path: Path, data: bytes) -> Path:
@@ -295,7 +303,6 @@ def head_log_probabilities(
     head: LogisticHead | AttentionHead | None, slides: Sequence[Evidence], labels: Sequence[str], *, image: int = 0
 ) -> NDArray[np.float64]:
     """(slides, classes) log-probabilities as the head gives them, before calibration."""
-    import numpy as np
 
     if isinstance(head, LogisticHead):
         return head.log_probabilities(np.stack([verdict_features(slide, labels) for slide in slides]))
@@ -308,7 +315,6 @@ def head_log_probabilities(
 
 def margins(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log odds of 'not negative' from (slides, classes) log-probabilities: what is calibrated and thresholded."""
-    import numpy as np
     from scipy.special import logsumexp
 
     return np.asarray(logsumexp(logs[:, 1:], axis=1) - logs[:, 0])
@@ -316,7 +322,6 @@ def margins(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def calibrated(logs: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
     """Calibrated class probabilities: 'not negative' is calibrated and shared out among its classes as before."""
-    import numpy as np
     from scipy.special import softmax
 
     positive = np.clip(calibration.apply(margins(logs)), 0.0, 1.0)
@@ -328,7 +333,7 @@ class Reading:
     """One slide as an aggregator reads it: a calibrated score 0..1, its kind in words, and the band to judge it."""
 
     score: float
-    kind: str
+    kind: Remark
     band: Band
     fitted: Fitted
 
@@ -337,18 +342,18 @@ class Reading:
 class Applied:
     """An aggregator with the thresholds that a run asked for. ``forced`` are differences passed over.
 
-    ``unasked``: nobody named it, so it stands back from a slide that is unlike those of its fit.
+    ``unasked``: nobody named it, so it is not applied to a slide that is unlike those of its fit.
     """
 
     aggregator: FittedAggregator
     band: Band
-    guarantee: str = ""
-    forced: tuple[str, ...] = ()
+    guarantee: Remark | str = ""
+    forced: tuple[Remark, ...] = ()
     unasked: bool = False
 
-    def stands_back(self, evidence: Evidence) -> str:
-        """Why it gives no score of a slide that it could read, in words; empty where it gives one."""
-        return self.aggregator.unlike(evidence) if self.unasked else ""
+    def why_not(self, evidence: Evidence) -> Remark | None:
+        """Why it is not applied to a slide that it could read, in words; None where it is."""
+        return self.aggregator.unlike(evidence) if self.unasked else None
 
     def read(self, evidence: Evidence) -> Reading | None:
         """The slide's reading; None for a slide without a screened tile."""
@@ -358,11 +363,13 @@ class Applied:
         row = self.aggregator.probabilities([evidence])[0]
         # 1 - p(negative) and not the sum of the others, so that both add up to one
         score = min(1.0, max(0.0, float(1.0 - row[0])))
-        method = {"platt": "Platt scaling", "isotonic": "isotonic regression"}[record.calibration.method]
-        about = f"{record.cohort.about} " if record.cohort.about else ""
-        kind = f"calibrated by {method} on {record.calibration.slides} {about}slides, {HEADS[record.head]}"
         if self.forced:
-            kind = f"uncalibrated here: {HEADS[record.head]} applied against its conditions"
+            kind = Remark("score.forced", head=HEADS[record.head])
+        else:
+            kind = Remark(
+                "score.calibrated", method=METHODS[record.calibration.method], n=record.calibration.slides,
+                about=_about(record.cohort.about), head=HEADS[record.head],
+            )  # fmt: skip
         classes = {name: min(1.0, max(0.0, float(p))) for name, p in zip(record.classes, row, strict=True)}
         fitted = Fitted(
             head=record.head,
@@ -370,7 +377,7 @@ class Applied:
             calibration=record.calibration.method,
             classes=classes,
             low=self.band.low,
-            guarantee="" if self.forced else self.guarantee,
+            guarantee=read_remark("" if self.forced else self.guarantee),
             forced=self.forced,
         )
         return Reading(score, kind, self.band, fitted)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsi_chat.errors import SettingError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Indices = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 
 class Fold(NamedTuple):
@@ -47,7 +46,6 @@ def grouped_folds(y: NDArray[np.intp], patients: Sequence[str], *, k: int, seed:
     Raises:
         SettingError: a class has fewer than k patients, or a training side would lack a class.
     """
-    import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
 
     count = int(y.max()) + 1
@@ -75,7 +73,6 @@ def hold_out(y: NDArray[np.intp], patients: Sequence[str], *, positives: int, ne
 
     Patients are drawn without a look at their scores, so those held out stay exchangeable with new ones.
     """
-    import numpy as np
 
     truth: dict[str, set[bool]] = {}
     for label, patient in zip(y, patients, strict=True):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from wsi_chat.errors import SettingError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
 
 
 class Estimate(NamedTuple):
@@ -40,7 +39,6 @@ def auc_delong(positive: ArrayLike, score: ArrayLike, *, level: float = 0.95) ->
     Raises:
         SettingError: one class is missing, or a score is not a number.
     """
-    import numpy as np
     from scipy.stats import norm
 
     value, v_pos, v_neg = _components(positive, score)
@@ -68,7 +66,6 @@ def auc(positive: ArrayLike, score: ArrayLike) -> float:
 
 def _components(positive: ArrayLike, score: ArrayLike) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """AUC and DeLong's structural components of the positive and of the negative slides."""
-    import numpy as np
     from scipy.stats import rankdata
 
     truth = np.asarray(positive).astype(bool)
@@ -112,7 +109,6 @@ def bootstrap(
         statistic: of the indices of the drawn slides; NaN where it cannot be computed (left out).
         groups: the patient of each slide.
     """
-    import numpy as np
 
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     order = np.argsort(index, kind="stable")

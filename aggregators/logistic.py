@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from wsi_chat.schema import Record
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 #: Inverse strengths of the L2 penalty that are tried; the inner folds choose.
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -39,7 +36,6 @@ class LogisticHead(Record):
 
     def log_probabilities(self, x: Floats) -> Floats:
         """(slides, features) -> (slides, classes), rows of log-probabilities."""
-        import numpy as np
         from scipy.special import log_softmax
 
         rows = (x - np.array(self.mean)) / np.array(self.scale)
@@ -57,7 +53,6 @@ def train_logistic(x: Floats, y: NDArray[np.intp], *, penalty_c: float, weights:
         x: (slides, features); y: (slides,) class indices 0..classes-1, each present.
         weights: (slides,) sample weights, mean 1.
     """
-    import numpy as np
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -27,13 +27,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import shapely
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, Finding, Tile, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import System
+from wsi_chat.terminology import System
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +45,16 @@ BORDER_PX = 2.0
 
 
 class Seen(NamedTuple):
-    """One box as one tile saw it. ``cut`` says that it ends at a border of the tile inside the slide."""
+    """One box as one tile saw it. ``cut`` says that it ends at a border of the tile inside the slide.
+
+    ``p`` is the tile's screening probability, ``confidence`` what the model gave the box itself, if anything.
+    """
 
     box: Box
     label: str
     tile: Tile
     p: float | None
+    confidence: float | None
     cut: bool
     margin: float
     group: str
@@ -102,8 +107,6 @@ def candidate_pairs(seen: Sequence[Seen]) -> Iterable[tuple[int, int]]:
     """Index pairs ``a < b``, sorted, whose boxes overlap or come within the margin of the larger pixel size."""
     if len(seen) < 2:
         return []
-    import numpy as np
-    import shapely
 
     boxes = np.array([[s.box.x0, s.box.y0, s.box.x1, s.box.y1] for s in seen])
     margin = max(s.margin for s in seen)
@@ -171,7 +174,8 @@ def _collect(tile_verdicts: Iterable[TileVerdict], system: System, bounds: Box) 
                 continue
             group = label if axes[label] == "organism" else ""
             cut = _is_cut(box, tile.box, bounds, margin)
-            seen.append(Seen(box, label, tile, verdict.p_screen, cut, margin, group))
+            confidence = found.score if found.score is not None and 0.0 <= found.score <= 1.0 else None
+            seen.append(Seen(box, label, tile, verdict.p_screen, confidence, cut, margin, group))
     return sorted(seen, key=_order)
 
 
@@ -243,6 +247,7 @@ def _finding(number: int, cell: _Cell, system: System) -> Finding:
     votes = {code: len(indices) for code, indices in tiles.items()}
     label = system.label(_winner(votes, system))
     scores = [member.p for member in cell.members if member.p is not None]
+    own = [m.confidence for m in cell.members if m.label == label.code and m.confidence is not None]
     listed = [other.code for other in system.labels if other.code in votes and other.code != label.code]
     return Finding(
         id=f"f{number:04d}",
@@ -251,6 +256,7 @@ def _finding(number: int, cell: _Cell, system: System) -> Finding:
         box=cell.box,
         abnormal=label.abnormal,
         score=max(scores, default=None),
+        confidence=max(own, default=None),
         tile_ids=tuple(sorted({member.tile.id for member in cell.members})),
         votes=votes[label.code],
         other_labels=tuple(listed),

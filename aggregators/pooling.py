@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wsi_chat.errors import SettingError
+from wsi_chat.schema import Remark
 
 # Beyond this a probability from a softmax says how far the network has saturated, not how sure one may be; in
 # logits it is 9.2, so that a single saturated tile cannot outvote nine confidently normal ones among ten.
 CLIP = 1e-4
 
-Scored = tuple[float | None, str]
+Scored = tuple[float | None, Remark]
 Pool = Callable[..., Scored]
 
 
@@ -128,32 +129,29 @@ def findings_share(findings: int, k: int = 10) -> float:
 
 def _topk_logit(p: Sequence[float], *, k: int = 10, **_: float) -> Scored:
     n = len(p)
-    counted = f"top-{k}" if n >= k else f"top-{n} (fewer than the {k} asked for)"
-    return topk_mean_logit(p, k), f"uncalibrated {counted} mean of logits, as a probability"
+    kind = Remark("score.topk", k=k) if n >= k else Remark("score.topk_fewer", n=n, k=k)
+    return topk_mean_logit(p, k), kind
 
 
 def _mean(p: Sequence[float], **_: float) -> Scored:
-    return mean(p), "uncalibrated mean probability over tiles"
+    return mean(p), Remark("score.mean")
 
 
 def _max(p: Sequence[float], **_: float) -> Scored:
-    return maximum(p), "uncalibrated highest probability of any tile"
+    return maximum(p), Remark("score.max")
 
 
 def _noisy_or(p: Sequence[float], *, false_alarm: float = 0.01, **_: float) -> Scored:
-    return (
-        noisy_or_corrected(p, false_alarm),
-        f"uncalibrated noisy-OR over tiles, corrected for a false-alarm rate of {false_alarm:.2g} per tile",
-    )
+    return noisy_or_corrected(p, false_alarm), Remark("score.noisy_or", rate=false_alarm)
 
 
 def _fraction_above(p: Sequence[float], *, cutoff: float = 0.5, **_: float) -> Scored:
-    return fraction_above(p, cutoff), f"uncalibrated fraction of tiles with a probability of {cutoff:.2f} or more"
+    return fraction_above(p, cutoff), Remark("score.fraction_above", cutoff=cutoff)
 
 
 def _findings(p: Sequence[float], *, k: int = 10, findings: int = 0, **_: float) -> Scored:
     score = findings_share(findings, k) if _checked(p) else None
-    return score, f"uncalibrated count of merged abnormal findings ({findings}), as n / (n + {k})"
+    return score, Remark("score.findings", n=findings, k=k)
 
 
 #: name -> function of the probabilities (and of the keywords ``k``, ``false_alarm``, ``cutoff`` and ``findings``, the

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from wsi_chat.schema import Box, Interval, Tile
 
 LEVEL = 0.95
@@ -87,7 +89,6 @@ def draw(tiles: Sequence[Tile], size: int, *, seed: int) -> list[Tile]:
 
     The same tiles, size and seed give the same sample, whatever the order of the tiles.
     """
-    import numpy as np
 
     if size <= 0:
         return []

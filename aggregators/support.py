@@ -19,13 +19,11 @@ independently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import CategorySupport, Finding, TileVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import Category, System
+from wsi_chat.terminology import Category, System
 
 #: Precision of a cervical checkpoint's released answers at IoU 0.5, the class named in the prompt (measured: 0.188).
 PRECISION = 0.19
@@ -50,6 +48,7 @@ class Evidence(NamedTuple):
             name=self.category.name,
             axis=self.category.axis,
             findings=len(self.findings),
+            own=sum(finding.label in self.category.from_labels for finding in self.findings),
             needed=self.category.min_findings,
             confidence=self.confidence,
             chosen=chosen,

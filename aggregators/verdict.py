@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aggregators.adequacy import Sample, Supplied, estimate
+from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.category import call_category
 from aggregators.counts import count_findings
-from aggregators.features import evidence_of
+from aggregators.features import ImageFeatures, evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pooling import find_pool
 from aggregators.support import PRECISION
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box, Finding, Funnel, SlideVerdict, TileVerdict, VerdictStatus
+from wsi_chat.remarks import together
+from wsi_chat.schema import Box, Finding, Funnel, Remark, SlideVerdict, TileVerdict, VerdictStatus
+from wsi_chat.terminology import System
 
 if TYPE_CHECKING:
-    from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
-    from wsi_chat.terminology import System
 
 
 def aggregate(
@@ -38,7 +38,7 @@ def aggregate(
     coverage_floor: float = 0.9,
     false_alarm: float = 0.01,
     cutoff: float = 0.5,
-    sample: Sample | None = None,
+    sample: TileSample | None = None,
     supplied: Supplied | None = None,
     precision: Mapping[str, float] | float | None = None,
     applied: Applied | None = None,
@@ -66,7 +66,7 @@ def aggregate(
         supplied: what the user said of the specimen: preparation, age.
         precision: share of the model's boxes that are right, by class or for all; None takes a published one.
         applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``; one that
-            nobody named stands back from a slide unlike those of its fit, and the reason says so.
+            nobody named is not applied to a slide unlike those of its fit, and the reason says so.
         image: image features of the tiles, for an aggregator that reads them.
 
     Returns:
@@ -88,13 +88,13 @@ def aggregate(
     hints = sum(finding.abnormal for finding in findings)
     chances = [_p(v) for v in answered]
     score, score_kind = scorer(chances, k=k, false_alarm=false_alarm, cutoff=cutoff, findings=hints)
-    low, reading, unlike = threshold, None, ""
+    low, reading, unlike = threshold, None, None
     if not system.screen.about_abnormality:
-        score, score_kind = None, "none: cells were counted, abnormality was not asked about"
+        score, score_kind = None, Remark("score.none")
     elif applied is not None:
         evidence = evidence_of(verdicts, findings, image=image)
-        unlike = applied.stands_back(evidence)
-        if not unlike:
+        unlike = applied.why_not(evidence)
+        if unlike is None:
             low, threshold = applied.band.low, applied.band.high
             reading = applied.read(evidence)
         if reading is not None:
@@ -125,12 +125,11 @@ def aggregate(
         age=supplied.age,
         precision=PRECISION if precision is None else precision,
     )
-    if unlike:
-        reason = f"{reason} The checkpoint's own aggregator stands back: no slide of its fit was like this ({unlike})."
+    more = [] if unlike is None else [Remark("verdict.not_applied", difference=unlike)]
     strange = unknown_labels(verdicts, system)
     if strange:
-        named = ", ".join(f"{label} ({n})" for label, n in strange.items())
-        reason = f"{reason} Boxes with classes that the reporting system does not have were left out: {named}."
+        classes = [Remark("part.class_and_number", name=label, n=n) for label, n in strange.items()]
+        more.append(Remark("verdict.unknown_classes", classes=classes))
     carrying = list(category.supporting)
     if status == "abnormal" and not carrying:
         carrying = [finding.id for finding in findings if finding.abnormal]
@@ -138,13 +137,13 @@ def aggregate(
         carrying += [verdict.tile.id for verdict in ranked[:k]]
     return SlideVerdict(
         status=status,
-        reason=reason,
+        reason=together(reason, *more),
         score=score,
         score_kind=score_kind,
         threshold=threshold if system.screen.about_abnormality else None,
         category=category.code,
         category_name=category.name,
-        category_reason=" ".join([category.reason, *seen.detail_gaps()]),
+        category_reason=together(category.reason, *seen.detail_gaps()),
         category_confidence=category.confidence,
         category_confidence_kind=category.confidence_kind,
         category_support=category.support,
@@ -168,106 +167,96 @@ class _Evidence:
     funnel: Funnel
     system: System
     score: float | None
-    score_kind: str
+    score_kind: Remark
     threshold: float
     low: float
     coverage: float
     floor: float
 
-    def missing(self) -> str:
+    def missing(self) -> Remark:
         """Why tiles have no screening answer, in numbers."""
         unreadable = sum(verdict.status == "unreadable" for verdict in self.verdicts)
         failed = sum(verdict.status == "screen_failed" for verdict in self.verdicts)
         rest = max(0, self.funnel.selected - len(self.ranked) - unreadable - failed)
-        text = f"{unreadable} could not be read, {failed} had no usable answer"
-        return f"{text}, {rest} were not reached" if rest else text
+        if rest:
+            return Remark("part.missing_and_rest", unreadable=unreadable, failed=failed, rest=rest)
+        return Remark("part.missing", unreadable=unreadable, failed=failed)
 
-    def gap(self) -> str:
-        return (
-            f"{len(self.ranked)} of {_tiles(self.funnel.selected)} screened ({self.coverage:.1%}), below the"
-            f" coverage floor of {self.floor:.0%}: {self.missing()}"
-        )
+    def gap(self) -> Remark:
+        return Remark(
+            "part.gap", screened=len(self.ranked), selected=self.funnel.selected, coverage=self.coverage,
+            floor=self.floor, missing=self.missing(),
+        )  # fmt: skip
 
-    def sample(self) -> str:
-        """The sampled fraction of the foreground, where it is not the whole; starts with ``; ``."""
-        chosen, all_ = self.funnel.selected, self.funnel.foreground
-        if chosen >= all_:
-            return ""
-        return f"; among the {chosen} of {all_} foreground tiles that were sampled ({chosen / all_:.1%})"
+    def sample(self) -> Remark | str:
+        """The sampled fraction of the foreground; empty where it is the whole."""
+        chosen, whole = self.funnel.selected, self.funnel.foreground
+        return "" if chosen >= whole else Remark("part.sample", chosen=chosen, all=whole, fraction=chosen / whole)
 
-    def detail_gaps(self) -> list[str]:
+    def detail_gaps(self) -> list[Remark]:
         """Sentences on detailed tiles whose answers failed or were cut off."""
         tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in self.verdicts)
         failed = sum(verdict.status == "detail_failed" for verdict in self.verdicts)
         short = sum(verdict.truncated for verdict in self.verdicts)
         gaps = []
         if failed:
-            gaps.append(f"In {failed} of {_tiles(tried)} looked at in detail an answer failed.")
+            gaps.append(Remark("verdict.answers_failed", failed=failed, tried=tried))
         if short:
-            gaps.append(f"In {_tiles(short)} an answer was cut off, so more may be there.")
+            gaps.append(Remark("verdict.answers_cut_off", n=short))
         return gaps
 
 
-def _judge(seen: _Evidence) -> tuple[VerdictStatus, str]:
+def _judge(seen: _Evidence) -> tuple[VerdictStatus, Remark]:
     """Status and reason, by the order that `aggregate` documents."""
     funnel, ranked, sample = seen.funnel, seen.ranked, seen.sample()
     if funnel.foreground == 0:
-        return "unsatisfactory", f"No cells were found: none of the {_tiles(funnel.grid)} of the slide has any."
+        return "unsatisfactory", Remark("verdict.no_cells", n=funnel.grid)
     if not ranked:
-        return "indeterminate", (
-            f"None of the {_tiles(funnel.selected)} to be screened has a usable answer: {seen.missing()}."
-        )
+        return "indeterminate", Remark("verdict.no_answer", n=funnel.selected, missing=seen.missing())
     low = seen.coverage < seen.floor
     if seen.score is None:
-        return ("indeterminate", f"Only {seen.gap()}{sample}.") if low else _count(seen)
-    at, line = _distinct(seen.score, seen.threshold)
-    top = f"highest tile {ranked[0].tile.id} at {_p(ranked[0]):.3f}"
+        if low:
+            return "indeterminate", Remark("verdict.low_coverage", gap=seen.gap(), sample=sample)
+        return _count(seen)
+    score, threshold = _distinct(seen.score, seen.threshold)
+    top: dict[str, Any] = {"kind": seen.score_kind, "tile": ranked[0].tile.id, "p": _p(ranked[0]), "sample": sample}
     if seen.score >= seen.threshold:
-        reason = f"The score {at} ({seen.score_kind}) reaches the threshold {line}; {top}{sample}"
-        return "abnormal", f"{reason}; only {seen.gap()}, so more may have been missed." if low else f"{reason}."
+        gap = Remark("part.only_gap", gap=seen.gap()) if low else ""
+        return "abnormal", Remark("verdict.above", score=score, threshold=threshold, gap=gap, **top)
     if all(verdict.tile.cellularity == 0.0 for verdict in ranked):
-        return "unsatisfactory", f"No cells were found: all {_tiles(len(ranked))} screened are empty."
+        return "unsatisfactory", Remark("verdict.empty", n=len(ranked))
     if low:
-        return "indeterminate", (
-            f"Only {seen.gap()}; the score {at} of the rest is below the threshold {line}{sample}."
+        return "indeterminate", Remark(
+            "verdict.low_coverage_below", gap=seen.gap(), score=score, threshold=threshold, sample=sample
         )
     if seen.score >= seen.low:
-        return "indeterminate", (
-            f"The score {at} ({seen.score_kind}) lies between {seen.low:.3g}, below which slides are called normal, and"
-            f" {line}, from which they are called abnormal; {top}{sample}."
-        )
-    at, line = _distinct(seen.score, seen.low)
-    reason = f"The score {at} ({seen.score_kind}) is below the threshold {line}; {top}"
-    reason += f"; {len(ranked)} of {_tiles(funnel.selected)} screened{sample}"
-    hints = sum(finding.abnormal for finding in seen.findings)
-    if hints:
-        reason += f"; {hints} candidate box{'' if hints == 1 else 'es'} of abnormal classes, which alone decide nothing"
-    return "normal", f"{reason}."
+        return "indeterminate", Remark("verdict.between", score=score, low=seen.low, threshold=threshold, **top)
+    score, threshold = _distinct(seen.score, seen.low)
+    candidates = sum(finding.abnormal for finding in seen.findings)
+    return "normal", Remark(
+        "verdict.below", score=score, threshold=threshold, screened=len(ranked), selected=funnel.selected,
+        hints=Remark("part.hints", n=candidates) if candidates else "", **top,
+    )  # fmt: skip
 
 
-def _count(seen: _Evidence) -> tuple[VerdictStatus, str]:
+def _count(seen: _Evidence) -> tuple[VerdictStatus, Remark]:
     """The verdict of a system that counts; zero cells are a result only where the counting was answered."""
     tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in seen.verdicts)
     done = sum(verdict.status == "detailed" for verdict in seen.verdicts)
     if not tried:
-        return (
-            "indeterminate",
-            f"No cells were counted: none of the {_tiles(len(seen.ranked))} was looked at in detail.",
-        )
+        return "indeterminate", Remark("verdict.not_counted", n=len(seen.ranked))
     if done == 0 or done / tried < seen.floor:
-        return "indeterminate", (
-            f"Cells were counted in full in only {done} of {_tiles(tried)} looked at in detail, below the coverage"
-            f" floor of {seen.floor:.0%}."
-        )
+        return "indeterminate", Remark("verdict.few_counted", done=done, tried=tried, floor=seen.floor)
     totals = [
-        f"{sum(finding.label == label.code for finding in seen.findings)} {label.name}" for label in seen.system.labels
+        Remark(
+            "part.number_and_class",
+            n=sum(finding.label == label.code for finding in seen.findings),
+            name=Remark("name.label", code=label.code, name=label.name),
+        )
+        for label in seen.system.labels
     ]
-    reason = f"Cells counted in {done} of {_tiles(len(seen.ranked))} screened: {', '.join(totals)}{seen.sample()}."
-    return "counted", " ".join([reason, *seen.detail_gaps()])
-
-
-def _tiles(n: int) -> str:
-    return f"{n} tile{'' if n == 1 else 's'}"
+    counted = Remark("verdict.counted", done=done, screened=len(seen.ranked), totals=totals, sample=seen.sample())
+    return "counted", together(counted, *seen.detail_gaps())
 
 
 def _p(verdict: TileVerdict) -> float:

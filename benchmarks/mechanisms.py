@@ -24,8 +24,9 @@ from PIL import Image
 
 from tilers import open_slide
 from tilers.field import FieldReader
-from wsi_chat.asking.answer import Asking, AskResult
+from wsi_chat.asking.answer import Asking
 from wsi_chat.asking.intent import Guess
+from wsi_chat.asking.result import AskResult
 from wsi_chat.datasets.mosaic import BCCD_MPP, BCCD_NAMES, bccd_fields
 from wsi_chat.datasets.render import render_field
 from wsi_chat.datasets.voc import read_voc

@@ -22,9 +22,10 @@ from PIL import Image
 
 from tilers import Slide, TilePlan, TileStream, find_foreground, open_slide, plan_tiles
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import Asker, screen
+from wsi_chat.analysis.cascade import screen
 from wsi_chat.dialects import Dialect, detect_dialect, get_dialect
 from wsi_chat.engines import find_checkpoint
+from wsi_chat.engines.asker import Asker
 from wsi_chat.engines.checkpoint import read_config
 from wsi_chat.engines.serving import plan_serving
 from wsi_chat.engines.vllm import VLLMEngine

@@ -29,8 +29,8 @@ _SPACES = re.compile(r"[\s\u202f\u00a0_‐‑–-]+")
 
 @cache
 def lexicon(language: str) -> Mapping[str, Any]:
-    """The words of one language that decide about a sentence; see ``languages/lexicon.yaml``."""
-    text = resources.files("reports").joinpath("languages/lexicon.yaml").read_text(encoding="utf-8")
+    """The words of one language that decide about a sentence; see ``lexicon.yaml``."""
+    text = resources.files("reports").joinpath("lexicon.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     chosen: dict[str, Any] = data[language]
     return chosen

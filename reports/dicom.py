@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reports.files import write_bytes
 from wsi_chat._version import __version__
 from wsi_chat.errors import OutputError
@@ -24,6 +26,7 @@ from wsi_chat.schema import Finding, Report
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
 
 SR_NAME = "report-sr.dcm"
 ANNOTATIONS_NAME = "annotations.dcm"
@@ -169,7 +172,6 @@ def _slide_group(report: Report, image: Dataset) -> Any:
 def _regions(report: Report, image: Dataset) -> Iterator[Any]:
     """The carrying findings first, then the other abnormal ones, as polygons; at most `REGIONS`."""
     import highdicom as hd
-    import numpy as np
 
     by_id = {finding.id: finding for finding in report.verdict.findings}
     first = [by_id[name] for name in report.verdict.carrying if name in by_id]
@@ -200,7 +202,6 @@ def _regions(report: Report, image: Dataset) -> Iterator[Any]:
 def bulk_annotations(report: Report, image: Dataset) -> Dataset:
     """Every finding as a rectangle, one annotation group for each class."""
     import highdicom as hd
-    import numpy as np
     from pydicom.sr.codedict import codes
 
     groups = []
@@ -255,7 +256,6 @@ def bulk_annotations(report: Report, image: Dataset) -> Dataset:
 
 def _corners(finding: Finding) -> Any:
     """The box as [4, 2] float32 (column, row), from the top left clockwise."""
-    import numpy as np
 
     box = finding.box
     corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from reports.files import replacing
 from reports.language import Words
 from wsi_chat.schema import Report, TileVerdict
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
 WIDTH_IN = 3.4
@@ -156,7 +156,6 @@ def rasterize(report: Report, tile_verdicts: Sequence[TileVerdict]) -> tuple[NDA
         heat: [h, w] float32, the highest ``p_screen`` of the tiles over each place, NaN where there is none;
         missing: [h, w] bool, True where tiles were planned and none of them has an answer.
     """
-    import numpy as np
 
     slide = report.slide
     scale = min(1.0, GRID_PX / max(slide.width, slide.height))
@@ -179,8 +178,6 @@ def _painted(
     overview_rgb: NDArray[np.uint8], heat: NDArray[np.float32], missing: NDArray[np.bool_], colors: Any
 ) -> NDArray[np.uint8]:
     """The scan in pale grey under the heat, [h, w, 3] uint8; missing places grey with diagonal stripes."""
-    import numpy as np
-    from PIL import Image
 
     grey = Image.fromarray(np.ascontiguousarray(overview_rgb[..., :3])).convert("L")
     shape = heat.shape
@@ -204,7 +201,6 @@ def _canvas(
     outline: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> tuple[Any, Any, Any]:
     """A figure with the scan in level-0 coordinates, its scale bar, and a strip beneath for the legend."""
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from PIL import ImageFont
+
 from wsi_chat.errors import OutputError
 
 PACKAGE = "cvttf_NotoSansCJK_Regular"
@@ -30,12 +32,13 @@ class FontMissing(OutputError):
     """No font at hand has Chinese characters."""
 
     def __init__(self, font_path: str | None = None) -> None:
-        tried = f"--font-path {font_path}, " if font_path else ""
+        tried = f"{font_path}, " if font_path else ""
         super().__init__(
             "A PDF in Chinese needs a font with Chinese characters, and there is none: looked in "
             f"{tried}the package {PACKAGE} and the system's font folders.",
             hint="Install one (pip install 'wsi-chat[cjk]', or apt-get install fonts-noto-cjk), or name a font file or "
-            "folder with --font-path, or leave the PDF out (--no-pdf): HTML and JSON need none.",
+            "folder as font_path (in a YAML file with --config, or as WSI_CHAT_FONT_PATH), or leave the PDF out "
+            "(--format html): HTML and JSON need none.",
         )
 
 
@@ -98,7 +101,6 @@ def _in_order(place: Path, *, named_only: bool) -> list[Path]:
 
 @cache
 def _has_chinese(path: Path) -> bool:
-    from PIL import ImageFont
 
     try:
         font = ImageFont.truetype(str(path), 16)

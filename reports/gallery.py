@@ -1,6 +1,6 @@
 """gallery/*.png: the cells that carry the verdict, all at one stated field of view, so that sizes compare.
 
-Each picture shows a cell with its surroundings, ticks outside the corners of its box, and a 10 um scale bar.
+Each picture shows a cell with its surroundings, ticks outside the corners of its box, and a 10 µm scale bar.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from reports.files import HINT, replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
 FOLDER = "gallery"
-FIELD_UM = 60.0  # a squamous cell measures 40-60 um across, a nucleus 7-20
+FIELD_UM = 60.0  # a squamous cell measures 40-60 µm across, a nucleus 7-20
 FIELD_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
 CLOSER_UM = (15.0, 30.0)  # where every cell shown is small, as on a blood smear, the common field comes closer
 CONTEXT = 1.5  # the field is at least this many times the cell's longer side
@@ -35,9 +33,10 @@ PAPER = (255, 255, 255)
 class GalleryItem:
     """One picture of the gallery. ``id`` is a finding's id, or a tile's where tiles alone carry the verdict.
 
-    ``field`` is the level-0 rectangle shown, ``field_um`` its side in um, ``position_mm`` the centre of the cell
+    ``field`` is the level-0 rectangle shown, ``field_um`` its side in µm, ``position_mm`` the centre of the cell
     from the scan's top left corner. ``label`` is its class's code, empty for a tile,
     ``also_called`` the classes that other tiles gave it.
+    ``score`` is the screening probability of its tile, ``confidence`` what the model gave the cell itself, if anything.
     ``drawn`` is False where the pixels could not be read (then no file exists).
     """
 
@@ -54,6 +53,7 @@ class GalleryItem:
     also_called: tuple[str, ...] = ()
     drawn: bool = False
     label: str = ""
+    confidence: float | None = None
 
 
 def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[TileVerdict] = ()) -> list[GalleryItem]:
@@ -102,8 +102,6 @@ def draw_gallery(
     Raises:
         OutputError: if a picture cannot be written.
     """
-    import numpy as np
-    from PIL import Image
 
     items = []
     for item in gallery_items(report, limit=limit, tile_verdicts=tile_verdicts):
@@ -150,7 +148,7 @@ def _of_finding(report: Report, finding: Finding, base: float) -> GalleryItem:
     field_um = next((base * n for n in FIELD_STEPS if base * n >= side_um), base * FIELD_STEPS[-1])
     tile_id = finding.tile_ids[0] if finding.tile_ids else ""
     item = _item(report, finding.id, finding.name, finding.abnormal, finding.score, tile_id, finding.box, field_um)
-    return replace(item, also_called=finding.other_labels, label=finding.label)
+    return replace(item, also_called=finding.other_labels, label=finding.label, confidence=finding.confidence)
 
 
 def _of_tile(report: Report, row: TileVerdict) -> GalleryItem:
@@ -197,7 +195,6 @@ def _field(report: Report, box: Box, side: float) -> Box:
 
 
 def _annotate(picture: Image.Image, item: GalleryItem) -> None:
-    from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
     px = picture.width
@@ -211,7 +208,6 @@ def _annotate(picture: Image.Image, item: GalleryItem) -> None:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it: Pillow's own font has no micro sign."""
     import matplotlib as mpl
-    from PIL import ImageFont
 
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 

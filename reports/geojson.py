@@ -55,6 +55,8 @@ def _finding(report: Report, finding: Finding, colors: Mapping[str, tuple[int, i
         "tiles": len(finding.tile_ids),
         "abnormal": int(finding.abnormal),
     }
+    if finding.confidence is not None:
+        measurements["confidence"] = finding.confidence
     if finding.score is not None:
         measurements["p_screen of its tile"] = finding.score
     color = colors.get(finding.label, ABNORMAL_COLOR if finding.abnormal else OTHER_COLOR)

@@ -7,6 +7,8 @@ import html
 import io
 from pathlib import Path
 
+from PIL import Image
+
 from reports.wording import VERDICT_WORDS, score_pair, score_text, seen_first, size_mm
 from wsi_chat.schema import Report
 
@@ -64,7 +66,6 @@ def _safe(text: object) -> str:
 
 
 def _overview(path: Path, report: Report) -> str:
-    from PIL import Image
 
     try:
         with Image.open(path) as picture:

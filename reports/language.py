@@ -1,4 +1,4 @@
-"""The words of a report in one language, for one reporting system; what is said is data (``languages/*.yaml``).
+"""The words of a report in one language, for one reporting system; the texts are data (``wsi_chat/languages``).
 
 Numbers, codes and evidence are the same in every language. A name or a sentence without a translation is shown in
 English, never left out.
@@ -6,36 +6,13 @@ English, never left out.
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Iterable, Sequence
 
-import yaml
-
-from reports.wording import number
-from wsi_chat.errors import SettingError, TerminologyError
-from wsi_chat.schema import Count, Language, Report, SlideVerdict
-
-if TYPE_CHECKING:
-    from wsi_chat.terminology import System
-    from wsi_chat.terminology.translation import Translation
-
-LANGUAGES: tuple[Language, ...] = get_args(Language)
-
-
-class _Counting(string.Formatter):
-    """``{n}`` writes a number as reports do; ``{n:tile|tiles}`` writes the word that fits it."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if "|" in format_spec:
-            one, many = format_spec.split("|")
-            return one if value == 1 else many
-        if isinstance(value, int) and not format_spec:
-            return number(value)
-        return str(super().format_field(value, format_spec))
+from wsi_chat.errors import TerminologyError
+from wsi_chat.remarks import Phrasing, catalogue, listed
+from wsi_chat.schema import Count, Language, Remark, Report, SlideVerdict
+from wsi_chat.terminology import System
+from wsi_chat.terminology.translation import Translation
 
 
 class Words:
@@ -52,31 +29,34 @@ class Words:
     def __init__(self, language: Language = "en", system: System | None = None) -> None:
         self.language = language
         self.system = system
-        self._catalogue = _catalogue(language)
+        self._catalogue = catalogue(language)
         self._names: Translation | None = system.zh if system is not None and language == "zh" else None
+        self._phrasing = Phrasing(language, None if self._names is None else self._name)
 
     def __call__(self, key: str, /, **fields: object) -> str:
         """The text of ``section.key`` with its fields filled in."""
         section, _, name = key.partition(".")
-        return _Counting().vformat(self._catalogue[section][name], (), fields)
+        return self._phrasing.fill(self._catalogue[section][name], fields)
 
     def section(self, name: str) -> dict[str, str]:
         """Every text of a section, unfilled; for the templates."""
         return dict(self._catalogue[name])
+
+    def remark(self, remark: str) -> str:
+        """A remark in this language; one without words here, such as an older report's, as it is."""
+        return self._phrasing.remark(remark)
 
     # ------------------------------------------------------------------------------------------ joining
 
     def listed(self, words: Sequence[str], *, last: str = "last") -> str:
         """``a``, ``a and b``, ``a, b and c``; ``last="or"`` for or."""
         joints = self._catalogue["listing"]
-        if len(words) < 2:
-            return "".join(words)
-        return f"{joints['between'].join(words[:-1])}{joints[last]}{words[-1]}"
+        return listed(words, between=joints["between"], last=joints[last])
 
     @property
     def between(self) -> str:
         """What stands between two parts of a line: a comma, or its Chinese counterpart."""
-        return "，" if self.language == "zh" else ", "
+        return str(self._catalogue["comma"])
 
     @property
     def stop(self) -> str:
@@ -85,13 +65,27 @@ class Words:
     @property
     def gap(self) -> str:
         """What stands between two sentences."""
-        return "" if self.language == "zh" else " "
+        return str(self._catalogue["listing"]["gap"])
 
     def quoted(self, text: str) -> str:
         left, right = self._catalogue["quotes"]
         return f"{left}{text}{right}"
 
     # ------------------------------------------------------------------------------------------ names
+
+    def _name(self, kind: str, code: str, name: str) -> str:
+        """A name inside a remark, in the language of the report."""
+        assert self._names is not None
+        if kind in ("label", "cells"):
+            return self.label(code, name) if kind == "label" else self.label_in_full(code, name)
+        if kind == "system":
+            return self._names.name
+        known = {
+            "category": self._names.categories,
+            "component": self._names.components,
+            "preparation": self._names.preparations,
+        }
+        return known[kind].get(code, name)
 
     def label(self, code: str, name: str) -> str:
         """The short name of a label; ``name`` is what the report holds."""
@@ -120,15 +114,15 @@ class Words:
         return self("narrative.unknown_noun", name=repr(row.name))
 
     def category(self, verdict: SlideVerdict) -> str:
-        """The verdict's category, both axes where it has two; empty without one."""
+        """The verdict's category with what cannot be excluded beside it, both axes where it has two; or nothing."""
         if not verdict.category:
             return ""
         codes = verdict.category.split("+")
         known = self._names.categories if self._names else {}
-        if all(code in known for code in codes):
-            between: str = self._catalogue["listing"]["between"]
-            return between.join(known[code] for code in codes)
-        return verdict.category_name or verdict.category
+        coded = isinstance(verdict.category_name, Remark) and verdict.category_name.code != "verbatim"
+        if not coded and all(code in known for code in codes):  # a report of schema 1.1
+            return self.listed([known[code] for code in codes])
+        return self.remark(verdict.category_name or verdict.category)
 
     def specimen(self, report: Report) -> str:
         code = report.specimen.code.strip().casefold().replace("_", "-").replace(" ", "-")
@@ -149,33 +143,16 @@ class Words:
         text: str = getattr(source, status)
         return text
 
-    def program(self, text: str) -> str:
-        """One of the program's own remarks; as it is where the language has no words for it."""
-        for pattern, said in self._catalogue["program"]:
-            match = re.fullmatch(pattern, text.strip())
-            if match:
-                return str(said).format(**match.groupdict())
-        return text
-
     def objections(self, text: str) -> str:
         """Why a sentence was replaced: ``kind: what was found``, several of them after a semicolon."""
         known = self._catalogue["objections"]
-        told = []
+        reasons = []
         for part in filter(None, text.split("; ")):
             kind, _, found = part.partition(": ")
-            said = known.get(kind, kind)
-            told.append(f"{said} ({found})" if found else said)
-        return self.listed(told)
+            reason = known.get(kind, kind)
+            reasons.append(self("page.objection", reason=reason, found=found) if found else reason)
+        return self.listed(reasons)
 
     def spaced(self, sentences: Iterable[str]) -> str:
         """Sentences one after another: with a space between them, or without in Chinese."""
         return self.gap.join(part for part in sentences if part)
-
-
-@cache
-def _catalogue(language: str) -> Mapping[str, Any]:
-    if language not in LANGUAGES:
-        raise SettingError(f"--language {language!r} is not known.", hint=f"Choose one of: {', '.join(LANGUAGES)}.")
-    text = resources.files("reports").joinpath(f"languages/{language}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
-    return data

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from reports.language import Words
 from reports.wording import (
     CERTAINTY,
-    percent,
     quotable,
     score_pair,
     seen_first,
 )
+from wsi_chat.remarks import percent
 from wsi_chat.schema import Report, Sentence, TileVerdict
 from wsi_chat.terminology import System
 
@@ -83,7 +83,11 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
     if not report.specimen.given:
         yield _say(words("narrative.no_specimen"), "specimen")
     cited = verdict.carrying[:CITED] if verdict.status == "abnormal" else ()
-    yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
+    candidates = [finding.id for finding in verdict.findings if finding.abnormal]
+    if verdict.status == "normal" and candidates:
+        yield _say(words("narrative.normal_with_candidates", n=len(candidates)), "verdict.status", *candidates[:CITED])
+    else:
+        yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
     yield from score_sentence(report, words)
     if verdict.status == "indeterminate" and verdict.coverage < verdict.coverage_floor:
         yield _say(
@@ -99,7 +103,7 @@ def score_sentence(report: Report, words: Words) -> Iterator[Sentence]:
     if verdict.status in ("abnormal", "normal") and verdict.score is not None and verdict.threshold is not None:
         score, threshold = score_pair(verdict.score, verdict.threshold)
         key = "narrative.score_reaches" if verdict.status == "abnormal" else "narrative.score_below"
-        kind = words.program(verdict.score_kind)
+        kind = words.remark(verdict.score_kind)
         yield _say(words(key, score=score, kind=kind, threshold=threshold), "verdict.score", "verdict.threshold")
 
 
@@ -150,7 +154,7 @@ def _adequacy(report: Report, words: Words) -> Iterator[Sentence]:
         yield _say(words("narrative.adequacy_not_assessed"), "verdict.adequacy")
     elif adequacy.status == "unsatisfactory" or report.verdict.status == "unsatisfactory":
         status = words(f"adequacy.{adequacy.status}")
-        reason = _plain(words.program(adequacy.reason))
+        reason = _plain(words.remark(adequacy.reason))
         yield _say(words("narrative.adequacy_unsatisfactory", status=status, reason=reason).strip(), "verdict.adequacy")
     else:
         yield _say(words("narrative.adequacy_satisfactory"), "verdict.adequacy")

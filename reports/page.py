@@ -15,18 +15,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from aggregators.fitted import METHODS
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
-from reports.narrative import score_sentence
 from reports.wording import (
     id_ranges,
-    number,
-    percent,
     score_pair,
     score_text,
     seen_first,
     size_mm,
 )
+from wsi_chat.remarks import number, percent
 from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 
 # Evidence that the page cites beside a sentence: findings and tiles; fields are listed under the methods.
@@ -44,7 +45,8 @@ def page_data(
         words: the language; by default that of the report, with the names as the report holds them.
     """
     words = words or Words(report.language)
-    items = gallery_items(report, limit=GALLERY_LIMIT, tile_verdicts=tile_verdicts)
+    limit = gallery_limit(report)
+    items = gallery_items(report, limit=limit, tile_verdicts=tile_verdicts)
     verdict = report.verdict
     return {
         "language": words.language,
@@ -63,12 +65,26 @@ def page_data(
         "strip_title": _strip_title(report, items, words),
         "strip": [_cell(item, folder, words) for item in items[:STRIP]],
         "gallery": [_cell(item, folder, words) for item in items],
+        "gallery_more": _more(report, items, words),
         "funnel": _funnel(report, words),
         "gaps": _gaps(report, words),
         "provenance": _provenance(report, words),
         "details": _details(report, words),
-        "notes": [clean(words.program(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
+        "notes": [clean(words.remark(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
     }
+
+
+def gallery_limit(report: Report) -> int:
+    """How many cells the gallery shows: what the run was asked for with --gallery."""
+    asked = report.provenance.config.get("gallery")
+    return asked if isinstance(asked, int) and not isinstance(asked, bool) else GALLERY_LIMIT
+
+
+def _more(report: Report, items: Sequence[GalleryItem], words: Words) -> str:
+    """How many findings the gallery does not show, and where they are; empty where it shows them all."""
+    shown = {item.id for item in items}
+    left = sum(finding.id not in shown for finding in report.verdict.findings)
+    return words("page.gallery_more", n=left) if left else ""
 
 
 def disclaimer(report: Report, words: Words) -> str:
@@ -143,53 +159,28 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
         hint = "page.category_abnormal" if verdict.status == "abnormal" else ""
         lines.append({"label": label, "value": words(hint, category=name) if hint else name})
     elif report.specimen.given and verdict.status in ("abnormal", "normal"):
-        reason = words.program(verdict.category_reason)
+        reason = words.remark(verdict.category_reason)
         lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
     if verdict.category_confidence is not None:
-        confidence = (
-            f"{verdict.category_confidence:.2f}{words.between}{words.program(verdict.category_confidence_kind)}"
-        )
+        confidence = f"{verdict.category_confidence:.2f}{words.between}{words.remark(verdict.category_confidence_kind)}"
         lines.append({"label": words("page.confidence"), "value": clean(confidence, 220)})
     if verdict.fitted is not None and verdict.fitted.guarantee:
-        promise = words.program(verdict.fitted.guarantee)
+        promise = words.remark(verdict.fitted.guarantee)
         if verdict.threshold is not None and verdict.fitted.low < verdict.threshold:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
         lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
     status = words(f"adequacy.{adequacy.status}")
-    reason = f"{status}{words.stop}{words.gap}{words.program(adequacy.reason)}"
+    reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
     return {
         "status": verdict.status,
         "word": words(f"verdicts.{verdict.status}"),
-        "reason": clean(reason_text(report, words), 420),
+        "reason": clean(words.remark(verdict.reason), 420),
         "lines": lines,
         "gauge": _gauge(verdict, words),
         "calibration": calibration_text(report, words),
     }
-
-
-def reason_text(report: Report, words: Words) -> str:
-    """Why the verdict is what it is: in the program's own English words, or told from the same numbers.
-
-    The verdict's reason is English; in another language it is made anew from the score and the coverage.
-    """
-    if words.language == "en":
-        return report.verdict.reason
-    told = [sentence.text for sentence in score_sentence(report, words)]
-    verdict, funnel = report.verdict, report.funnel
-    if not told and words.system is not None:
-        told = [words.wording(verdict.status, words.system)]
-    key = "narrative.screened_all" if funnel.selected == funnel.foreground else "narrative.screened_selected"
-    if funnel.foreground:
-        shares = {"coverage": percent(verdict.coverage), "detailed": funnel.detailed}
-        told.append(words(key, screened=funnel.screened, selected=funnel.selected, **shares))
-    else:
-        told.append(words("narrative.no_foreground"))
-    if verdict.coverage < verdict.coverage_floor and funnel.foreground:
-        low = {"coverage": percent(verdict.coverage), "floor": percent(verdict.coverage_floor)}
-        told.append(words("narrative.coverage_low", **low))
-    return words.spaced(told)
 
 
 def calibration_text(report: Report, words: Words) -> str:
@@ -197,7 +188,7 @@ def calibration_text(report: Report, words: Words) -> str:
     fitted = report.verdict.fitted
     if fitted is None or fitted.forced:
         return words("page.uncalibrated")
-    return words("page.calibrated", method=clean(words.program(fitted.calibration)))
+    return words("page.calibrated", method=clean(words.remark(METHODS.get(fitted.calibration, fitted.calibration))))
 
 
 def _gauge(verdict: SlideVerdict, words: Words) -> dict[str, Any] | None:
@@ -216,7 +207,7 @@ def _gauge(verdict: SlideVerdict, words: Words) -> dict[str, Any] | None:
     shown, line = (score_text(score), "") if threshold is None else score_pair(score, threshold)
     return {
         "score": shown,
-        "kind": clean(words.program(verdict.score_kind), 110),
+        "kind": clean(words.remark(verdict.score_kind), 110),
         "threshold": line,
         "low": f"{low:g}" if low == int(low) else f"{low:.1f}",
         "high": f"{high:g}" if high == int(high) else f"{high:.1f}",
@@ -289,7 +280,6 @@ def _short(text: str, limit: int = 30) -> str:
 
 def _picture(folder: Path, name: str) -> str | None:
     """The picture's path under the folder, or None where it is missing or cannot be decoded."""
-    from PIL import Image
 
     try:
         with Image.open(folder / name) as picture:
@@ -309,8 +299,13 @@ def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> 
 
 def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
     x, y = item.position_mm
-    score = "" if item.score is None else f"p {score_text(item.score)}"
     is_field = item.id == item.tile_id
+    parts = []
+    if item.confidence is not None:
+        parts.append(words("page.cell_confidence", p=score_text(item.confidence)))
+    if item.score is not None:
+        parts.append(words("page.tile_p", p=score_text(item.score)))
+    score = words.between.join(parts)
     name = words("page.field_item") if is_field else words.label(item.label, item.name)
     also = words.between.join(words.label(code, code) for code in item.also_called)
     return {
@@ -356,7 +351,7 @@ def _provenance(report: Report, words: Words) -> list[dict[str, str]]:
     asked = {"dialect": clean(model.dialect, 30), "engine": clean(model.engine, 30), "decoding": clean(decoding, 80)}
     tiles: dict[str, object] = {
         "px": str(source.tile_px), "mpp": f"{source.tile_mpp:.3g}", "overlap": percent(source.overlap),
-        "mask": clean(source.mask, 30), "seed": str(source.seed),
+        "mask": clean(words.remark(source.mask), 30), "seed": str(source.seed),
     }  # fmt: skip
     run = words("page.run_line", started=report.timings.started, reader=report.slide.reader)
     pairs = [
@@ -383,8 +378,8 @@ def _details(report: Report, words: Words) -> list[dict[str, str]]:
             "system",
             clean(comma.join(dict.fromkeys((words.system_name(report), specimen.system, specimen.system_version)))),
         ),
-        ("reason_verdict", clean(verdict.reason)),
-        ("reason_category", clean(verdict.category_reason)),
+        ("reason_verdict", clean(words.remark(verdict.reason))),
+        ("reason_category", clean(words.remark(verdict.category_reason))),
         ("adequacy_rule", clean(words.adequacy_rule(verdict.adequacy.rule))),
         ("calibration", calibration),
         ("ancillary", words.between.join(words("page.ancillary_line", text=clean(t)) for t in report.ancillary)),
@@ -410,7 +405,7 @@ def _narrator(report: Report, words: Words) -> str:
         "page.narrator_line", model=clean(told.model), revision=clean(told.revision), kept=told.kept,
         replaced=told.replaced,
     )  # fmt: skip
-    return clean(words.spaced([f"{line}{words.stop}", words.program(told.note)]) if told.note else line)
+    return clean(words.spaced([f"{line}{words.stop}", words.remark(told.note)]) if told.note else line)
 
 
 def _mapping(values: dict[str, Any]) -> str:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from reports.files import write_bytes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 NAME = "scan.jpg"
 SIDE = 1600  # the pictures show it at 1,020 px
@@ -26,8 +25,6 @@ def write_scan(overview_rgb: NDArray[np.uint8], folder: Path) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    import numpy as np
-    from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(overview_rgb[..., :3]))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -38,8 +35,6 @@ def write_scan(overview_rgb: NDArray[np.uint8], folder: Path) -> Path:
 
 def read_scan(folder: Path) -> NDArray[np.uint8] | None:
     """The stored overview as [h, w, 3]; None where there is none that can be read."""
-    import numpy as np
-    from PIL import Image
 
     try:
         with Image.open(folder / NAME) as picture:

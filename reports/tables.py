@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from reports.files import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Tile, TileVerdict
@@ -35,8 +38,6 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
     Raises:
         OutputError: if the file cannot be written.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = list(tile_verdicts)
     tiles = [row.tile for row in rows]
@@ -82,8 +83,6 @@ def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:
     Raises:
         OutputError: the file is missing, is no Parquet, or is not a table of tiles.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         rows = pq.read_table(path).to_pylist()

@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from reports.files import write_bytes
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
@@ -261,7 +263,8 @@ class _Page:
         if not self.data["gallery"]:
             return _section("gallery", self.say("page.gallery"), f"<p>{self.say('page.none_shown')}</p>")
         cells = "".join(self.cell(item) for item in self.data["gallery"])
-        body = f'<p class="quiet">{self.say("page.gallery_note")}</p><ul class="cells">{cells}</ul>'
+        more = f" {_safe(self.data['gallery_more'])}" if self.data["gallery_more"] else ""
+        body = f'<p class="quiet">{self.say("page.gallery_note")}{more}</p><ul class="cells">{cells}</ul>'
         return _section("gallery", self.say("page.gallery"), body)
 
     def cell(self, item: dict[str, Any]) -> str:
@@ -287,13 +290,17 @@ class _Page:
     def all_findings(self) -> str:
         if not self.findings:
             return _section("findings", self.say("html.all_findings"), f"<p>{self.say('figures.no_findings')}</p>")
-        names = ("html.id", "page.class", "html.position", "html.size", "html.score", "html.tile", "html.cited")
+        names = (
+            "html.id", "page.class", "html.position", "html.size", "html.confidence", "html.tile_score", "html.tile",
+            "html.cited",
+        )  # fmt: skip
         head = "".join(f'<th scope="col">{self.say(name)}</th>' for name in names)
         mpp = self.report.slide.mpp
         rows = []
         for finding in self.findings.values():
             x, y = (value * mpp / 1000 for value in finding.box.center)
-            score = "–" if finding.score is None else score_text(finding.score)
+            score = NONE if finding.score is None else score_text(finding.score)
+            own = NONE if finding.confidence is None else score_text(finding.confidence)
             tile = finding.tile_ids[0] if finding.tile_ids else ""
             flag = FLAG if finding.abnormal else ""
             name = _safe(finding.id)
@@ -302,7 +309,8 @@ class _Page:
                 place = f'<tr id="{name}"><th scope="row">{name}</th>'
             rows.append(
                 f"{place}<td>{flag}{_safe(self.words.label(finding.label, finding.name))}</td><td>{x:.2f}, {y:.2f}</td>"
-                f"<td>{finding.box.width * mpp:.0f} × {finding.box.height * mpp:.0f}</td><td>{_safe(score)}</td>"
+                f"<td>{finding.box.width * mpp:.0f} × {finding.box.height * mpp:.0f}</td>"
+                f"<td>{_safe(own)}</td><td>{_safe(score)}</td>"
                 f'<td><a href="#{_safe(tile)}">{_safe(tile)}</a></td><td>{self.back(finding.id)}</td></tr>'
             )
         caption = self.say("page.marked_in_all", n=len(rows))
@@ -383,7 +391,6 @@ def _pair(entry: dict[str, str]) -> str:
 
 def _inlined(path: Path, side: int) -> str | None:
     """A picture as a data URI, as JPEG and no larger than it is shown; None where it cannot be read."""
-    from PIL import Image
 
     try:
         with Image.open(path) as picture:

@@ -1,11 +1,11 @@
-"""How numbers are said, and what may not be said: shared by the narrative, the PDF and the HTML card."""
+"""How scores, ids and sizes are written, and what may not be written: for the narrative, the PDF and the HTML card."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from wsi_chat.schema import Count, Report, SlideVerdict, VerdictStatus
+from wsi_chat.schema import Count, Report, VerdictStatus
 
 VERDICT_WORDS: dict[VerdictStatus, str] = {
     "abnormal": "Flagged as abnormal",
@@ -35,23 +35,6 @@ _GENERAL = frozenset(["cell", "cells", "other", "status", "test", "tests", "type
 _NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
 
 
-def number(value: float) -> str:
-    """A count or measure with a thin space between thousands: ``12 345``, ``0.87``."""
-    if float(value).is_integer():
-        return f"{int(value):,}".replace(",", "\u202f")
-    return f"{value:.2f}"
-
-
-def percent(fraction: float) -> str:
-    """A fraction as percent, never rounded up to 100 nor down to 0 where it is neither: ``98.7 %``."""
-    value = fraction * 100
-    if 99.95 <= value < 100:
-        return ">\u202f99.9\u202f%"
-    if 0 < value < 0.05:
-        return "<\u202f0.1\u202f%"
-    return f"{value:.1f}".removesuffix(".0") + "\u202f%"
-
-
 def score_text(value: float) -> str:
     """A score with two decimals, never shown as 0 or 1 where it is neither: ``0.87``, ``> 0.99``."""
     if 0.995 <= value < 1:
@@ -70,18 +53,6 @@ def score_pair(score: float, threshold: float) -> tuple[str, str]:
     return repr(score), repr(threshold)
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """``1 tile``, ``2 tiles``, ``1 234 tiles``."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
-
-
-def listed(words: Sequence[str], *, last: str = "and") -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
 def id_ranges(ids: Iterable[str]) -> str:
     """Ids with runs shortened: ``f0001–f0004, f0009, t000042``; other names as they are."""
     parts: list[list[str]] = []
@@ -95,10 +66,6 @@ def id_ranges(ids: Iterable[str]) -> str:
             parts.append([name])
         previous = here
     return ", ".join("–".join(part) for part in parts)
-
-
-def verdict_word(verdict: SlideVerdict) -> str:
-    return VERDICT_WORDS[verdict.status]
 
 
 def size_mm(report: Report) -> str:

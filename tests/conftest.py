@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("WSI_CHAT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+"""Data and cases beside the checkout. Tests reach them through the fixture `shared` alone."""
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared() -> Callable[[str], Path]:
+    """Gives a path below ../shared, e.g. ``shared("data/slides")``; skips the test where it is not there."""
+
+    def path(name: str) -> Path:
+        found = SHARED / name
+        if not found.exists():
+            pytest.skip(f"{found} is absent (WSI_CHAT_SHARED names the folder)")
+        return found
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Callable[[str], Path]) -> Path:
     """The folder with real slides and fields; the test is skipped where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"real slides and fields are not here: {SHARED_DATA} is absent")
-    return SHARED_DATA
+    return shared("data")
 
 
 @pytest.fixture(scope="session")
 def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 1,536 x 1,024 px pyramidal TIFF at 0.5 um/px: thirty dark cells on a bright field, fixed places."""
+    """A 1,536 x 1,024 px pyramidal TIFF at 0.5 µm/px: thirty dark cells on a bright field, fixed places."""
     import cv2
     import numpy as np
 

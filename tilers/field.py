@@ -25,6 +25,8 @@ MARGIN = 1.2
 """A region that is larger than a field is shown with surroundings: this many times its longer side."""
 FITS = 1.05
 """A region up to this many times a field's side is taken for the field."""
+NAMED = 8
+"""Fields that a note names by their place, at most."""
 WHOLE_PX = 4
 """A picture of unknown scale is shown whole while its longer side is at most this many times the model's tile."""
 
@@ -65,7 +67,11 @@ class FieldReader:
     Args:
         slide: stays open. Without a resolution, pictures are shown as they are, and `notes` says so.
         px: side of the model's tiles, pixels.
-        mpp: resolution that suits it, um/px.
+        mpp: resolution that suits it, µm/px.
+
+    Attributes:
+        notes: what to know of the fields that were read.
+        unread: fields of the area last asked for (`over`) that its limit left out, in the plan's order.
     """
 
     def __init__(self, slide: Slide, *, px: int, mpp: float) -> None:
@@ -74,14 +80,15 @@ class FieldReader:
         self.mpp = mpp
         self.bounds = Box(0, 0, *slide.size)
         self.notes: list[str] = []
+        self.unread: tuple[Tile, ...] = ()
         if slide.mpp is None:
             self.note(
                 "The picture's resolution is unknown: it is shown as it is; --mpp would let it be read at the"
-                f" {mpp:g} um/px that suit the model."
+                f" {mpp:g} µm/px that suit the model."
             )
         elif mpp < slide.mpp * 0.95:
             self.note(
-                f"The model's {mpp:g} um/px are finer than the scan's {slide.mpp:.4g}: fields are enlarged, which"
+                f"The model's {mpp:g} µm/px are finer than the scan's {slide.mpp:.4g}: fields are enlarged, which"
                 " adds no detail."
             )
 
@@ -140,8 +147,8 @@ class FieldReader:
         wanted = side if longest <= side * FITS else round(longest * MARGIN)
         if wanted > side and self.slide.mpp is not None:
             self.note(
-                f"The region is {longest:.0f} px long, a field at {self.mpp:g} um/px {side} px: it is shown at"
-                f" {self.slide.mpp * wanted / self.px:.3g} um/px."
+                f"The region is {longest:.0f} px long, a field at {self.mpp:g} µm/px {side} px: it is shown at"
+                f" {self.slide.mpp * wanted / self.px:.3g} µm/px."
             )
         box = self.square(region.center, wanted)
         return self.read(box, name or _region_name(box))
@@ -161,9 +168,10 @@ class FieldReader:
     def over(self, region: Box | None, *, limit: int, cells_only: bool) -> list[Field]:
         """Fields that together show a region (None: the whole slide), at the model's resolution.
 
-        At most ``limit`` of them, spread evenly, which is noted. ``cells_only`` leaves out fields without cells
-        where the whole slide is meant.
+        At most ``limit`` of them, spread evenly; those left out are `unread` and named in the notes. ``cells_only``
+        leaves out fields without cells where the whole slide is meant.
         """
+        self.unread = ()
         side = self.side
         if side is None:
             if region is None:
@@ -172,32 +180,43 @@ class FieldReader:
         area = self.bounds if region is None else self.inside(region)
         if max(area.width, area.height) <= side * FITS:
             return [self.around(area)]
-        tiles, all_ = self._tiles(region, limit, cells_only)
-        if not tiles:
-            return []
-        if len(tiles) < all_:
-            self.note(
-                f"{len(tiles)} of {all_} fields were asked, spread evenly; `wsi-chat analyze` reads a whole slide."
-            )
-        return [self.tile(tile) for tile in tiles]
+        tiles = self._tiles(region, cells_only)
+        chosen = _spread(tiles, limit)
+        if len(chosen) < len(tiles):
+            taken = {tile.index for tile in chosen}
+            self.unread = tuple(tile for tile in tiles if tile.index not in taken)
+            self.note(f"{len(chosen)} of {len(tiles)} fields were read, spread evenly. {self._rest(region)}")
+        return [self.tile(tile) for tile in chosen]
 
-    def _tiles(self, region: Box | None, limit: int, cells_only: bool) -> tuple[Sequence[Tile], int]:
+    def _rest(self, region: Box | None) -> str:
+        """What was not read, in a sentence: by place within a region, by the way out for a whole slide."""
+        if region is None:
+            return "`wsi-chat analyze` reads a whole slide."
+        places = "; ".join(f"{tile.id} at {_corners(tile.box)}" for tile in self.unread[:NAMED])
+        more = f"; and {len(self.unread) - NAMED} more" if len(self.unread) > NAMED else ""
+        return f"Not read: {places}{more}. Raise --max-fields to read the whole region."
+
+    def _tiles(self, region: Box | None, cells_only: bool) -> Sequence[Tile]:
         from tilers import find_foreground, plan_tiles
 
         foreground = find_foreground(self.slide) if region is None and cells_only else None
         plan = plan_tiles(self.slide, foreground, tile_px=self.px, mpp=self.mpp, overlap=OVERLAP, allow_upsample=True)
-        tiles = [t for t in plan.tiles if region is None or t.box.clipped(region) is not None]
-        if len(tiles) <= limit:
-            return tiles, len(tiles)
-        return [tiles[(2 * i + 1) * len(tiles) // (2 * limit)] for i in range(limit)], len(tiles)
+        return [t for t in plan.tiles if region is None or t.box.clipped(region) is not None]
+
+
+def _spread(tiles: Sequence[Tile], limit: int) -> Sequence[Tile]:
+    """At most ``limit`` of the tiles, evenly spread."""
+    if len(tiles) <= limit:
+        return tiles
+    return [tiles[(2 * i + 1) * len(tiles) // (2 * limit)] for i in range(limit)]
 
 
 def keep_inside(boxes: Sequence[LabelledBox], region: Box | None) -> tuple[list[LabelledBox], int]:
     """The boxes whose centre lies in the region, and how many do not."""
     if region is None:
         return list(boxes), 0
-    kept = [b for b in boxes if _holds(region, b.box.center)]
-    return kept, len(boxes) - len(kept)
+    inside = [b for b in boxes if _holds(region, b.box.center)]
+    return inside, len(boxes) - len(inside)
 
 
 def _holds(region: Box, point: tuple[float, float]) -> bool:

@@ -18,7 +18,7 @@ from tilers.background import Background, estimate_background
 from tilers.deposit import Deposit, find_deposit
 from tilers.reduce import cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Remark
 
 if TYPE_CHECKING:
     from tilers.slide import Slide
@@ -59,8 +59,8 @@ class Foreground:
     background_rgb: tuple[int, int, int]
     deposit: Deposit | None
     is_blank: bool
-    method: str
-    notes: tuple[str, ...] = field(default=())
+    method: Remark
+    notes: tuple[Remark, ...] = field(default=())
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def find_foreground(
                 f"Nothing of {slide.path.name} can be read: {grid.error}",
                 hint="Copy the file again from its source; it looks damaged.",
             )
-        return _blank(slide, grid, "the file holds no scanned area")
+        return _blank(slide, grid, Remark("foreground.not_scanned"))
     ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable)
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
@@ -128,8 +128,7 @@ def find_foreground(
     kept = found | grid.unreadable
     notes = []
     if grid.unreadable.any():
-        notes.append(f"{grid.unreadable.sum() / grid.unreadable.size:.1%} of the overview cannot be read")
-    what = f"{ground.kind} background {ground.rgb}, {'absorbance' if ground.kind == 'bright' else 'signal'}"
+        notes.append(Remark("foreground.unreadable", share=float(grid.unreadable.sum() / grid.unreadable.size)))
     return Foreground(
         mask=kept,
         cell=grid.cell,
@@ -141,7 +140,12 @@ def find_foreground(
         background_rgb=ground.rgb,
         deposit=None if blank else find_deposit(found, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
         is_blank=blank and not grid.unreadable.any(),
-        method=f"{what} > {threshold:.3f} in {grid.cell * (slide.mpp or ASSUMED_MPP):.1f} um cells, no size limit",
+        method=Remark(
+            "foreground.bright" if ground.kind == "bright" else "foreground.dark",
+            rgb=str(ground.rgb),
+            threshold=float(threshold),
+            cell=grid.cell * (slide.mpp or ASSUMED_MPP),
+        ),
         notes=tuple(notes),
     )
 
@@ -228,11 +232,11 @@ def _everything(slide: Slide) -> Foreground:
         background_rgb=slide.background_rgb,
         deposit=None,
         is_blank=False,
-        method="no mask: the whole scan",
+        method=Remark("foreground.none"),
     )
 
 
-def _blank(slide: Slide, grid: _Grid, why: str) -> Foreground:
+def _blank(slide: Slide, grid: _Grid, why: Remark) -> Foreground:
     nothing = np.zeros(grid.scanned.shape, bool)
     return Foreground(
         mask=nothing,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Tile
+from wsi_chat.schema import Remark, Tile
 
 if TYPE_CHECKING:
     from tilers.foreground import Foreground
@@ -53,7 +53,7 @@ class TilePlan:
     overlap: float
     upsampled: bool
     sha256: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
     @property
     def selected(self) -> int:
@@ -159,13 +159,12 @@ def plan_tiles(
     )
 
 
-def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: bool) -> tuple[str, ...]:
+def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: bool) -> tuple[Remark, ...]:
     notes = []
     if upsampled:
-        notes.append(f"Tiles at {mpp:g} um/px are enlarged from a scan at {base:.4g} um/px: no detail is added.")
+        notes.append(Remark("plan.enlarged", mpp=mpp, scan=base))
     if min(slide.size) < shape.side:
-        size = f"{slide.size[0]} x {slide.size[1]} px"
-        notes.append(f"The slide ({size}) is smaller than a tile ({shape.side} px): the rest shows background.")
+        notes.append(Remark("plan.small_slide", width=slide.size[0], height=slide.size[1], side=shape.side))
     return tuple(notes)
 
 

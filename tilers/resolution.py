@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tilers.readers import Resolution
 from wsi_chat.errors import SettingError
+from wsi_chat.schema import Remark
 
 # A 100x oil objective on a fine sensor gives about 0.05, a 2x overview about 5. Tags left at 72 or 96 dpi
 # read as 352.8 and 264.6 um/px.
@@ -27,7 +28,7 @@ class Mpp:
     value: float | None
     source: str
     seen: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 def plausible(mpp: float) -> bool:
@@ -56,12 +57,12 @@ def resolve_mpp(stated: Sequence[Resolution], *, objective_power: float | None, 
     seen: list[str] = []
     for said in stated:
         if plausible(said.x) and plausible(said.y):
-            notes: tuple[str, ...] = ()
+            notes: tuple[Remark, ...] = ()
             if abs(said.x / said.y - 1) > ANISOTROPY_NOTED:
-                notes = (f"pixels are not square: {said.x:.4g} x {said.y:.4g} um; their mean is used",)
+                notes = (Remark("slide.not_square", x=said.x, y=said.y),)
             return Mpp((said.x + said.y) / 2, said.source, tuple(seen), notes)
         seen.append(f"{said.x:.4g} um/px from {said.source}")
     if objective_power is not None and plausible(MPP_TIMES_POWER / objective_power):
-        note = f"mpp is derived from the objective power ({objective_power:g}x), not measured"
+        note = Remark("slide.derived_mpp", power=objective_power)
         return Mpp(MPP_TIMES_POWER / objective_power, "objective power (derived)", tuple(seen), (note,))
     return Mpp(None, "unknown", tuple(seen))

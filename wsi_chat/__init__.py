@@ -15,8 +15,8 @@ from wsi_chat._version import __version__
 if TYPE_CHECKING:
     from wsi_chat.analysis.pipeline import analyze
     from wsi_chat.analysis.result import SlideResult, load_result
-    from wsi_chat.asking.answer import AskResult
     from wsi_chat.asking.ask import ask
+    from wsi_chat.asking.result import AskResult
     from wsi_chat.chat.conversation import Conversation
     from wsi_chat.cohort.result import CohortResult
     from wsi_chat.cohort.run import analyze_cohort
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AskResult": "wsi_chat.asking.answer",
+    "AskResult": "wsi_chat.asking.result",
     "CohortResult": "wsi_chat.cohort.result",
     "Conversation": "wsi_chat.chat.conversation",
     "SlideResult": "wsi_chat.analysis.result",

@@ -1,5 +1,25 @@
-"""``python -m wsi_chat``: the command line."""
+"""``wsi-chat`` and ``python -m wsi_chat``: signals are handled before the program is imported."""
 
-from wsi_chat.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from wsi_chat.commands.signals import handle_signals, ignore_signals
+
+
+def main() -> None:
+    """Run the command line; interrupted while it is still being imported, end as it would."""
+    handle_signals()
+    try:
+        from wsi_chat.cli import main as run
+    except KeyboardInterrupt:
+        print("interrupted before anything was begun", file=sys.stderr)
+        sys.exit(130)
+    try:
+        run()
+    finally:
+        ignore_signals()
+
+
+if __name__ == "__main__":
+    main()

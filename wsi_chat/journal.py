@@ -206,8 +206,10 @@ class Journal:
                 found.update((row[0], _answer(row)) for row in rows)
         return found
 
-    def put(self, answer: Answer) -> bool:
+    def put(self, answer: Answer, *, replace: bool = False) -> bool:
         """Keep an answer; on return it is safe. False where it was not kept: failed, empty, or known already.
+
+        ``replace`` puts it in the place of an earlier answer to the same key.
 
         Raises OutputError where it cannot be written (disk full, read-only).
         """
@@ -232,10 +234,20 @@ class Journal:
         marks = ",".join("?" * len(row))
         with self._mutex:
             try:
-                done = self._open.execute(f"INSERT OR IGNORE INTO answers ({COLUMNS}) VALUES ({marks})", row)
+                either = "REPLACE" if replace else "IGNORE"
+                done = self._open.execute(f"INSERT OR {either} INTO answers ({COLUMNS}) VALUES ({marks})", row)
             except sqlite3.Error as error:
                 raise self._refused(error) from error
         return done.rowcount == 1
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take answers back: their questions count as never asked. Raises OutputError where that cannot be written."""
+        rows = [(key,) for key in keys]
+        with self._mutex:
+            try:
+                self._open.executemany("DELETE FROM answers WHERE key = ?", rows)
+            except sqlite3.Error as error:
+                raise self._refused(error) from error
 
     def tally(self) -> dict[str, int]:
         """How many answers there are to each task, by task."""

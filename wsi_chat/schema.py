@@ -10,12 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+
+from wsi_chat.remarks import VERBATIM, plain_fields, put_back, remarks_in
+from wsi_chat.remarks import Language as Language
+from wsi_chat.remarks import Remark as Remark
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
+DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
+"""Stands on every answer, report and conversation."""
 
 # ---------------------------------------------------------------------------------------------- geometry
 
@@ -88,7 +94,7 @@ class Tile:
     """One rectangle of a slide, as planned: where it lies at level 0 and how it is to be read.
 
     ``x, y, width, height`` are level-0 pixels; ``read_px`` is (width, height) read from ``level``;
-    ``out_px`` is the side in pixels of the square that the model sees; ``mpp`` is its effective um/px.
+    ``out_px`` is the side in pixels of the square that the model sees; ``mpp`` is its effective µm/px.
     ``cellularity`` (0..1, foreground area fraction from the overview) is what the plan knew of it.
     """
 
@@ -189,10 +195,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+NOTHING = Remark(VERBATIM, text="")
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TileStatus = Literal["planned", "unreadable", "screened", "screen_failed", "detailed", "detail_failed"]
 VerdictStatus = Literal["normal", "abnormal", "indeterminate", "unsatisfactory", "counted"]
-Language = Literal["en", "zh"]
 
 
 class TileVerdict(Record):
@@ -220,6 +226,7 @@ class Finding(Record):
     """One cell (or organism), merged from every tile that saw it. ``box`` is level-0 pixels.
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
+    ``confidence`` is the highest that the model gave the cell itself under this label, None where it gave none.
     ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
     tiles that gave it this label, ``other_labels`` what else they called it.
     """
@@ -230,6 +237,7 @@ class Finding(Record):
     box: Box
     abnormal: bool
     score: Probability | None = None
+    confidence: Probability | None = None
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
     other_labels: tuple[str, ...] = ()
@@ -267,7 +275,7 @@ class Adequacy(Record):
     """
 
     status: Literal["satisfactory", "unsatisfactory", "not_assessed"]
-    reason: str
+    reason: Remark
     rule: str = ""
     cells_estimate: float | None = None
     cells_interval: Interval | None = None
@@ -281,7 +289,7 @@ class Adequacy(Record):
     obscured_fraction: float | None = None
     obscured_interval: Interval | None = None
     method: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 class Count(Record):
@@ -331,12 +339,12 @@ class Fitted(Record):
     calibration: str
     classes: dict[str, Probability]
     low: float
-    guarantee: str = ""
-    forced: tuple[str, ...] = Field(default=(), description="differences to the fit that --force passed over")
+    guarantee: Remark = NOTHING
+    forced: tuple[Remark, ...] = Field(default=(), description="differences to the fit that --force passed over")
 
 
 class CategorySupport(Record):
-    """What speaks for one category: findings of its labels or of graver ones on its axis.
+    """What speaks for one category: findings of its labels or of graver ones on its axis, of which ``own`` are its own.
 
     ``confidence`` is the probability that at least ``needed`` of them are right (see `aggregators.category`);
     ``chosen`` marks the categories that were given, ``open`` those that could not be excluded beside them.
@@ -345,7 +353,8 @@ class CategorySupport(Record):
     code: str
     name: str
     axis: str
-    findings: int = Field(ge=0)
+    findings: int = Field(ge=0, description="of its labels or of graver ones")
+    own: int | None = Field(default=None, ge=0, description="of its own labels; None in reports of schema 1.1")
     needed: int = Field(ge=1)
     confidence: Probability
     chosen: bool = False
@@ -357,15 +366,15 @@ class SlideVerdict(Record):
     """The slide's verdict. ``score`` is on the scale that ``score_kind`` names, and no probability of disease."""
 
     status: VerdictStatus
-    reason: str
+    reason: Remark
     score: float | None = None
-    score_kind: str
+    score_kind: Remark
     threshold: float | None = None
     category: str | None = None
-    category_name: str | None = None
-    category_reason: str = ""
+    category_name: Remark | None = None
+    category_reason: Remark = NOTHING
     category_confidence: Probability | None = None
-    category_confidence_kind: str = ""
+    category_confidence_kind: Remark = NOTHING
     category_support: tuple[CategorySupport, ...] = ()
     fitted: Fitted | None = None
     coverage: Probability
@@ -396,11 +405,11 @@ class Narrator(Record):
     prompt_sha256: str = ""
     kept: int = Field(default=0, ge=0)
     replaced: int = Field(default=0, ge=0)
-    note: str = ""
+    note: Remark = NOTHING
 
 
 class SlideRecord(Record):
-    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in um/px."""
+    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px."""
 
     id: str
     file_name: str
@@ -434,7 +443,7 @@ class Provenance(Record):
     tile_px: int
     tile_mpp: float
     overlap: float
-    mask: str
+    mask: Remark
     aggregation: dict[str, Any] = Field(default_factory=dict)
     generated_tokens: int | None = Field(default=None, description="tokens of all answers that the report stands on")
     seed: int
@@ -465,11 +474,19 @@ class Timings(Record):
     answers_new: int = 0
 
 
+class RemarkRecord(Record):
+    """Where a text of the report stands (``verdict.reason``, ``notes.0``), and what it was put into words from."""
+
+    at: str
+    code: str
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
 class Report(Record):
     """report.json: the whole result for one slide."""
 
     schema_version: str = SCHEMA_VERSION
-    disclaimer: str = "Research use only. Not a diagnosis; not for clinical decisions."
+    disclaimer: str = DISCLAIMER
     slide: SlideRecord
     specimen: Specimen
     verdict: SlideVerdict
@@ -478,6 +495,28 @@ class Report(Record):
     narrator: Narrator | None = Field(default=None, description="None where no model was asked to write it")
     ancillary: tuple[str, ...] = Field(default=(), description="other tests' results, as the user supplied them")
     funnel: Funnel
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
     provenance: Provenance
     timings: Timings
+
+    @computed_field(description="code and fields of every text above that the program wrote itself")  # type: ignore[prop-decorator]
+    @property
+    def remarks(self) -> tuple[RemarkRecord, ...]:
+        """The code and fields of the report's own sentences, so that another language can be written from them."""
+        return tuple(
+            RemarkRecord(at=at, code=remark.code, fields=plain_fields(remark))
+            for at, remark in remarks_in(self)
+            if remark.code != VERBATIM
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_remarks(cls, data: Any) -> Any:
+        """Put code and fields back to their texts. A report without them (schema 1.1) keeps its texts as they are."""
+        if not isinstance(data, dict) or "remarks" not in data:
+            return data
+        report = {key: value for key, value in data.items() if key != "remarks"}
+        for entry in data["remarks"]:
+            record = entry if isinstance(entry, RemarkRecord) else RemarkRecord.model_validate(entry)
+            put_back(report, record.at, {"code": record.code, "fields": record.fields})
+        return report

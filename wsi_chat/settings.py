@@ -1,22 +1,30 @@
 """Settings of one run and where each came from: flag > environment ``WSI_CHAT_*`` > file > default.
 
-``Settings`` is the one typed model: it is the validation, the documentation of the defaults, and what is saved
-with the run as its effective configuration.
+``Settings`` is the one typed model, and every setting is declared in it once (see `wsi_chat.declaration`). The options
+of the commands, the keys of the YAML file, the names in the environment, docs/settings.md, what a stored verdict
+depends on and the conditions of a fitted aggregator are all made from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
+from wsi_chat.address import check_address
+from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, declared_in, setting
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Language
 
-ENV_PREFIX = "WSI_CHAT_"
+Format = Literal["pdf", "html", "json", "dicom"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+MODEL, SPECIMEN, TILES = "Model", "Specimen", "Slide and tiles"
+READING, VERDICT, DOCUMENTS, RUN = "Screening and detail", "Verdict", "Documents", "Run"
 
 # tiles detailed by default: the published slide-level recipes re-read the top 10 to 30 (Cheng et al. 2021,
 # Nat Commun 12:5639), and 24 fills whole batches
@@ -24,103 +32,249 @@ TOP_K = 24
 
 
 class Settings(BaseModel):
-    """Everything that a user may set for ``analyze``. Units: um/px for mpp, pixels for tile_px."""
+    """Everything that a user may set for a run. Units: µm/px for mpp, pixels for tile_px."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    model: Annotated[str | None, Field(description="checkpoint folder; none: the embedded checkpoint")] = None
-    adapter: Annotated[str | None, Field(description="LoRA adapter folder, trained on the model")] = None
-    engine: Annotated[Literal["auto", "transformers", "vllm", "openai"], Field(description="who answers")] = "auto"
-    base_url: Annotated[str | None, Field(description="address of an OpenAI-compatible server")] = None
-    gpus: Annotated[str | None, Field(description="so many (2) or these (0,3): one engine process each")] = None
-    concurrency: Annotated[
-        int | None, Field(ge=1, le=4096, description="questions under way at once (openai: 32, vllm: 128)")
-    ] = None
-    timeout: Annotated[float, Field(gt=0, description="seconds that one request to a server may take")] = 120.0
-    dialect: Annotated[str, Field(description="how the model is asked; auto reads the checkpoint")] = "auto"
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps")] = "auto"
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="weights' type")] = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096, description="queries per forward pass")] = 16
-    seed: Annotated[int, Field(ge=0, description="seed of everything that draws")] = 0
+    model: str | None = setting(
+        None, "Checkpoint folder, or the name by which a server offers it.",
+        panel=MODEL, affects="answers", condition=False, unset="the embedded checkpoint",
+    )  # fmt: skip
+    adapter: str | None = setting(
+        None, "LoRA adapter folder, trained on the model.", panel=MODEL, affects="answers", unset="none"
+    )
+    engine: Literal["auto", "transformers", "vllm", "openai"] = setting(
+        "auto", "Inference engine: auto, transformers, vllm or openai.", panel=MODEL, affects="answers", condition=False
+    )
+    base_url: str | None = setting(
+        None, "Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.",
+        panel=MODEL, affects="answers", condition=False, unset="none",
+    )  # fmt: skip
+    gpus: str | None = setting(
+        None, "How many GPUs to use (2), or which (0,3); each runs an engine of its own.",
+        panel=MODEL, affects="speed", unset="one",
+    )  # fmt: skip
+    concurrency: int | None = setting(
+        None, "Questions in progress at once (openai and vllm engines).",
+        panel=MODEL, affects="speed", unset="32 for openai, 128 for vllm", ge=1, le=4096,
+    )  # fmt: skip
+    timeout: float = setting(
+        120.0, "Seconds that one request to a server may take.", panel=MODEL, affects="speed", unit="s", rare=True, gt=0
+    )
+    dialect: str = setting(
+        "auto", "Prompt and box format of the model: a name or a YAML file; auto reads the checkpoint.",
+        panel=MODEL, affects="answers", condition=False,
+    )  # fmt: skip
+    device: str = setting(
+        "auto", "Device of the transformers engine: auto, cpu, cuda, cuda:1 or mps.",
+        panel=MODEL, affects="answers", condition=False,
+    )  # fmt: skip
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Number format of the weights.", panel=MODEL, affects="answers", condition=False, rare=True
+    )
+    batch_size: int = setting(16, "Questions per forward pass.", panel=MODEL, affects="speed", ge=1, le=4096)
+    seed: int = setting(
+        0, "Random seed of everything that is drawn by lot; decoding is greedy.",
+        panel=MODEL, affects="answers", condition=False, rare=True, ge=0,
+    )  # fmt: skip
 
-    specimen: Annotated[str | None, Field(description="specimen type or a reporting system's YAML")] = None
-    preparation: Annotated[
-        str | None, Field(description="liquid-based or conventional, for the adequacy rule; some specimens imply it")
-    ] = None
-    reduced_minimum: Annotated[
-        bool, Field(description="accept the adequacy rule's lower bound (after therapy, with atrophy)")
-    ] = False
-    age: Annotated[int | None, Field(ge=0, le=120, description="of the patient in years, where known")] = None
-    adequacy_tiles: Annotated[
-        int | None, Field(ge=0, le=10_000, description="random tiles in which normal cells are counted; 0: none")
-    ] = None
-    mpp: Annotated[float | None, Field(gt=0, description="um/px of level 0, over what the slide says")] = None
-    reader: Annotated[str | None, Field(description="force one reader, e.g. openslide")] = None
-    tile_px: Annotated[int | None, Field(ge=32, le=4096, description="tile side that the model sees")] = None
-    tile_mpp: Annotated[float | None, Field(gt=0, description="um/px that the model sees")] = None
-    overlap: Annotated[float, Field(ge=0, le=0.75, description="share of a tile that its neighbour repeats")] = 0.25
-    mask: Annotated[bool, Field(description="tile only where cells are")] = True
-    workers: Annotated[int, Field(ge=1, le=64, description="reading threads")] = 2
+    specimen: str | None = setting(
+        None, "Specimen type, e.g. cervix or blood-smear (wsi-chat specimens lists them), or a YAML file of your own.",
+        panel=SPECIMEN, affects="answers", condition=False, unset="none, and no category is assigned",
+    )  # fmt: skip
+    preparation: str | None = setting(
+        None, "Preparation, for the adequacy rule: liquid-based or conventional.",
+        panel=SPECIMEN, affects="documents", unset="what the specimen type implies",
+    )  # fmt: skip
+    reduced_minimum: bool = setting(
+        False, "Accept the lower bound of the adequacy rule (after therapy, with atrophy).",
+        panel=SPECIMEN, affects="documents",
+    )  # fmt: skip
+    age: int | None = setting(
+        None, "Patient's age in years, if known.",
+        panel=SPECIMEN, affects="documents", unit="years", unset="unknown", ge=0, le=120,
+    )  # fmt: skip
+    adequacy_tiles: int | None = setting(
+        None, "Number of random tiles in which normal cells are counted to estimate adequacy; 0 turns this off.",
+        panel=SPECIMEN, affects="answers", condition=False, unset="16 where the rule and the model allow an estimate",
+        ge=0, le=10_000,
+    )  # fmt: skip
 
-    top_k: Annotated[int, Field(ge=0, description="tiles to ground and describe")] = TOP_K
-    exhaustive: Annotated[bool, Field(description="ground and describe every tile")] = False
-    limit: Annotated[int | None, Field(ge=1, description="screen at most so many tiles, spread evenly")] = None
+    mpp: float | None = setting(
+        None, "Level-0 resolution in µm/px; overrides the slide's metadata.",
+        panel=TILES, affects="answers", condition=False, unit="µm/px", unset="the slide's own", gt=0,
+    )  # fmt: skip
+    reader: str | None = setting(
+        None, "Use only this slide reader, e.g. openslide.",
+        panel=TILES, affects="answers", condition=False, unset="the first that opens the file",
+    )  # fmt: skip
+    tile_px: int | None = setting(
+        None, "Tile side in pixels, as the model sees it.",
+        panel=TILES, affects="answers", condition=False, unit="px", unset="the dialect's", ge=32, le=4096,
+    )  # fmt: skip
+    tile_mpp: float | None = setting(
+        None, "Resolution in µm/px at which the model sees a tile.",
+        panel=TILES, affects="answers", condition=False, unit="µm/px", unset="the dialect's for the specimen", gt=0,
+    )  # fmt: skip
+    overlap: float = setting(
+        0.25, "Fraction of a tile's side that overlaps with its neighbour.",
+        panel=TILES, affects="answers", condition=False, rare=True, ge=0, le=0.75,
+    )  # fmt: skip
+    mask: bool = setting(True, "Screen only where there are cells.", panel=TILES, affects="answers")
+    workers: int = setting(2, "Threads that read tiles.", panel=TILES, affects="speed", rare=True, ge=1, le=64)
 
-    views: Annotated[
-        Literal["none", "quadrants", "context"], Field(description="also show the quarters or the surroundings")
-    ] = "none"
-    contrast: Annotated[
-        Literal["none", "blank", "blur"], Field(description="score against an empty or a blurred tile")
-    ] = "none"
-    zoom: Annotated[float, Field(ge=1, le=8, description="second look at hot spots, so many times closer")] = 1.0
-    features: Annotated[bool, Field(description="keep image features of every tile, for wsi-chat fit")] = False
+    top_k: int = setting(
+        TOP_K, "Number of highest-scoring tiles in which cells are located and described.",
+        panel=READING, affects="answers", ge=0,
+    )  # fmt: skip
+    exhaustive: bool = setting(False, "Locate and describe cells in every tile.", panel=READING, affects="answers")
+    limit: int | None = setting(
+        None, "Screen at most N tiles, spread evenly over the slide.",
+        panel=READING, affects="answers", unit="N", unset="all", ge=1,
+    )  # fmt: skip
+    views: Literal["none", "quadrants", "context"] = setting(
+        "none", "Further views shown with each tile: its quadrants, or its surroundings.",
+        panel=READING, affects="answers", rare=True,
+    )  # fmt: skip
+    contrast: Literal["none", "blank", "blur"] = setting(
+        "none", "Calibrate each tile's score against a blank or a blurred tile.",
+        panel=READING, affects="answers", rare=True,
+    )  # fmt: skip
+    zoom: float = setting(
+        1.0, "Look again at located cells, magnified by this factor; 1 turns this off.",
+        panel=READING, affects="answers", rare=True, ge=1, le=8,
+    )  # fmt: skip
+    features: bool = setting(
+        False, "Store image features of every tile, for wsi-chat fit.",
+        panel=READING, affects="documents", flags="--features/--no-features",
+    )  # fmt: skip
 
-    pool: Annotated[str, Field(description="slide score from tile probabilities")] = "topk_logit"
-    pool_k: Annotated[int, Field(ge=1, description="k of the top-k mean")] = 10
-    threshold: Annotated[float, Field(gt=0, lt=1, description="score at and above which a slide is abnormal")] = 0.5
-    box_precision: Annotated[
-        str | None,
-        Field(description="share of boxes that are right, measured: number, class=number, or evaluate's JSON"),
-    ] = None
-    coverage_floor: Annotated[
-        float, Field(ge=0, le=1, description="share of tiles that must be answered for a verdict")
-    ] = 0.9
+    pool: str = setting(
+        "topk_logit",
+        "How the slide score follows from tile scores: topk_logit, mean, max, noisy_or, fraction_above or findings.",
+        panel=VERDICT, affects="documents", rare=True,
+    )  # fmt: skip
+    pool_k: int = setting(10, "Number of tiles in the top-k mean.", panel=VERDICT, affects="documents", rare=True, ge=1)
+    threshold: float = setting(
+        0.5, "Slide score at and above which a slide is abnormal.", panel=VERDICT, affects="documents", gt=0, lt=1
+    )
+    box_precision: str | None = setting(
+        None,
+        "Measured precision of the model's boxes: a number, class=number for several classes, or the JSON file of"
+        " wsi-chat evaluate.",
+        panel=VERDICT, affects="documents", unset="not known",
+    )  # fmt: skip
+    coverage_floor: float = setting(
+        0.9, "Fraction of the tiles that must be answered for a verdict.",
+        panel=VERDICT, affects="documents", rare=True, ge=0, le=1,
+    )  # fmt: skip
+    aggregator: str = setting(
+        "auto", "Fitted aggregator: a folder that wsi-chat fit wrote, none, or auto: the checkpoint's own, if it has"
+        " one for such a run.",
+        panel=VERDICT, affects="documents",
+    )  # fmt: skip
+    miss_rate: float | None = setting(
+        None, "With an aggregator: expected fraction of abnormal slides called normal, at most, e.g. 0.05.",
+        panel=VERDICT, affects="documents", unset="as fitted", gt=0, lt=1,
+    )  # fmt: skip
+    false_alarm_rate: float | None = setting(
+        None, "With an aggregator: expected fraction of normal slides called abnormal, at most; slides between the"
+        " two thresholds are indeterminate.",
+        panel=VERDICT, affects="documents", unset="as fitted", gt=0, lt=1,
+    )  # fmt: skip
+    force: bool = setting(
+        False, "Apply an aggregator that was fitted under other conditions.", panel=VERDICT, affects="documents"
+    )
 
-    aggregator: Annotated[
-        str,
-        Field(
-            description="auto (the checkpoint's own, if it has one for such a run), none, or a folder of wsi-chat fit"
-        ),
-    ] = "auto"
-    miss_rate: Annotated[
-        float | None, Field(gt=0, lt=1, description="of abnormal slides called normal, at most, in expectation")
-    ] = None
-    false_alarm_rate: Annotated[
-        float | None, Field(gt=0, lt=1, description="the same of normal slides; those between are indeterminate")
-    ] = None
-    force: Annotated[bool, Field(description="apply an aggregator that was fitted under other conditions")] = False
-
-    overwrite: Annotated[bool, Field(description="forget earlier answers instead of resuming")] = False
-    pdf: Annotated[bool, Field(description="write report.pdf")] = True
-    gallery: Annotated[int, Field(ge=0, le=1000, description="cells in the gallery")] = 48
-    font_path: Annotated[str | None, Field(description="folder with more fonts for the PDF, or a font file")] = None
-    html: Annotated[bool, Field(description="write report.html")] = True
-    dicom: Annotated[bool, Field(description="write DICOM objects where the slide is DICOM")] = True
-    language: Annotated[Language, Field(description="of the report: en or zh")] = "en"
-    narrative: Annotated[Literal["template", "model"], Field(description="who writes the narrative")] = "template"
-    ancillary: Annotated[
-        tuple[str, ...], Field(description="other tests' results, one each, or the path of a YAML file of them")
-    ] = ()
+    format: tuple[Format, ...] = setting(
+        FORMATS, "Documents to write, separated by commas. report.json is always written, and DICOM objects only for a"
+        " DICOM slide.",
+        panel=DOCUMENTS, affects="documents",
+    )  # fmt: skip
+    gallery: int = setting(
+        48, "Number of cells in the gallery, at most.", panel=DOCUMENTS, affects="documents", rare=True, ge=0, le=1000
+    )
+    font_path: str | None = setting(
+        None, "Font file for the PDF, or a folder of fonts.",
+        panel=DOCUMENTS, affects="documents", rare=True, unset="installed fonts",
+    )  # fmt: skip
+    language: Language = setting("en", "Language of the report.", panel=DOCUMENTS, affects="documents")
+    narrative: Literal["template", "model"] = setting(
+        "template", "Who writes the narrative; what a model writes is checked against the verdict.",
+        panel=DOCUMENTS, affects="documents",
+    )  # fmt: skip
+    ancillary: tuple[str, ...] = setting(
+        (), "Result of another test, e.g. 'HPV 16 positive', or a YAML file of results; may be repeated.",
+        panel=DOCUMENTS, affects="documents",
+    )  # fmt: skip
+    overwrite: bool = setting(
+        False, "Discard earlier answers, or reuse them.", panel=RUN, affects="speed", flags="--overwrite/--resume"
+    )
 
     @field_validator("ancillary", mode="before")
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        chosen = [str(name).strip().lower() for name in names if str(name).strip()]
+        strange = [name for name in chosen if name not in FORMATS]
+        if strange or not chosen:
+            raise ValueError(
+                f"{strange[0] if strange else 'nothing'!r} is not a valid format. Choose from {', '.join(FORMATS)}, "
+                "separated by commas"
+            )
+        return tuple(name for name in FORMATS if name in chosen)
+
+
+def declared() -> Mapping[str, Declared]:
+    """Every setting by its name, in the order of its declaration."""
+    return declared_in(Settings)
+
+
+def affecting(*kinds: Affects) -> frozenset[str]:
+    """The names of the settings that affect these, e.g. ``affecting("speed")``."""
+    return frozenset(each.name for each in declared().values() if each.affects in kinds)
+
+
+# named in every aggregator that version 0.1 fitted, also where they have their defaults
+_ALWAYS_NAMED = frozenset({"limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom"})
+
+
+def fit_conditions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's settings, those under which alone an aggregator that was fitted on such runs holds.
+
+    A setting that an older run does not name had its default; one declared after aggregators were fitted is named
+    only where it differs from its default, so that those aggregators hold as before.
+    """
+    values = {each.name: config.get(each.name, each.default) for each in declared().values() if each.condition}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in _ALWAYS_NAMED or value != declared()[name].default
+    }  # fmt: skip
+
+
+def check_names(given: Mapping[str, Any], where: str) -> None:
+    """Raise SettingError where a name is no setting; ``where`` says who was given it, e.g. ``analyze()``."""
+    for name in given:
+        if name not in Settings.model_fields and name not in _SWITCHES:
+            near = get_close_matches(name, Settings.model_fields, n=1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise SettingError(
+                f"{where}: unknown setting {name!r}.",
+                hint=f"{meant}Known settings: {', '.join(Settings.model_fields)}.",
+            )
+
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Settings named in the environment, e.g. ``WSI_CHAT_TOP_K=50``; unknown names are left alone."""
-    wanted = {f"{ENV_PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    wanted = {f"{ENV_PREFIX}{name.upper()}": name for name in (*Settings.model_fields, *_SWITCHES)}
     return {wanted[key]: value for key, value in environ.items() if key in wanted and value != ""}
 
 
@@ -145,11 +299,27 @@ def from_file(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingError(f"--config {path}: holds a {type(data).__name__}.", hint="Write one 'key: value' a line.")
     named = {str(key).replace("-", "_"): value for key, value in data.items()}
-    unknown = sorted(set(named) - set(Settings.model_fields))
-    if unknown:
-        known = ", ".join(sorted(Settings.model_fields))
-        raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}.", hint=f"Known settings: {known}.")
+    check_names(named, f"--config {path}")
     return named
+
+
+# format in version 0.1: one switch a document, in files and scripts that are still about
+_SWITCHES: tuple[Format, ...] = ("pdf", "html", "dicom")
+
+
+def _without_switches(layer: Mapping[str, Any], formats: Any) -> dict[str, Any]:
+    """The layer with ``pdf: false`` and its like as ``format``. Raises SettingError where a switch is no yes or no."""
+    switched = {name: value for name, value in layer.items() if name in _SWITCHES}
+    rest = {name: value for name, value in layer.items() if name not in switched}
+    if not switched:
+        return rest
+    chosen = set(Settings(format=rest.get("format", formats)).format)
+    for name, value in switched.items():
+        try:
+            chosen = chosen | {name} if TypeAdapter(bool).validate_python(value) else chosen - {name}
+        except ValidationError as error:
+            raise SettingError(f"{name}: {value!r} is neither yes nor no.", hint="Set format instead.") from error
+    return {**rest, "format": tuple(name for name in FORMATS if name in chosen | {"json"})}
 
 
 def resolve(
@@ -167,22 +337,41 @@ def resolve(
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if config is not None:
-        layers.append((f"file {config}", from_file(config)))
-    if environ is not None:
-        layers.append(("environment", from_environment(environ)))
-    layers.append(("flag", {key: value for key, value in flags.items() if value is not None}))
-    for name, layer in layers:
-        for key, value in layer.items():
-            values[key], origin[key] = value, name
+    check_names(flags, "The settings")
     try:
-        return Settings(**values), origin
+        for name, layer in _layers(flags, config, environ):
+            for key, value in _without_switches(layer, values.get("format", FORMATS)).items():
+                values[key], origin[key] = value, name
+        settings = Settings(**values)
+        if settings.base_url is not None:
+            check_address(settings.base_url)  # before it is written anywhere: it may hold a key
+        return settings, origin
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
-        place = {"flag": f"--{key.replace('_', '-')}", "environment": f"{ENV_PREFIX}{key.upper()}"}.get(
-            origin.get(key, "flag"), f"{key} in {origin.get(key, 'the settings')}"
-        )
         seen = first.get("input")
-        raise SettingError(f"{place}: {seen!r} cannot be used.", hint=f"{first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingError(
+            f"{_place(key, origin.get(key, 'flag'))}: {seen!r} is not a valid value.", hint=f"{reason}."
+        ) from error
+
+
+def _layers(
+    flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where settings come from, the weakest first."""
+    if config is not None:
+        yield f"file {config}", from_file(config)
+    if environ is not None:
+        yield "environment", from_environment(environ)
+    yield "flag", {key: value for key, value in flags.items() if value is not None}
+
+
+def _place(name: str, origin: str) -> str:
+    """Where a user finds the value of a setting, to mend it there."""
+    one = declared().get(name)
+    if one is None:
+        return f"{name} in {origin}"
+    if origin == "environment":
+        return one.variable
+    return (name if one.rare else one.option) if origin == "flag" else f"{name} in {origin}"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, TaskName
+
+if TYPE_CHECKING:
+    from wsi_chat.terminology import System
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -22,7 +25,7 @@ DEFAULT_TOKENS: dict[str, int] = {
     "describe": 256,
     "vqa": 256,
 }
-"""Room for an answer, in tokens. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
+"""Maximum tokens per answer. ``ground`` holds about 26 CytoChat boxes; longer answers are marked truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Ask:
     """One question about one image, before any model's wording.
 
     ``target`` is the class to locate; ``topic`` and ``options`` make a multiple-choice question; ``region``
-    is in pixels of the image as given; ``max_tokens`` is the room for the answer.
+    is in pixels of the image as given; ``max_tokens`` limits the answer.
     """
 
     task: TaskName
@@ -61,41 +64,25 @@ class Ask:
         return tuple(LETTERS[: len(self.options)])
 
 
-class ScreenQuestion(Protocol):
-    """The screening question of a reporting system, as `wsi_chat.terminology` loads it."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def options(self) -> Any: ...
-
-
-class System(Protocol):
-    """The part of a reporting system that `screen` needs."""
-
-    @property
-    def screen(self) -> Any: ...
-
-
 def _check_options(options: tuple[str, ...]) -> None:
     if not 2 <= len(options) <= len(LETTERS):
         raise SettingError(
             f"a choice needs 2 to {len(LETTERS)} options, got {len(options)}",
             hint="List the options to choose from.",
         )
-    seen: set[str] = set()
+    names: set[str] = set()
     for option in options:
         name = option.strip().casefold()
         if not name:
             raise SettingError(f"an option is empty: {list(options)}", hint="Give every option a text.")
-        if name in seen:
+        if name in names:
             raise SettingError(f"option {option!r} is listed twice: {list(options)}", hint="Remove one.")
-        seen.add(name)
+        names.add(name)
 
 
 def screen(system: System, *, max_tokens: int = DEFAULT_TOKENS["screen"]) -> Ask:
-    """The screening question of a reporting system (``system.screen`` has ``topic`` and ``options``)."""
-    question: ScreenQuestion = system.screen
+    """The screening question of a reporting system."""
+    question = system.screen
     return Ask("screen", topic=question.topic, options=tuple(question.options), max_tokens=max_tokens)
 
 
@@ -130,7 +117,7 @@ PHRASE_SUFFIX = "Answer the question with a single phrase."
 
 def phrase(question: str, *, region: Box | None = None, max_tokens: int = DEFAULT_TOKENS["refer"]) -> Ask:
     """A question to be answered in a few words."""
-    said = question.strip()
-    if said and not said.casefold().rstrip(".").endswith(PHRASE_SUFFIX.casefold().rstrip(".")):
-        said = f"{said} {PHRASE_SUFFIX}"
-    return vqa(said, region=region, max_tokens=max_tokens)
+    text = question.strip()
+    if text and not text.casefold().rstrip(".").endswith(PHRASE_SUFFIX.casefold().rstrip(".")):
+        text = f"{text} {PHRASE_SUFFIX}"
+    return vqa(text, region=region, max_tokens=max_tokens)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregators.adequacy import Sample, Supplied, estimate
+from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.sampling import Frame, draw, strata, total
 from wsi_chat.schema import Box, CellSample, LabelledBox, Tile
 from wsi_chat.terminology import load_system
@@ -39,12 +39,12 @@ def cells(tile: Tile, n: int, label: str = "intermediate", *, frame: Frame = FRA
     return tuple(LabelledBox(label, Box(x - 5 + i % 7, y - 5, x + 5 + i % 7, y + 5)) for i in range(n))
 
 
-def sampled(per_tile: int, *, size: int = 16, label: str = "intermediate", **more) -> Sample:
+def sampled(per_tile: int, *, size: int = 16, label: str = "intermediate", **more) -> TileSample:
     rows = [
         CellSample(tile=t, status="counted", boxes=cells(t, per_tile, label), asked=ALL, **more)
         for t in draw(TILES, size, seed=0)
     ]
-    return Sample(tuple(rows), FRAME)
+    return TileSample(tuple(rows), FRAME)
 
 
 @pytest.fixture(scope="session")
@@ -178,18 +178,18 @@ def test_tiles_without_an_answer_are_missing_and_never_empty(assess):
     rows = list(sampled(60).tiles)
     rows[0] = CellSample(tile=rows[0].tile, status="failed", error="no answer")
     supplied = Supplied(preparation="liquid-based")
-    one = assess(Sample(tuple(rows), FRAME), supplied=supplied)
+    one = assess(TileSample(tuple(rows), FRAME), supplied=supplied)
     assert (one.status, one.tiles_counted) == ("satisfactory", 15)
     assert one.cells_estimate == pytest.approx(60 * len(TILES), rel=0.12), "the rest of the stratum stands for it"
     rows[1] = CellSample(tile=rows[1].tile, status="unreadable")
-    two = assess(Sample(tuple(rows), FRAME), supplied=supplied)
+    two = assess(TileSample(tuple(rows), FRAME), supplied=supplied)
     assert two.status == "not_assessed"
     assert "only 14 of 16 sampled tiles" in two.reason
 
 
 def test_a_class_that_was_not_asked_is_no_count_of_zero(assess):
     rows = [row.model_copy(update={"asked": ("intermediate",)}) for row in sampled(10).tiles]
-    adequacy = assess(Sample(tuple(rows), FRAME))
+    adequacy = assess(TileSample(tuple(rows), FRAME))
     assert adequacy.status == "not_assessed"
     assert adequacy.cells_estimate is None
     assert "Transformation zone: not assessed" in adequacy.notes[0]
@@ -209,7 +209,7 @@ def test_the_transformation_zone_is_a_note(assess, tiles_with, word):
         row.model_copy(update={"boxes": (*row.boxes, *(cells(row.tile, 1, "endocervical") if n < tiles_with else ()))})
         for n, row in enumerate(sampled(60).tiles)
     ]
-    adequacy = assess(Sample(tuple(rows), FRAME), supplied=Supplied(preparation="liquid-based"))
+    adequacy = assess(TileSample(tuple(rows), FRAME), supplied=Supplied(preparation="liquid-based"))
     assert adequacy.status == "satisfactory"
     assert word in adequacy.notes[0]
 
@@ -222,7 +222,7 @@ def test_a_fully_counted_deposit_without_a_transformation_zone_says_so(assess):
 @pytest.mark.parametrize(("hits", "status"), [(16, "unsatisfactory"), (12, "satisfactory"), (0, "satisfactory")])
 def test_obscured_fields_count_where_they_were_asked_about(assess, hits, status):
     rows = [row.model_copy(update={"p_obscured": 0.9 if n < hits else 0.1}) for n, row in enumerate(sampled(60).tiles)]
-    adequacy = assess(Sample(tuple(rows), FRAME), supplied=Supplied(preparation="liquid-based"))
+    adequacy = assess(TileSample(tuple(rows), FRAME), supplied=Supplied(preparation="liquid-based"))
     assert adequacy.status == status
     assert adequacy.obscured_fraction == hits / 16
     assert assess(sampled(60)).obscured_fraction is None
@@ -235,7 +235,7 @@ def test_cells_are_counted_once_in_overlapping_tiles(assess):
     rows = [
         CellSample(tile=t, status="counted", boxes=(LabelledBox("parabasal", box),), asked=ALL) for t in (left, right)
     ]
-    assert assess(Sample(tuple(rows), FRAME)).counted["parabasal"] == 1
+    assert assess(TileSample(tuple(rows), FRAME)).counted["parabasal"] == 1
 
 
 @pytest.mark.parametrize(("groups", "status"), [(6, "satisfactory"), (5, "unsatisfactory")])
@@ -247,9 +247,9 @@ def test_thyroid_needs_six_groups(assess, groups, status):
         )
         for n, t in enumerate(TILES)
     ]
-    adequacy = assess(Sample(tuple(rows), FRAME), system=thyroid)
+    adequacy = assess(TileSample(tuple(rows), FRAME), system=thyroid)
     assert (adequacy.status, adequacy.unit, adequacy.minimum) == (status, "groups", 6)
-    assert assess(Sample(tuple(rows), FRAME), system=thyroid, status="abnormal").status == "satisfactory"
+    assert assess(TileSample(tuple(rows), FRAME), system=thyroid, status="abnormal").status == "satisfactory"
 
 
 def test_six_groups_seen_are_enough_whatever_the_interval(assess):
@@ -259,7 +259,7 @@ def test_six_groups_seen_are_enough_whatever_the_interval(assess):
         )
         for n, t in enumerate(draw(TILES, 100, seed=0))
     ]
-    adequacy = assess(Sample(tuple(rows), FRAME), system=load_system("thyroid"))
+    adequacy = assess(TileSample(tuple(rows), FRAME), system=load_system("thyroid"))
     assert adequacy.status == "satisfactory"
     assert adequacy.cells_interval.low < 6
 

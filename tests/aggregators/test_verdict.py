@@ -178,7 +178,7 @@ def test_a_category_lists_its_evidence_and_its_absence_says_why(slide, judge):
 def test_boxes_on_a_slide_below_the_threshold_change_nothing_but_are_said(slide, judge):
     verdict = judge(slide([0.1] * 12, boxes=_hits(hsil=5)))
     assert (verdict.status, verdict.category) == ("normal", "nilm")
-    assert "5 candidate boxes of abnormal classes, which alone decide nothing" in verdict.reason
+    assert "5 candidate boxes of abnormal classes, not sufficient for an abnormal verdict" in verdict.reason
     assert "candidate" not in judge(slide([0.1] * 12)).reason
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import re
 import string
-from importlib import resources
 from pathlib import Path
 
 import pypdf
 import pytest
-import yaml
 
 from reports import FontMissing, Words, chinese_font, narrate, write_html, write_pdf
 from reports.check_terms import numbers
+from wsi_chat.remarks import catalogue
+from wsi_chat.schema import Remark
 from wsi_chat.terminology import load_system, specimens
 
-CATALOGUES = {
-    language: yaml.safe_load(
-        resources.files("reports").joinpath(f"languages/{language}.yaml").read_text(encoding="utf-8")
-    )
-    for language in ("en", "zh")
-}
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -30,9 +24,9 @@ def _fields(text):
 
 
 def test_both_catalogues_say_the_same_things_with_the_same_numbers():
-    english, chinese = CATALOGUES["en"], CATALOGUES["zh"]
+    english, chinese = catalogue("en"), catalogue("zh")
     for section, texts in english.items():
-        if not isinstance(texts, dict) or section in ("listing", "number_word"):
+        if not isinstance(texts, dict) or section in ("listing", "remarks"):
             continue
         assert set(texts) == set(chinese[section]), section
         for key, text in texts.items():
@@ -126,11 +120,13 @@ def test_without_a_font_the_pdf_says_the_ways_out_and_the_page_is_still_written(
     monkeypatch.setattr("reports.fonts.PACKAGE", "no_such_package")
     monkeypatch.setattr("reports.fonts.folders", list)
     report, words = _chinese(abnormal)
-    with pytest.raises(FontMissing, match="--font-path") as caught:
+    with pytest.raises(FontMissing, match="font_path") as caught:
         write_pdf(
             report, abnormal.tiles, folder=tmp_path, path=tmp_path / "report.pdf", font_paths=[tmp_path], words=words
         )
-    assert all(way in caught.value.hint for way in ("wsi-chat[cjk]", "fonts-noto-cjk", "--font-path", "--no-pdf"))
+    assert all(
+        way in caught.value.hint for way in ("wsi-chat[cjk]", "fonts-noto-cjk", "WSI_CHAT_FONT_PATH", "--format html")
+    )
     assert not (tmp_path / "report.pdf").exists()
     page = write_html(report, abnormal.tiles, folder=tmp_path, path=tmp_path / "report.html", words=words)
     assert '<html lang="zh-CN">' in page.read_text(encoding="utf-8")
@@ -148,12 +144,9 @@ def test_a_latin_font_is_no_chinese_one(tmp_path):
 
 def test_a_remark_of_the_program_is_translated_or_left_as_it_is():
     words = Words("zh")
-    assert (
-        words.program("Only 5 of 9 foreground tiles were asked (--limit).")
-        == "前景瓦片 9 个中仅询问了 5 个（--limit）。"
-    )
-    assert words.program("Something new.") == "Something new."
-    assert Words("en").program("Something new.") == "Something new."
+    assert words.remark(Remark("run.limited", n=5, all=9)) == "前景瓦片 9 个中仅询问了 5 个（--limit）。"
+    assert words.remark("Something new.") == "Something new."
+    assert Words("en").remark("Something new.") == "Something new."
 
 
 def test_a_label_that_has_no_translation_keeps_its_name():

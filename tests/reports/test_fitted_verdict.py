@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from aggregators.fitted import HEADS, METHODS
 from reports.language import Words
 from reports.page import page_data
 from reports.webpage import report_html
-from wsi_chat.schema import Adequacy, Fitted, Report
+from wsi_chat.schema import Adequacy, Fitted, Remark, Report
 
 PROMISE = "expected miss rate at most 0.05 (40 abnormal patients held out), for slides like those of the fit"
 
@@ -39,7 +40,7 @@ def shown(report: Report, tiles: Any, folder: Path) -> tuple[dict[str, Any], dic
 def test_a_promise_and_the_band_are_shown(abnormal, tmp_path):
     data, lines = shown(fitted_report(abnormal.report), abnormal.tiles, tmp_path)
     assert lines["Threshold"] == f"{PROMISE}, indeterminate from 0.31 to 0.62"
-    assert data["verdict"]["calibration"] == "score: calibrated (platt)"
+    assert data["verdict"]["calibration"] == "score: calibrated (Platt scaling)"
     assert data["verdict"]["gauge"]["kind"].endswith("90 rendered slides, logistic regression")
     assert data["notes"][-1] == "Cells in groups count once."
 
@@ -65,39 +66,43 @@ def test_the_page_on_the_web_says_the_same(abnormal, tmp_path):
     page = report_html(fitted_report(abnormal.report), abnormal.tiles, tmp_path)
     text = re.sub(r"<[^>]+>", " ", page)
     assert PROMISE in text
-    assert "score: calibrated (platt)" in text
+    assert "score: calibrated (Platt scaling)" in text
+
+
+def calibrated(head: str, method: str, about: Remark | str) -> Remark:
+    return Remark("score.calibrated", method=METHODS[method], n=90, about=about, head=HEADS[head])
 
 
 def test_chinese_keeps_that_slides_were_rendered():
-    for head in ("logistic regression", "attention MIL"):
-        for way in ("Platt scaling", "isotonic regression"):
-            said = f"calibrated by {way} on 90 rendered slides, {head}"
-            assert "合成切片" in Words("zh").program(said)
-            assert "合成" not in Words("zh").program(said.replace("rendered ", ""))
-            # for other slides there are no words, so the English ones stay
-            odd = said.replace("rendered", "borrowed")
-            assert Words("zh").program(odd) == odd
+    zh = Words("zh")
+    for head in HEADS:
+        for method in METHODS:
+            assert "合成切片" in zh.remark(calibrated(head, method, Remark("about.rendered")))
+            assert "合成" not in zh.remark(calibrated(head, method, ""))
+            assert "“borrowed”切片" in zh.remark(calibrated(head, method, Remark("about.given", about="borrowed")))
+    assert calibrated("logistic", "platt", Remark("about.rendered")) == (
+        "calibrated by Platt scaling on 90 rendered slides, logistic regression"
+    )
 
 
 @pytest.mark.parametrize(
-    "said",
+    "remark",
     [
-        PROMISE,
-        "expected miss rate at most 0.05 (40 abnormal patients held out), false-alarm rate at most 0.1 (30 normal), for"
-        " slides like those of the fit",
-        "calibrated by Platt scaling on 90 rendered slides, logistic regression",
-        "calibrated by isotonic regression on 900 slides, attention MIL",
-        "uncalibrated here: attention MIL applied against its conditions",
-        "uncalibrated: probability that at least 3 of 21 findings are right, from the agreement of tiles and a"
-        " published precision of boxes",
-        "probability that at least 1 of 1 finding are right, from the agreement of tiles and a given precision of"
-        " boxes",
-        "The score is uncalibrated: the checkpoint's own aggregator holds for other settings (top_k 3, fitted with"
-        " 24).",
+        Remark("guarantee.misses", rate=0.05, n=40),
+        Remark("guarantee.misses_and_alarms", rate=0.05, n=40, alarms=0.1, normal=30),
+        Remark("score.forced", head=HEADS["attention"]),
+        Remark("score.findings", n=4, k=10),
+        Remark("confidence.published", needed=3, n=21),
+        Remark("confidence.given", needed=1, n=1),
+        Remark(
+            "aggregator.other_settings",
+            differences=[Remark("aggregator.condition", setting="top_k", value="3", fitted="24")],
+        ),
     ],
+    ids=lambda remark: remark.code,
 )
-def test_chinese_has_words_for_each_and_keeps_its_numbers(said):
-    told = Words("zh").program(said)
-    assert told != said
-    assert any("\u4e00" <= letter <= "\u9fff" for letter in told)
-    assert set(re.findall(r"\d+(?:\.\d+)?", told)) == set(re.findall(r"\d+(?:\.\d+)?", said))
+def test_chinese_has_words_for_each_and_keeps_its_numbers(remark):
+    text = Words("zh").remark(remark)
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in text)
+    assert set(re.findall(r"\d+(?:\.\d+)?", text)) == set(re.findall(r"\d+(?:\.\d+)?", remark))
+    assert not re.search(r"\b(is|are|the|of)\b", text)

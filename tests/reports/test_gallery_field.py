@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from reports import gallery_items
+from reports.page import page_data
 from wsi_chat.schema import Box, Finding, Report
 
 from .conftest import Case
@@ -39,3 +40,14 @@ def test_the_field_suits_nine_cells_in_ten_and_the_rest_take_a_wider_one(
 ) -> None:
     items = gallery_items(with_cells(abnormal.report, sides_um))
     assert [item.field_um for item in items] == fields
+
+
+def test_a_gallery_of_five_shows_five_of_the_findings(abnormal, tmp_path):
+    report = abnormal.report
+    first = report.verdict.findings[0]
+    many = tuple(first.model_copy(update={"id": f"f{n:04d}"}) for n in range(1, 25))
+    verdict = report.verdict.model_copy(update={"findings": many, "carrying": ("f0001",)})
+    for config, shown in (({"gallery": 5}, 5), ({"gallery": 0}, 0), ({}, 24), ({"gallery": "all"}, 24)):
+        provenance = report.provenance.model_copy(update={"config": config})
+        case = report.model_copy(update={"verdict": verdict, "provenance": provenance})
+        assert len(page_data(case, abnormal.tiles, tmp_path)["gallery"]) == shown

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from aggregators import aggregate
 from reports import check_evidence, narrate
 from reports.evidence import has_field
-from reports.wording import id_ranges, number, percent, quotable, score_pair
+from reports.wording import id_ranges, quotable, score_pair
 from wsi_chat.errors import AnswerError
+from wsi_chat.remarks import number, percent
 from wsi_chat.schema import Adequacy, Box, Count, Funnel, Interval, LabelledBox, Sentence, Tile, TileVerdict
 from wsi_chat.terminology import load_system
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat.asking.answer import option_orders
-from wsi_chat.asking.intent import KNOWN_QUESTIONS, find_label, guess
+from wsi_chat.asking.intent import find_label, guess
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Query
+from wsi_chat.schema import Box, Query
 from wsi_chat.terminology import load_system
 
 CERVIX, EMBEDDED = load_system("cervix"), get_dialect("embedded")
@@ -79,21 +79,21 @@ def test_a_picture_of_one_field_is_read_as_it_is(tmp_path: Path) -> None:
 
     Image.new("RGB", (256, 256), "white").save(tmp_path / "field.png")
     (field,) = put(tmp_path / "field.png", "locate all hsil", mpp=0.5).fields
-    assert (field.box, field.mpp) == (wsi_chat.asking.answer.Box(0, 0, 256, 256), 0.5)
+    assert (field.box, field.mpp) == (Box(0, 0, 256, 256), 0.5)
 
 
 def test_a_region_larger_than_a_field_is_read_as_several_and_its_cells_are_counted_once(marked: Path) -> None:
     result = put(marked, "Locate all hsil.", region=(600, 200, 1900, 1200), max_fields=40)
     assert len(result.fields) > 1
     assert [found.label for found in result.boxes] == ["hsil"]
-    assert result.boxes[0].box.iou(wsi_chat.asking.answer.Box(*SPOT)) > 0.9
+    assert result.boxes[0].box.iou(Box(*SPOT)) > 0.9
     assert all(given.id.startswith("t") for given in result.fields)
 
 
 def test_boxes_beside_the_region_are_left_out_and_said(marked: Path) -> None:
     result = put(marked, "Locate all hsil.", region=(1000, 500, 1100, 600))
     assert result.boxes == ()
-    assert any("1 boxes lie beside the region" in note for note in result.notes)
+    assert any("1 box lies beside the region" in note for note in result.notes)
 
 
 def test_a_pointed_region_is_written_in_pixels_of_the_picture_that_is_sent(marked: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_picture_without_a_resolution_is_shown_whole(tmp_path: Path) -> None:
     Image.fromarray(canvas).save(tmp_path / "field.png")
     result = put(tmp_path / "field.png", "locate all hsil")
     (box,) = (found.box for found in result.boxes)
-    assert box.iou(wsi_chat.asking.answer.Box(200, 100, 260, 150)) > 0.9
+    assert box.iou(Box(200, 100, 260, 150)) > 0.9
     assert any("resolution is unknown" in note for note in result.notes)
 
 
@@ -247,16 +247,22 @@ def test_the_longest_spelling_of_a_class_wins() -> None:
 def test_the_closed_questions_are_those_of_the_recipe() -> None:
     from wsi_chat.training.embedded import wording
 
-    assert KNOWN_QUESTIONS["embedded"] == (wording.VQA_ABNORMAL, wording.VQA_BACKGROUND)
+    assert EMBEDDED.known_questions == (wording.VQA_ABNORMAL, wording.VQA_BACKGROUND)
 
 
 def test_a_question_beyond_the_model_is_answered_with_a_warning(marked: Path) -> None:
     result = put(marked, "What did the patient have for lunch?", region=(0, 0, 200, 200))
     assert result.task == "region"
     assert any("fixed set of questions" in note for note in result.notes)
-    known = put(marked, KNOWN_QUESTIONS["embedded"][0], region=(0, 0, 200, 200))
+    known = put(marked, EMBEDDED.known_questions[0], region=(0, 0, 200, 200))
     assert known.task == "vqa"
     assert not any("fixed set" in note for note in known.notes)
+
+
+def test_an_engine_may_be_named(marked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_chat.engines.load_engine", lambda *a, **k: ScriptedEngine(finds_the_mark))
+    asked: dict[str, Any] = {"specimen": "cervix", "dialect": "embedded", "region": (1000, 500, 1300, 800)}
+    assert wsi_chat.ask(marked, "Locate all hsil.", engine="transformers", **asked).answer == "1 hsil located."
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -314,3 +320,44 @@ def test_the_embedded_checkpoint_names_locates_and_chooses(tmp_path: Path) -> No
         assert result.answer
         assert all(0 <= b.box.x0 < b.box.x1 <= 256 for b in result.boxes)
     engine.close()
+
+
+# ---------------------------------------------------------------------------------------------- many fields
+
+
+def dark_is_abnormal(query: Query) -> dict[str, float]:
+    """Abnormal only where the dark mark shows."""
+    p = 0.97 if (np.asarray(query.images[0].convert("L")) < 128).any() else 0.02
+    return {query.choices[0]: 1 - p, query.choices[1]: p}
+
+
+def test_one_positive_field_among_many_is_the_answer_and_not_their_mean(marked: Path) -> None:
+    """The mean of 16 fields called an abnormal slide normal (.805)."""
+    result = put(
+        marked, CERVIX.screen.topic, ScriptedEngine(dark_is_abnormal), region=(0, 0, 2048, 1536), max_fields=99
+    )
+    highest = next(given for given in result.fields if given.id == result.highest)
+    assert (result.choice, result.probabilities) == ("abnormal", pytest.approx({"normal": 0.03, "abnormal": 0.97}))
+    assert highest.box.intersection(Box(*SPOT)) > 0
+    assert result.positive_fields == sum(f.answer == "abnormal" for f in result.fields) >= 1
+    assert (result.fields_total, result.unread) == (len(result.fields), ())
+    assert result.answer.startswith(f"abnormal in {result.positive_fields} of {len(result.fields)} fields; the highest")
+
+
+def test_nothing_found_in_a_part_of_the_fields_is_not_called_normal(marked: Path) -> None:
+    engine = ScriptedEngine(lambda q: {"A": 0.9, "B": 0.1})
+    part = put(marked, CERVIX.screen.topic, engine, region=(0, 0, 2048, 1536), max_fields=3)
+    assert (part.choice, part.positive_fields, len(part.fields)) == (None, 0, 3)
+    assert part.fields_total == 3 + len(part.unread)
+    assert f"none of 3 fields read, of {part.fields_total}" in part.answer
+    named = next(note for note in part.notes if note.startswith("3 of "))
+    assert f"{part.unread[0].id} at {part.unread[0].box.x0:g} {part.unread[0].box.y0:g}" in named
+    whole = put(marked, CERVIX.screen.topic, engine, region=(0, 0, 2048, 1536), max_fields=99)
+    assert (whole.choice, whole.unread) == ("normal", ())
+
+
+def test_a_field_that_gave_no_answer_leaves_the_rest_unknown(marked: Path) -> None:
+    engine = ScriptedEngine(lambda q: {"A": 0.9, "B": 0.1}, faults=[Fault(0, "fail")])
+    result = put(marked, CERVIX.screen.topic, engine, region=(0, 0, 1400, 400))
+    assert result.choice is None
+    assert "unknown" in result.answer

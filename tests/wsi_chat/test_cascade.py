@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tilers import Patch
-from wsi_chat.analysis.cascade import Asker, choose, detail, screen
+from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
+from wsi_chat.engines.asker import Asker
 from wsi_chat.errors import EngineDied
 from wsi_chat.journal import Journal
-from wsi_chat.schema import Box, Query, Tile, TileVerdict
+from wsi_chat.schema import Answer, Box, Query, Tile, TileVerdict
 from wsi_chat.terminology import load_system
 
 CERVIX = load_system("cervix")
@@ -185,3 +186,80 @@ def test_a_grounding_answer_that_is_no_answer_is_not_taken_for_none_found(said: 
     assert verdict.status == "detail_failed"
     assert "hsil" not in verdict.asked
     assert "ground hsil" in verdict.error
+
+
+# ---------------------------------------------------------------------------------------- answers that say nothing
+
+
+def test_an_unusable_answer_is_not_reused_by_a_rerun(journal: Journal) -> None:
+    """A refusal counts as missing, and the next run asks again; its usable answer then stays."""
+    first = screen(patches(2), asker(ScriptedEngine(lambda q: "Sorry, I cannot."), journal), CERVIX, total=2)
+    assert {verdict.status for verdict in first.values()} == {"screen_failed"}
+    engine = ScriptedEngine(says)
+    again = screen(patches(2), asker(engine, journal), CERVIX, total=2)
+    assert ({verdict.status for verdict in again.values()}, len(engine.asked)) == ({"screened"}, 2)
+    engine = ScriptedEngine(says)
+    screen(patches(2), asker(engine, journal), CERVIX, total=2)
+    assert engine.asked == []
+
+
+def test_an_unusable_answer_of_an_older_journal_is_replaced(journal: Journal) -> None:
+    keys: list[str] = []
+
+    def refuses(query: Query) -> str:
+        keys.append(query.key)
+        return "Sorry."
+
+    screen(patches(1), asker(ScriptedEngine(refuses), journal), CERVIX, total=1)
+    journal.put(Answer(keys[0], "screen", "I cannot help with medical images."))
+    for expected in (1, 0):
+        engine = ScriptedEngine(says)
+        verdicts = screen(patches(1), asker(engine, journal), CERVIX, total=1)
+        assert (verdicts[0].status, len(engine.asked)) == ("screened", expected)
+
+
+def test_the_same_unusable_question_is_asked_once_in_a_run(journal: Journal) -> None:
+    engine = ScriptedEngine(lambda q: "Sorry.")
+    verdicts = screen(patches(5, same=True), asker(engine, journal), CERVIX, total=5)
+    assert len(engine.asked) == 1
+    assert {verdict.status for verdict in verdicts.values()} == {"screen_failed"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_yes_or_no_among_probabilities_is_no_answer_and_is_asked_again(late: bool, journal: Journal) -> None:
+    """One tile counted as a hard 0 or 1 among real probabilities: an abnormal slide became normal (.655 -> .414)."""
+    bare = 3 if late else 0
+
+    def sometimes(query: Query) -> str | dict[str, float]:
+        shade = query.images[0].getpixel((0, 0))[0]  # type: ignore[index]
+        return "A" if shade == bare else says(query)
+
+    asked = asker(ScriptedEngine(sometimes), journal)
+    verdicts = screen(patches(4), asked, CERVIX, total=4)
+    assert [verdicts[n].status for n in range(4)] == [
+        "screen_failed" if n == bare else "screened" for n in range(4)
+    ]  # fmt: skip
+    assert (verdicts[bare].p_screen, asked.choices_in_words) == (None, 0)
+    assert "without probabilities" in verdicts[bare].error
+    engine = ScriptedEngine(says)
+    again = screen(patches(4), asker(engine, journal), CERVIX, total=4)
+    assert {verdict.status for verdict in again.values()} == {"screened"}
+    assert len(engine.asked) == 1
+
+
+def test_words_alone_all_count(journal: Journal) -> None:
+    asked = asker(ScriptedEngine(lambda q: "B"), journal)
+    verdicts = screen(patches(3), asked, CERVIX, total=3)
+    assert ([verdicts[n].p_screen for n in range(3)], asked.choices_in_words) == ([1.0] * 3, 3)
+
+
+def test_answers_in_words_are_asked_again_once_the_server_gives_probabilities(journal: Journal) -> None:
+    """A rerun on a sound server gave the coarse score of the server before."""
+    screen(patches(4), asker(ScriptedEngine(lambda q: "B"), journal), CERVIX, total=4)
+    still = ScriptedEngine(lambda q: "B")
+    screen(patches(4), asker(still, journal), CERVIX, total=4)
+    assert len(still.asked) == 1, "one question finds out that nothing has changed"
+    sound = ScriptedEngine(says)
+    verdicts = screen(patches(4), asker(sound, journal), CERVIX, total=4)
+    assert [verdicts[n].p_screen for n in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert len(sound.asked) == 4

@@ -10,10 +10,10 @@ import pytest
 
 import wsi_chat
 from tilers import Patch
-from wsi_chat.analysis.cascade import Asker
 from wsi_chat.analysis.cell_sample import DEFAULT_TILES, count_cells, tiles_wanted, what_was_supplied
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
+from wsi_chat.engines.asker import Asker
 from wsi_chat.errors import SettingError
 from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, Query, Tile

@@ -46,9 +46,9 @@ def test_piped_questions_are_answered_in_order_until_quit(
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "Cells are seen.",
-        "[shown 0 0 256 256 at 0.5 um/px]",
+        "[shown 0 0 256 256 at 0.5 µm/px]",
         "No hsil is located here.",
-        "[shown 0 0 256 256 at 0.5 um/px]",
+        "[shown 0 0 256 256 at 0.5 µm/px]",
     ]
     assert err.startswith("Research use only.")
 

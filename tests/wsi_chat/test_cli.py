@@ -150,15 +150,36 @@ def test_an_unknown_specimen_lists_the_choices(
     assert "blood-smear" in shown
 
 
-def test_help_answers_without_a_model_library() -> None:
+def test_help_lists_every_command_and_imports_none() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom wsi_chat import cli\n"
         "done = CliRunner().invoke(cli.app, ['--help'])\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'matplotlib', 'vllm'} & set(sys.modules)\n"
-        "print(done.exit_code, sorted(heavy), 'analyze' in done.output)"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'matplotlib', 'vllm', 'pandas'} & set(sys.modules)\n"
+        "commands = {m for m in sys.modules if m.startswith('wsi_chat.commands.')} \n"
+        "commands -= {'wsi_chat.commands.console', 'wsi_chat.commands.signals'}\n"
+        "print(done.exit_code, sorted(heavy), sorted(commands), all(e.name in done.output for e in cli.COMMANDS))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0 [] True"
+    assert done.stdout.strip() == "0 [] [] True"
+
+
+@pytest.mark.parametrize("entry", cli.COMMANDS, ids=lambda entry: entry.name)
+def test_every_line_of_the_command_table_is_a_command_with_help_of_its_own(entry: cli.Entry) -> None:
+    shown = CliRunner().invoke(cli.app, [entry.name, "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert f"wsi-chat {entry.name}" in " ".join(shown.output.split())
+
+
+def test_the_help_of_a_command_loads_no_model_library() -> None:
+    code = (
+        "import contextlib, io, sys\nfrom wsi_chat import cli\n"
+        "for entry in cli.COMMANDS:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        cli.app([entry.name, '--help'])\n"
+        "print(sorted({'torch', 'transformers', 'vllm', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_info_prints_the_slide_and_its_resolution(shared_data: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_question_beyond_the_model_is_not_sent_and_what_it_can_do_is_said(
     chat.say("/region 100 100 300 300")
     reply = chat.say("Is the chromatin coarse here?")
     assert (reply.source, engine.asked) == ("program", [])
-    assert "I cannot answer that" in reply.text
+    assert reply.text.startswith("This model was trained on a fixed set of questions")
     assert "locate and count a class" in reply.text
 
 
@@ -374,7 +374,7 @@ def test_a_saved_conversation_reads_back(chat: wsi_chat.Conversation, tmp_path: 
     assert "Research use only" in text
     assert text.count("**> ") == 4
     (tmp_path / "bad.json").write_text('{"replies": 3}')
-    with pytest.raises(OutputError, match="no conversation"):
+    with pytest.raises(OutputError, match="not a conversation"):
         read_transcript(tmp_path / "bad.json")
     with pytest.raises(OutputError, match="cannot be read"):
         read_transcript(tmp_path / "absent.json")
@@ -387,3 +387,38 @@ def test_markdown_keeps_marks_as_text() -> None:
     text = as_markdown(Transcript(about="s", model="m", dialect="d", replies=(reply,)))
     assert "\\*all\\* \\<b\\>" in text
     assert re.search(r"^# no", text, re.M) is None
+
+
+# ---------------------------------------------------------------------------------------------- who answers
+
+
+def test_an_engine_may_be_named_as_in_the_command(
+    run_folder: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``chat --engine transformers`` crashed: the name was taken for a loaded engine."""
+    asked: list[str] = []
+
+    def load(model: str | None, **settings: Any) -> ScriptedEngine:
+        asked.append(settings["engine"])
+        return engine
+
+    monkeypatch.setattr("wsi_chat.engines.load_engine", load)
+    with wsi_chat.Conversation(run_folder, engine="transformers") as opened:
+        opened.say("/region 100 100 300 300")
+        reply = opened.say("Is anything abnormal here?")
+    assert (reply.source, reply.status, asked) == ("model", "ok", ["transformers"])
+
+
+def test_a_dialect_that_extends_a_family_of_several_images_remembers_across_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: qwen2.5-vl\n")
+    thread = Thread(get_dialect(str(path)))
+    engine = ScriptedEngine(says)
+    from PIL import Image
+
+    for number in range(2):
+        shown = Field(f"t{number:06d}", number, Image.new("RGB", (56, 56), (number, 0, 0)), Box(0, 0, 56, 56), 0.5)
+        query, _ = thread.query(tasks.vqa("What is this?"), shown, engine, decoding={})
+        thread.remember(query, "A cell.", shown)
+    assert [turn.role for turn in query.turns] == ["system", "user", "assistant", "user"]
+    assert len(query.images) == 2

@@ -266,6 +266,37 @@ def test_a_users_file_is_a_dialect_and_may_extend_one(tmp_path: Path) -> None:
     assert get_dialect(str(path)).prompt(tasks.ground("hsil"), frame) == "Find each hsil."
 
 
+@pytest.mark.parametrize("base", dialects())
+def test_a_file_of_a_name_and_extends_alone_can_do_what_its_base_can(base: str, tmp_path: Path) -> None:
+    """Several images, known questions, narratives and names on servers: nothing hangs on the dialect's own name."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nextends: {base}\n")
+    mine, theirs = get_dialect(str(path)), get_dialect(base)
+    assert mine.name == "mine"
+    for ability in ("several_images", "known_questions", "narrates"):
+        assert getattr(mine, ability) == getattr(theirs, ability)
+    assert mine.spec == theirs.spec.model_copy(update={"name": "mine"})
+    assert mine.identity != theirs.identity
+
+
+def test_a_file_may_extend_another_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(OWN)
+    (tmp_path / "mine.yaml").write_text("name: mine\nextends: base.yaml\nlabels: [lsil]\n")
+    mine = get_dialect(str(tmp_path / "mine.yaml"))
+    assert mine.prompt(tasks.ground("lsil"), mine.frame((640, 1024))) == "Mark each lsil."
+    assert (mine.several_images, mine.spec.version, mine.labels) == (True, 3, ("lsil",))
+
+
+def test_what_each_family_can_do() -> None:
+    every = {name: get_dialect(name) for name in dialects()}
+    several = {"qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl", "medgemma"}
+    assert {name for name, dialect in every.items() if dialect.several_images} == several
+    assert {name for name, dialect in every.items() if dialect.known_questions} == {"embedded"}
+    assert {name for name, dialect in every.items() if not dialect.narrates} == {"embedded", "paligemma"}
+    assert every["medgemma"].spec.served_as == ("medgemma", "gemma-3", "gemma3")
+    assert get_dialect("cytochat").identity == f"cytochat/1/{get_dialect('cytochat').prompts_sha256}"
+
+
 def test_a_manifest_beside_the_checkpoint_wins(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (tmp_path / "manifest.json").write_text('{"dialect": "json"}')
@@ -283,6 +314,8 @@ def test_a_manifest_beside_the_checkpoint_wins(tmp_path: Path) -> None:
     [
         ("extends: klingon\nname: a\nversion: 1\n", "no dialect 'klingon'"),
         ("extends: qwen2-vl\nversion: 1\n", "name: Field required"),
+        ("extends: bad.yml\nname: a\n", "more than 8 files extend one another"),
+        ("extends: ./absent.yaml\nname: a\n", "absent.yaml cannot be read"),
         ("extends: qwen2-vl\nname: a\nversion: 1\nprompts: {ground: 'x'}\n", "prompt 'ground'"),
         ("- a list\n", "the file"),
     ],

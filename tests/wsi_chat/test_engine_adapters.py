@@ -95,7 +95,7 @@ def test_an_adapter_of_another_base_or_shape_is_refused(tiny_checkpoint: Any, ad
         (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "is a pickle"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}'), "of type 'PROMPT_TUNING'"),
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "is not a folder"),
     ],
 )
 def test_broken_adapters_are_named(tiny_checkpoint: Any, adapter: Path, tmp_path: Path, broken: Any, says: str) -> None:

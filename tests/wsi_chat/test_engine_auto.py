@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from wsi_chat.dialects import get_dialect
+from wsi_chat.dialects import dialect_of_name, get_dialect
 from wsi_chat.engines import choose_engine, embedded_checkpoint, load_engine
 from wsi_chat.engines.checkpoint import read_config
-from wsi_chat.engines.selection import dialect_of_name, list_gpus, parse_gpus
+from wsi_chat.engines.selection import list_gpus, parse_gpus
 from wsi_chat.engines.serving import pixel_bounds, plan_serving, serve_line
 from wsi_chat.errors import EngineError, SettingError
 
@@ -51,7 +51,7 @@ QWEN3 = ["Qwen3VLForConditionalGeneration"]
         (0, QWEN3, "auto", "transformers", "no CUDA GPU is here"),
         (1, None, "auto", "transformers", "vLLM is not installed"),
         (1, ["LlamaForCausalLM"], "auto", "transformers", "vLLM does not know Qwen3VLForConditionalGeneration"),
-        (1, QWEN3, "cpu", "transformers", "--device cpu is no CUDA GPU"),
+        (1, QWEN3, "cpu", "transformers", "--device cpu is not a CUDA GPU"),
         (1, QWEN3, "auto", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
         (2, QWEN3, "cuda:1", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import io
 import json
 import logging
@@ -21,13 +22,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from wsi_chat.address import check_address, is_this_machine, notice
 from wsi_chat.engines import Engine, EngineCrashed, SupervisedEngine, load_engine
 from wsi_chat.engines.chat_requests import ImageUrls, choice_probabilities, estimated_tokens, messages_of
 from wsi_chat.engines.openai import OpenAIEngine
 from wsi_chat.engines.protocol import MeasuringEngine, StreamingEngine
-from wsi_chat.engines.server import check_address, is_this_machine, notice
 from wsi_chat.errors import AnswerError, EngineDied, EngineError, SettingError
 from wsi_chat.schema import Answer, Box, Query, Turn
+from wsi_chat.settings import resolve
 
 Said = dict[str, Any] | list[Any] | tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 Script = Callable[[dict[str, Any], int], Said]
@@ -52,6 +54,7 @@ class FakeServer:
 
     def __init__(self, script: Script, *, models: Any = None, port: int = 0) -> None:
         self.script = script
+        self.over = threading.Event()
         self._connections: set[socket.socket] = set()
         self.models = {"data": [{"id": "tiny", "root": ""}]} if models is None else models
         self.bodies: list[dict[str, Any]] = []
@@ -97,6 +100,15 @@ class FakeServer:
             def _act(self, said: Said) -> None:
                 if said == "close":
                     self.close_connection = True
+                elif said == "drip":
+                    self.close_connection = True
+                    self.send_response(200)
+                    self.send_header("Content-Length", "5000")
+                    self.end_headers()
+                    with contextlib.suppress(OSError):
+                        while not outer.over.wait(0.1):
+                            self.wfile.write(b" ")
+                            self.wfile.flush()
                 elif said == "truncate":
                     self.send_response(200)
                     self.send_header("Content-Length", "5000")
@@ -273,6 +285,35 @@ def test_without_log_probabilities_the_choice_is_words_and_its_probability_unkno
     assert server.bodies[-1]["max_tokens"] == 16  # room to name the option in words
 
 
+NOT_NUMBERS = [{"A": math.nan, "B": math.nan}, {"A": math.inf, "B": -2.0}, {"A": -0.1, "B": math.nan}]
+
+
+@pytest.mark.parametrize("top", [*NOT_NUMBERS, None])
+def test_missing_or_broken_log_probabilities_are_retried_and_then_no_answer(
+    serve: Any, top: dict[str, float] | None
+) -> None:
+    """Such an answer counted as a hard 0 or 1 among real probabilities."""
+
+    def script(body: dict[str, Any], number: int) -> Said:
+        broken = number > 0 and _words(body).startswith("question 1")
+        return reply("B", top=top if broken else {"A": math.log(0.3), "B": math.log(0.7)})
+
+    server, engine = serve(script, concurrency=1)
+    (sound,) = engine.answer([_query(0, choices=("A", "B"))])
+    assert sound.probabilities == pytest.approx({"A": 0.3, "B": 0.7})
+    (broken,) = engine.answer([_query(1, choices=("A", "B"))])
+    assert (broken.status, broken.probabilities, broken.text) == ("failed", None, "")
+    assert "log-probabilities" in broken.error
+    assert len(server.bodies) == 4, "asked three times"
+
+
+def test_log_probabilities_that_come_at_the_second_try_count(serve: Any) -> None:
+    sound = {"A": math.log(0.3), "B": math.log(0.7)}
+    _, engine = serve(lambda body, number: reply("B", top=sound if number != 0 else NOT_NUMBERS[0]), concurrency=1)
+    (answer,) = engine.answer([_query(0, choices=("A", "B"))])
+    assert answer.probabilities == pytest.approx({"A": 0.3, "B": 0.7})
+
+
 @pytest.mark.parametrize(
     ("refused", "kept"),
     [
@@ -404,6 +445,65 @@ def test_a_server_that_hangs_costs_its_question_and_no_more(serve: Any) -> None:
     assert [key for key, answer in by_key.items() if answer.status == "failed"] == ["q2"]
     assert "no answer in time" in by_key["q2"].error
     assert sum(_words(body) == "question 2" for body in server.bodies) == 2  # a timeout is retried once
+
+
+def test_a_server_that_drips_is_cut_off_after_the_timeout(serve: Any) -> None:
+    """A byte every now and then: no single read takes long, and the whole never ends."""
+    over = threading.Event()
+    server, engine = serve(lambda body, number: "drip", timeout=0.5, retries=9)
+    server.over = over
+    begun = time.monotonic()
+    (answer,) = engine.answer([_query()])
+    over.set()
+    assert (answer.status, time.monotonic() - begun < 5) == ("failed", True)
+    assert "no answer in time" in answer.error
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_reply_beyond_all_measure_is_not_read(serve: Any, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_chat.engines.server.REPLY_BYTES", 100_000)
+    content = json.dumps(reply("A" * 300_000)).encode()
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    body = gzip.compress(content) if packed else content
+    server, engine = serve(lambda _, number: (200, body, headers), retries=1)
+    (answer,) = engine.answer([_query()])
+    assert answer.status == "failed"
+    assert "larger than" in answer.error
+    assert server.headers[-1]["Accept-Encoding"] == "identity"
+
+
+def test_a_packed_reply_is_read_all_the_same(serve: Any) -> None:
+    body = gzip.compress(json.dumps(reply("Two cells.")).encode())
+    _, engine = serve(lambda _, number: (200, body, {"Content-Encoding": "gzip"}))
+    (answer,) = engine.answer([_query()])
+    assert answer.text == "Two cells."
+
+
+def test_a_reply_from_another_model_is_no_answer(serve: Any) -> None:
+    def script(body: dict[str, Any], number: int) -> Said:
+        named = "another" if _words(body) == "question 1" else "tiny-2026"
+        return {**reply("Two cells."), "model": named}
+
+    _, engine = serve(script, concurrency=1, retries=1)
+    statuses = [next(iter(engine.answer([_query(number)]))) for number in range(3)]
+    assert [answer.status for answer in statuses] == ["ok", "failed", "ok"]
+    assert "from the model 'another'" in statuses[1].error
+
+
+def test_a_key_with_a_line_break_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSI_CHAT_API_KEY", "sk-secret\nX-Other: 1")
+    with pytest.raises(SettingError, match="WSI_CHAT_API_KEY holds a line break") as caught:
+        OpenAIEngine("http://127.0.0.1:9/v1")
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:hunter2@h/v1", "http://h/v1?key=hunter2", "http://h/v1#hunter2", "http://x:hunter2@h:99999"]
+)
+def test_an_address_with_a_key_in_it_is_refused_before_anything_is_written(address: str) -> None:
+    with pytest.raises(SettingError, match="--base-url") as caught:
+        resolve({"base_url": address})
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
 
 
 @pytest.mark.parametrize(("status", "match"), [(401, "refuses the key"), (403, "refuses the key")])

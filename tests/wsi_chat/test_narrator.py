@@ -164,7 +164,7 @@ def test_the_embedded_checkpoint_is_not_asked(result: SlideResult) -> None:
     )
     assert engine.asked == []
     assert report.narrator is not None
-    assert "embedded checkpoint writes no narratives" in report.narrator.note
+    assert "dialect embedded writes no narratives" in report.narrator.note
 
 
 def test_ancillary_results_come_word_for_word_or_from_a_file(tmp_path: Path) -> None:

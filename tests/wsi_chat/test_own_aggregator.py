@@ -16,7 +16,7 @@ from aggregators.fit import Cohort, fit
 from aggregators.fitted import load_fitted
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.slide_score import OWN
-from wsi_chat.commands.describe import describe_models
+from wsi_chat.commands.models import describe_models
 from wsi_chat.engines import ScriptedEngine, embedded_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.errors import SettingError
@@ -153,13 +153,13 @@ def test_it_stands_back_from_a_slide_unlike_those_of_its_fit(small_slide: Path, 
     assert (left.status, left.threshold) == ("normal", 0.5)
     assert left.score == pytest.approx(1e-4, rel=0.01)  # the pool clips there
     assert left.score_kind.startswith("uncalibrated")
-    assert "stands back: no slide of its fit was like this (logit" in left.reason
+    assert "was not applied: this slide is unlike those it was fitted on (logit" in left.reason
     # who names it, gets it
     named = wsi_chat.analyze(
         small_slide, out=tmp_path / "b", engine=ScriptedEngine(sure), aggregator=str(model / OWN), **given
     ).report.verdict
     assert named.fitted is not None
-    assert "stands back" not in named.reason
+    assert "was not applied" not in named.reason
 
 
 def test_models_shows_it(model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ import zarr
 from wsi_chat.datasets.render import ABNORMAL, ORGANISMS, SlideTruth, render_slide
 from wsi_chat.datasets.render import scene as scenes
 from wsi_chat.datasets.render.scene import Scene
+from wsi_chat.terminology import load_system
+
+SYSTEM = load_system("cervix")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_truth_names_every_abnormal_cell_where_it_is_drawn(slide: tuple[Path, Sl
         assert ring[0] == ring[-1] == [cell.box[0], cell.box[1]]
         assert ring[2] == [cell.box[2], cell.box[3]]
         assert feature["properties"]["objectType"] == "annotation"
-        assert feature["properties"]["classification"]["name"] == cell.label
+        assert feature["properties"]["classification"]["name"] == SYSTEM.label(cell.label).name
     assert len({feature["id"] for feature in collection["features"]}) == len(truth.cells)
     record = json.loads(path.with_name("one.truth.json").read_text())
     assert record["abnormal"] is True

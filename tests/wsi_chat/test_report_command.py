@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat.cli import app
-from wsi_chat.commands.report_run import run_report
+from wsi_chat.commands.report import run_report
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import OutputError, SettingError, WsiChatError
 from wsi_chat.schema import Query
@@ -112,7 +112,7 @@ def test_a_missing_font_costs_the_pdf_alone(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("reports.fonts.folders", list)
     payload, _, code = run_report(folder, language="zh")
     assert code == 3
-    assert "--font-path" in payload["not_written"][0]
+    assert "font_path" in payload["not_written"][0]
     assert {Path(name).name for name in payload["written"]} == {"report.html", "report.json"}
     assert not (folder / "report.pdf").exists(), "the English one would pass for it"
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from wsi_chat import cli
+from wsi_chat.analysis.provenance import config_of
+from wsi_chat.commands.analyze import analyze
+from wsi_chat.commands.cohort import cohort
+from wsi_chat.commands.settings import markdown_lines
 from wsi_chat.errors import SettingError
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.settings import FORMATS, Settings, affecting, declared, fit_conditions, from_environment, resolve
+
+RARE = {
+    "pool", "pool_k", "coverage_floor", "overlap", "workers", "timeout", "dtype", "seed", "gallery", "font_path",
+    "views", "contrast", "zoom",
+}  # fmt: skip
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -23,7 +36,9 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("flags", "environ", "named", "seen"),
     [
-        ({"overlap": 0.9}, {}, "--overlap", "0.9"),
+        ({"overlap": 0.9}, {}, "overlap", "0.9"),
+        ({"format": "pdf,doc"}, {}, "--format", "doc"),
+        ({}, {"WSI_CHAT_DICOM": "perhaps"}, "dicom", "perhaps"),
         ({}, {"WSI_CHAT_TOP_K": "many"}, "WSI_CHAT_TOP_K", "many"),
         ({"engine": "magic"}, {}, "--engine", "magic"),
         ({"mpp": float("nan")}, {}, "--mpp", "nan"),
@@ -64,3 +79,104 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("# nothing yet\n")
     assert resolve({}, config=tmp_path / "run.yaml") == (Settings(), {})
+
+
+def test_every_setting_is_an_option_of_analyze_and_of_cohort_and_the_rare_ones_are_not_listed() -> None:
+    assert {one.name for one in declared().values() if one.rare} == RARE
+    for command in (analyze, cohort):
+        offered = set(inspect.signature(command).parameters)
+        assert offered >= set(Settings.model_fields)
+    shown = CliRunner().invoke(cli.app, ["analyze", "--help"], env={"COLUMNS": "200"}).output
+    for one in declared().values():
+        assert (f"{one.option} " in shown) != one.rare, one.name
+    for panel in {one.panel for one in declared().values()}:
+        assert f"─ {panel} ─" in shown
+
+
+def test_help_shows_the_description_the_default_and_the_unit_of_a_setting() -> None:
+    shown = " ".join(CliRunner().invoke(cli.app, ["analyze", "--help"], env={"COLUMNS": "300"}).output.split())
+    assert "Screen at most N tiles, spread evenly over the slide. Default: all." in shown
+    assert (
+        "--mpp <µm/px> Level-0 resolution in µm/px; overrides the slide's metadata. Default: the slide's own." in shown
+    )
+    assert "Default: 24." in shown
+
+
+def test_every_setting_has_a_key_a_variable_and_a_sentence(tmp_path: Path) -> None:
+    for one in declared().values():
+        assert from_environment({one.variable: "x"}) == {one.name: "x"}
+        assert one.description[0].isupper()
+        assert one.description.endswith(".")
+        assert " um" not in one.description
+
+
+def test_the_documentation_of_the_settings_is_the_one_that_the_declarations_give() -> None:
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    wanted = "\n".join(markdown_lines()) + "\n"
+    assert page.read_text(encoding="utf-8") == wanted, "run: wsi-chat settings --markdown > docs/settings.md"
+    assert wanted.count("\n| `") == len(Settings.model_fields)
+
+
+def test_a_stored_verdict_depends_on_everything_but_speed() -> None:
+    fast = {"batch_size": 3, "gpus": "2", "concurrency": 7, "timeout": 9.0, "workers": 5, "overwrite": True}
+    assert affecting("speed") == set(fast)
+    assert config_of(Settings(**fast)) == config_of(Settings())
+    assert config_of(Settings(threshold=0.6)) != config_of(Settings())
+
+
+def test_an_aggregator_depends_on_what_was_asked_and_not_on_what_is_made_of_it() -> None:
+    first = {"limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom"}
+    assert set(fit_conditions({})) == first
+    assert fit_conditions({"top_k": 5, "threshold": 0.9})["top_k"] == 5
+    assert "threshold" not in fit_conditions({"threshold": 0.9})
+
+
+def test_an_unknown_setting_is_named_with_the_nearest_that_is_known() -> None:
+    with pytest.raises(SettingError) as raised:
+        resolve({"treshold": 0.4})
+    assert "'treshold'" in raised.value.message
+    assert "Did you mean threshold?" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"format": "HTML, pdf"}, ("pdf", "html")),
+        ({"format": "json"}, ("json",)),
+        ({"pdf": False, "dicom": "no"}, ("html", "json")),
+        ({"format": "pdf", "html": True}, ("pdf", "html", "json")),
+        ({}, FORMATS),
+    ],
+)
+def test_documents_are_chosen_by_format_and_by_the_switches_of_version_0_1(
+    given: dict[str, object], chosen: tuple[str, ...]
+) -> None:
+    assert resolve(given)[0].format == chosen
+
+
+def test_a_switch_in_the_environment_does_not_undo_the_format_of_an_option() -> None:
+    assert resolve({"format": "pdf,html"}, environ={"WSI_CHAT_PDF": "0"})[0].format == ("pdf", "html")
+    settings, origin = resolve({"html": False}, environ={"WSI_CHAT_PDF": "0"})
+    assert (settings.format, origin) == (("json", "dicom"), {"format": "flag"})
+
+
+def test_an_option_that_is_no_longer_listed_still_counts_and_says_where_it_went(tmp_path: Path) -> None:
+    arguments = ["analyze", str(tmp_path / "absent.svs"), "-o", str(tmp_path / "out"), "--timeout", "5", "--no-pdf"]
+    shown = CliRunner().invoke(cli.app, arguments).stderr
+    assert "set timeout in a YAML file (--config) or WSI_CHAT_TIMEOUT" in shown
+    assert "--no-pdf is now part of --format" in shown
+    saved = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert saved["config"]["timeout"] == 5.0
+    assert saved["config"]["format"] == ["html", "json", "dicom"]
+
+
+def test_settings_lists_values_in_effect_and_their_origin(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("zoom: 2\n")
+    done = CliRunner().invoke(
+        cli.app, ["settings", "--config", str(tmp_path / "run.yaml"), "--json"], env={"WSI_CHAT_TOP_K": "7"}
+    )
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert set(rows) == set(Settings.model_fields)
+    assert (rows["zoom"]["value"], rows["zoom"]["origin"]) == (2.0, f"file {tmp_path / 'run.yaml'}")
+    assert (rows["top_k"]["value"], rows["top_k"]["origin"], rows["top_k"]["default"]) == (7, "environment", 24)
+    assert (rows["zoom"]["option"], rows["mpp"]["unit"]) == (None, "µm/px")

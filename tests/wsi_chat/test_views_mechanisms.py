@@ -15,9 +15,11 @@ from PIL import Image
 import wsi_chat
 from tilers import Patch
 from tilers.field import Field
-from wsi_chat.analysis.cascade import Asker, screen
-from wsi_chat.analysis.mechanisms import hot_spots, screen_with_views, second_look
-from wsi_chat.analysis.views import (
+from tilers.spots import hot_spots
+from wsi_chat.analysis.cascade import screen
+from wsi_chat.analysis.mechanisms import screen_with_views, second_look
+from wsi_chat.dialects import get_dialect
+from wsi_chat.dialects.views import (
     BLANK_RGB,
     contrast_score,
     contrasted_choice,
@@ -27,8 +29,8 @@ from wsi_chat.analysis.views import (
     logit,
     other_views,
 )
-from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
+from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, LabelledBox, Query, Tile, TileVerdict
 from wsi_chat.terminology import load_system
@@ -192,6 +194,14 @@ def test_a_model_of_several_pictures_sees_them_in_one_question(journal: Journal)
     assert len({query.key for query in engine.asked}) == 2
 
 
+def test_a_dialect_that_extends_a_family_of_several_pictures_shows_several(journal: Journal, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: qwen3-vl\n")
+    engine = ScriptedEngine(by_shade)
+    screen_with_views(patches(1), asker(engine, journal, str(path)), CERVIX, read, total=1, views="context")
+    assert [len(query.images) for query in engine.asked] == [2]
+
+
 def test_contrast_with_a_blank_tile_costs_one_question_for_all(journal: Journal) -> None:
     engine = ScriptedEngine(by_shade)
     plain = screen(patches(4), asker(ScriptedEngine(by_shade), journal), CERVIX, total=4)
@@ -200,7 +210,6 @@ def test_contrast_with_a_blank_tile_costs_one_question_for_all(journal: Journal)
     assert len(engine.asked) == 1, "the tiles themselves are in the journal already"
     for n in range(4):
         assert verdicts[n].p_screen == pytest.approx(plain[n].p_screen), "a blank tile at 0.5 changes nothing"
-    assert asked.dialect is get_dialect("embedded")
 
 
 @pytest.mark.parametrize("at", [0, 2])

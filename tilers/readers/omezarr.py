@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tilers.properties import allow_listed, number
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 UM = {
     "angstrom": 1e-4,
@@ -74,7 +75,7 @@ class OmeZarrBackend(WindowBackend):
         if self._channels is not None:
             self.background = (0, 0, 0)
         skipped = [n for n in self._axes if n in "tz" and self._arrays[0].shape[self._axes.index(n)] > 1]
-        self.notes = tuple(f"only the first position of axis {name!r} is read" for name in skipped)
+        self.notes = tuple(Remark("slide.first_position", axis=repr(name)) for name in skipped)
 
     def _choose_channels(self, omero: Mapping[str, Any]) -> list[_Channel] | None:
         """None for an RGB image; else the channels to mix."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tilers.properties import allow_listed, number, objective, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # A strip or tile is decoded whole; beyond this one segment would break the memory bound.
 MAX_SEGMENT_BYTES = 256 * 2**20
@@ -138,13 +139,13 @@ def _resolutions(raw: dict[str, Any]) -> tuple[Resolution, ...]:
     return (said, tags) if tags else (said,)
 
 
-def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[str, ...]:
+def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[Remark, ...]:
     notes = []
     cut = sum(int(s.cut.sum()) for s in segments)
     if cut:
-        notes.append(f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+        notes.append(Remark("slide.tiles_cut_off", size=file_size, n=cut))
     elif int(tiff.pages[-1].offset) and _dangling(tiff, file_size):
-        notes.append(f"the file is cut off at byte {file_size}: what followed its last image is missing")
+        notes.append(Remark("slide.end_cut_off", size=file_size))
     return tuple(notes)
 
 

@@ -6,104 +6,32 @@ a tile twice. A tile that cannot be read, or whose answer failed, is recorded as
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from wsi_chat import tasks
-from wsi_chat.schema import Answer, Box, LabelledBox, Query, Tile, TileVerdict
+from wsi_chat.dialects.reading import read_grounding, why_no_choice
+from wsi_chat.engines.asker import Answered, Asked, Asker
+from wsi_chat.progress import Progress, no_progress
+from wsi_chat.schema import Box, LabelledBox, Tile, TileVerdict
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from tilers import Patch
-    from wsi_chat.analysis.feature_keeper import FeatureKeeper
-    from wsi_chat.dialects import Dialect, Frame
-    from wsi_chat.engines import Engine
-    from wsi_chat.journal import Journal
-    from wsi_chat.tasks import Ask
+    from wsi_chat.dialects import Dialect
     from wsi_chat.terminology import System
 
-Asked = tuple[Tile, "Image", "Ask"]
-Progress = Callable[[str, int, int], None]
+
+NO_PROBABILITIES = "the answer came without probabilities, those of other tiles with them"
 
 
-def no_progress(stage: str, done: int, total: int) -> None:
-    """The default: nobody is told."""
-
-
-@dataclass(slots=True)
-class Asker:
-    """Puts questions to an engine through the journal; counts what was new and what was known.
-
-    Questions with the same key (the same pixels, the same words) are asked once, also within one run.
-    """
-
-    engine: Engine
-    dialect: Dialect
-    journal: Journal
-    decoding: Mapping[str, Any]
-    answers_new: int = 0
-    answers_reused: int = 0
-    tokens: dict[str, int] = field(default_factory=dict)
-    choices_in_words: int = 0
-    """Choices that came without probabilities, from a server that gives none."""
-    keeper: FeatureKeeper | None = None
-    """Keeps image features of the tiles that are screened."""
-    _waiting: dict[str, list[tuple[Tile, Ask, Frame]]] = field(default_factory=dict)
-
-    @property
-    def generated_tokens(self) -> int:
-        """Tokens that the model generated for the questions asked so far, each once, also those answered earlier."""
-        return sum(self.tokens.values())
-
-    def ask(self, questions: Iterable[Asked]) -> Iterator[tuple[Tile, Ask, Frame, Answer]]:
-        """Answers in the order they become known, each with its tile, question and frame.
-
-        Pulls ``questions`` only as fast as the engine takes them. An EngineDied passes through; what was
-        answered before it is in the journal.
-        """
-        known: deque[tuple[Tile, Ask, Frame, Answer]] = deque()
-        self._waiting.clear()
-        for answer in self.engine.answer(self._unknown(questions, known)):
-            yield from _drain(known)
-            self.journal.put(answer)
-            self.answers_new += 1
-            self.tokens[answer.key] = answer.new_tokens
-            for tile, ask, frame in self._waiting.pop(answer.key, []):
-                yield tile, ask, frame, answer
-        yield from _drain(known)
-        for (
-            key,
-            askers,
-        ) in self._waiting.items():  # an engine that swallowed a question must not make it vanish
-            for tile, ask, frame in askers:
-                lost = Answer(key, ask.task, "", status="failed", finish_reason="error", error="no answer came back")
-                yield tile, ask, frame, lost
-
-    def _unknown(self, questions: Iterable[Asked], known: deque[tuple[Tile, Ask, Frame, Answer]]) -> Iterator[Query]:
-        for tile, image, ask in questions:
-            query, frame = self.dialect.build(
-                ask, image, tile_id=tile.id, model_id=self.engine.model_id, decoding=self.decoding
-            )
-            earlier = self.journal.get(query.key)
-            if self.keeper is not None and ask.task == "screen":
-                self.keeper.shown(tile, query, known=earlier is not None)
-            if earlier is not None:
-                self.answers_reused += 1
-                self.tokens[earlier.key] = earlier.new_tokens
-                known.append((tile, ask, frame, earlier))
-            elif query.key in self._waiting:
-                self._waiting[query.key].append((tile, ask, frame))
-            else:
-                self._waiting[query.key] = [(tile, ask, frame)]
-                yield query
-
-
-def _drain(queue: deque[tuple[Tile, Ask, Frame, Answer]]) -> Iterator[tuple[Tile, Ask, Frame, Answer]]:
-    while queue:
-        yield queue.popleft()
+def picture_of(patch: Patch) -> Image.Image:
+    """A patch that could be read, as a picture to show."""
+    assert patch.pixels is not None
+    return Image.fromarray(np.ascontiguousarray(patch.pixels))
 
 
 def screen(
@@ -114,47 +42,56 @@ def screen(
     Returns:
         tile index -> verdict with status ``screened``, ``screen_failed`` or ``unreadable``.
     """
-    import numpy as np
-    from PIL import Image
-
     progress("screen", 0, total)  # the clock starts before the first batch, not with its answers
     question = tasks.screen(system)
     verdicts: dict[int, TileVerdict] = {}
-    focus: dict[int, float | None] = {}
 
     def record(verdict: TileVerdict) -> None:
         verdicts[verdict.tile.index] = verdict
         progress("screen", len(verdicts), total)
 
-    def questions() -> Iterator[Asked]:
+    def questions() -> Iterator[Asked[ReadTile]]:
         for patch in patches:
             if patch.pixels is None:
                 record(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
                 continue
-            focus[patch.tile.index] = patch.focus
-            yield patch.tile, Image.fromarray(np.ascontiguousarray(patch.pixels)), question
+            read = ReadTile(patch.tile, patch.focus)
+            yield Asked(question, picture_of(patch), read, name=patch.tile.id, screened=patch.tile)
 
-    for tile, ask, _, answer in asker.ask(questions()):
-        sharpness = focus.pop(tile.index, None)
-        chances = asker.dialect.read_choice(answer, ask)
-        asker.choices_in_words += chances is not None and answer.probabilities is None
-        if asker.keeper is not None:
-            asker.keeper.answered(tile, usable=chances is not None)
-        if chances is None:
-            why = answer.error or f"the answer {answer.text[:80]!r} names none of the options"
-            record(TileVerdict(tile=tile, status="screen_failed", focus=sharpness, error=why))
-            continue
-        p = min(1.0, max(0.0, chances[system.screen.positive]))
-        record(
-            TileVerdict(
-                tile=tile,
-                status="screened",
-                p_screen=p,
-                p_abnormal=p if system.screen.about_abnormality else None,
-                focus=sharpness,
+    for given in asker.ask(questions()):
+        read = given.context
+        p = asker.read_screen(given, system.screen.positive)
+        if p is None:
+            why = why_no_choice(given.answer)
+            record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why))
+        else:
+            record(screened(read, p, system))
+    return on_one_scale(verdicts, asker)
+
+
+def on_one_scale(verdicts: dict[int, TileVerdict], asker: Asker) -> dict[int, TileVerdict]:
+    """The verdicts without answers that came as a yes or no among probabilities: those tiles have no answer."""
+    retracted = asker.retract_mixed()
+    for index, verdict in verdicts.items():
+        if verdict.tile.id in retracted and verdict.status == "screened":
+            verdicts[index] = TileVerdict(
+                tile=verdict.tile, status="screen_failed", focus=verdict.focus, error=NO_PROBABILITIES
             )
-        )
     return verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTile:
+    """A tile that was read, and how sharp it is."""
+
+    tile: Tile
+    focus: float | None
+
+
+def screened(read: ReadTile, p: float, system: System) -> TileVerdict:
+    """The verdict on a tile from the probability of the screening question's positive option."""
+    about = system.screen.about_abnormality
+    return TileVerdict(tile=read.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=read.focus)
 
 
 def choose(verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False) -> list[Tile]:
@@ -192,17 +129,14 @@ def detail(
     """Ground every label that the system asks for, and describe, on the given patches.
 
     Args:
-        verdicts: what screening said; the result repeats it for these tiles, with the details added.
+        verdicts: what screening found; the result repeats it for these tiles, with the details added.
         bounds: the slide in level-0 pixels; boxes are clipped to it.
         age: of the patient in years, where it was supplied: some labels are asked for from an age on.
 
     Returns:
         tile index -> verdict with status ``detailed``, or ``detail_failed`` where any question went unanswered
-        (what was answered is kept).
+        (what was answered stays).
     """
-    import numpy as np
-    from PIL import Image
-
     progress("detail", 0, total)
     labels = system.labels_to_ask(asker.dialect.labels, age=age)
     wanted = [tasks.ground(label.code) for label in labels] + [tasks.describe()]
@@ -223,20 +157,21 @@ def detail(
         )
         progress("detail", len(finished), total)
 
-    def questions() -> Iterator[Asked]:
+    def questions() -> Iterator[Asked[Tile]]:
         for patch in patches:
             state = states[patch.tile.index] = _Detail()
             if patch.pixels is None:
                 state.errors.append(patch.error or "unreadable on the second reading")
                 finish(patch.tile, states.pop(patch.tile.index))
                 continue
-            image = Image.fromarray(np.ascontiguousarray(patch.pixels))
+            image = picture_of(patch)
             for ask in wanted:
-                yield patch.tile, image, ask
+                yield Asked(ask, image, patch.tile, name=patch.tile.id)
 
-    for tile, ask, frame, answer in asker.ask(questions()):
+    for given in asker.ask(questions()):
+        tile = given.context
         state = states[tile.index]
-        _take(answer, ask, frame, tile, asker.dialect, state, bounds)
+        _take(given, asker.dialect, state, bounds)
         state.answers += 1
         if state.answers == len(wanted):
             order = {ask.target: n for n, ask in enumerate(wanted)}
@@ -246,26 +181,21 @@ def detail(
     return finished
 
 
-def _take(answer: Answer, ask: Ask, frame: Frame, tile: Tile, dialect: Dialect, state: _Detail, bounds: Box) -> None:
-    """Add one answer to its tile's state; boxes become level-0 pixels here and nowhere else."""
-    if answer.status == "failed":
-        state.errors.append(f"{ask.task} {ask.target}: {answer.error or 'no answer'}".strip())
-        return
-    state.truncated |= answer.status == "truncated"
+def _take(given: Answered[Tile], dialect: Dialect, state: _Detail, bounds: Box) -> None:
+    """Add one answer to its tile's state."""
+    ask, answer = given.ask, given.answer
     if ask.task == "describe":
-        state.description = dialect.read_text(answer)
+        if answer.status == "failed":
+            state.errors.append(f"describe: {answer.error or 'no answer'}")
+        else:
+            state.truncated |= answer.status == "truncated"
+            state.description = dialect.read_text(answer)
         return
-    reading = dialect.read_boxes(answer, frame, ask.target)
-    if not reading.understood:
-        state.truncated |= reading.truncated
-        state.errors.append(f"ground {ask.target}: {answer.text[:80]!r} has neither a box nor words for none")
+    reading = read_grounding(dialect, answer, given.frame, ask.target, to_level0=given.context.to_level0, bounds=bounds)
+    state.truncated |= reading.truncated
+    if reading.error:
+        state.errors.append(f"ground {ask.target}: {reading.error}")
         return
     state.asked.append(ask.target)
     state.dropped += reading.dropped
-    state.truncated |= reading.truncated
-    for found in reading.boxes:
-        box = tile.to_level0(found.box).clipped(bounds)
-        if box is None:
-            state.dropped += 1
-        else:
-            state.boxes.append(LabelledBox(found.label, box, found.score))
+    state.boxes += reading.boxes

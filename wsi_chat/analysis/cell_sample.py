@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import Asked, Asker, Progress, no_progress
+from wsi_chat.analysis.cascade import picture_of
+from wsi_chat.dialects.reading import read_grounding
+from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Answer, Box, CellSample, LabelledBox, Tile
+from wsi_chat.progress import Progress, no_progress
+from wsi_chat.schema import Box, CellSample, LabelledBox, Tile
 
 if TYPE_CHECKING:
-    from aggregators import Sample, Supplied
+    from aggregators import Supplied, TileSample
     from tilers import Patch, Slide, TilePlan
-    from wsi_chat.dialects import Frame
+    from wsi_chat.dialects import Dialect
     from wsi_chat.settings import Settings
     from wsi_chat.tasks import Ask
     from wsi_chat.terminology import System
@@ -64,9 +67,9 @@ def sample_cells(
     settings: Settings,
     *,
     progress: Progress = no_progress,
-) -> Sample | None:
+) -> TileSample | None:
     """Draw tiles of the plan at random and count normal cells in them; None where no tile is wanted."""
-    from aggregators import Frame, Sample, draw
+    from aggregators import Frame, TileSample, draw
     from tilers import TileStream
 
     size = tiles_wanted(system, asker.dialect.labels, settings.adequacy_tiles)
@@ -76,7 +79,7 @@ def sample_cells(
     bounds = Box(0, 0, *slide.size)
     with TileStream(slide, plan, workers=settings.workers, tiles=drawn) as patches:
         counted = count_cells(patches, asker, system, total=len(drawn), bounds=bounds, progress=progress)
-    return Sample(counted, Frame(plan.tiles, plan.foreground, plan.stride, bounds))
+    return TileSample(counted, Frame(plan.tiles, plan.foreground, plan.stride, bounds))
 
 
 @dataclass(slots=True)
@@ -110,9 +113,6 @@ def count_cells(
         One record a tile, in plan order: ``counted``, ``unreadable``, or ``failed`` where any question about cells
         went without an answer.
     """
-    import numpy as np
-    from PIL import Image
-
     progress("adequacy", 0, total)
     known = asker.dialect.labels
     wanted: list[Ask] = [tasks.ground(code) for code in system.adequacy.asked_labels if not known or code in known]
@@ -126,7 +126,7 @@ def count_cells(
         done[record.tile.index] = record
         progress("adequacy", len(done), total)
 
-    def questions() -> Iterator[Asked]:
+    def questions() -> Iterator[Asked[Tile]]:
         for patch in patches:
             if patch.pixels is None:
                 finish(CellSample(tile=patch.tile, status="unreadable", error=patch.error))
@@ -136,38 +136,37 @@ def count_cells(
                 finish(CellSample(tile=patch.tile, status="failed", error=why))
                 continue
             states[patch.tile.index] = _Counting()
-            image = Image.fromarray(np.ascontiguousarray(patch.pixels))
+            image = picture_of(patch)
             for ask in wanted:
-                yield patch.tile, image, ask
+                yield Asked(ask, image, patch.tile, name=patch.tile.id)
 
-    for tile, ask, frame, answer in asker.ask(questions()):
+    for given in asker.ask(questions()):
+        tile = given.context
         state = states[tile.index]
-        if ask.task == "mcq":
-            chances = asker.dialect.read_choice(answer, ask)
+        if given.ask.task == "mcq":
+            chances = asker.dialect.read_choice(given.answer, given.ask)
             if chances is not None and rule is not None:
                 state.p_obscured = min(1.0, max(0.0, chances[rule.positive]))
         else:
-            _take(answer, ask, frame, tile, asker, state, bounds)
+            _take(given, asker.dialect, state, bounds)
         state.answers += 1
         if state.answers == len(wanted):
             finish(_record(tile, states.pop(tile.index), wanted))
     return tuple(done[index] for index in sorted(done))
 
 
-def _take(answer: Answer, ask: Ask, frame: Frame, tile: Tile, asker: Asker, state: _Counting, bounds: Box) -> None:
-    if answer.status == "failed":
-        state.errors.append(f"ground {ask.target}: {answer.error or 'no answer'}")
+def _take(given: Answered[Tile], dialect: Dialect, state: _Counting, bounds: Box) -> None:
+    """Add one grounding answer to its tile's count."""
+    target = given.ask.target
+    reading = read_grounding(
+        dialect, given.answer, given.frame, target, to_level0=given.context.to_level0, bounds=bounds
+    )
+    state.truncated |= reading.truncated
+    if reading.error:
+        state.errors.append(f"ground {target}: {reading.error}")
         return
-    reading = asker.dialect.read_boxes(answer, frame, ask.target)
-    state.truncated |= answer.status == "truncated" or reading.truncated
-    if not reading.understood:
-        state.errors.append(f"ground {ask.target}: {answer.text[:80]!r} has neither a box nor words for none")
-        return
-    state.asked.append(ask.target)
-    for found in reading.boxes:
-        box = tile.to_level0(found.box).clipped(bounds)
-        if box is not None:
-            state.boxes.append(LabelledBox(found.label, box, found.score))
+    state.asked.append(target)
+    state.boxes += reading.boxes
 
 
 def _record(tile: Tile, state: _Counting, wanted: Sequence[Ask]) -> CellSample:

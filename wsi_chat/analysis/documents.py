@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
-from wsi_chat.schema import Box, Report, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.progress import Progress, no_progress
+from wsi_chat.schema import Box, Remark, Report, TileVerdict
+from wsi_chat.settings import FORMATS, Format, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,26 +26,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Format = Literal["pdf", "html", "json", "dicom"]
-FORMATS: tuple[Format, ...] = ("pdf", "html", "json", "dicom")
 Step = Callable[[], object]
 
 
-def missing_font(settings: Settings) -> str:
-    """Why report.pdf cannot be written in the settings' language; empty where it can. Says so at once, as an error.
+def missing_font(settings: Settings) -> Remark | None:
+    """Why report.pdf cannot be written in the settings' language; None where it can. Says so at once, as an error.
 
     Asked before the first tile, so that the run goes on knowingly: everything but the PDF is still written.
     """
     from reports import FontMissing, chinese_font
 
-    if settings.language != "zh" or not settings.pdf:
-        return ""
+    if settings.language != "zh" or "pdf" not in settings.format:
+        return None
     try:
         chinese_font(settings.font_path)
     except FontMissing as error:
         log.error("%s %s", error.message, error.hint)
-        return f"report.pdf was not written: {error.message}"
-    return ""
+        return Remark("run.no_pdf", why=error.message)
+    return None
 
 
 def write_documents(
@@ -80,9 +78,8 @@ def write_documents(
         lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=settings.font_path),
         lambda: _draw_gallery(slide, report, tiles, folder, limit=settings.gallery),
     ]
-    formats: list[Format] = ["pdf"] if settings.pdf else []
-    formats += ["html"] if settings.html else []
-    formats += ["dicom"] if settings.dicom and slide.path.suffix.lower() in (".dcm", ".dicom") else []
+    of_dicom = slide.path.suffix.lower() in (".dcm", ".dicom")
+    formats = [name for name in settings.format if name != "json" and (name != "dicom" or of_dicom)]
     made = document_steps(report, tiles, folder, words=words, font_path=settings.font_path, slide_path=slide.path)
     steps += [_kept_apart(name, made[name], unwritten) for name in formats]
     steps.append(lambda: reports.write_report_json(report, folder / "report.json"))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.engines.protocol import failed
 from wsi_chat.errors import EngineError
-from wsi_chat.schema import Answer, Language, Narrator, Query, Report, Sentence, TileVerdict, Turn
+from wsi_chat.schema import Answer, Language, Narrator, Query, Remark, Report, Sentence, TileVerdict, Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Families that answer in fixed phrases and follow no instruction.
-MUTE = {"embedded": "The embedded checkpoint", "paligemma": "A model of the PaliGemma family"}
 PICTURES = 4
 TOKENS = 1600
 SHOWN_IDS = 6  # ids of evidence named in the prompt; the sentence keeps all of them
@@ -126,10 +125,11 @@ def write_narrative(
 
     words = Words(report.language, system)
     template = narrate(report, tile_verdicts, system, words=words)
-    if dialect.name in MUTE or engine is None:
-        note = (
-            f"{MUTE.get(dialect.name, 'No engine was given, so no model')} writes no narratives: the template was used."
-        )
+    if not dialect.narrates or engine is None:
+        if dialect.narrates:
+            note = Remark("narrator.no_engine")
+        else:
+            note = Remark("narrator.writes_none", dialect=dialect.name)
         log.warning("%s", note)
         record = Narrator(model=report.provenance.model.name, revision=report.provenance.model.revision, note=note)
         return report.model_copy(update={"narrative": template, "narrator": record})
@@ -145,7 +145,7 @@ def write_narrative(
     if answer.status == "failed" or not lines:
         reason = _reason(answer)
         log.warning("the model gave no narrative (%s)", reason)
-        note = f"The model gave no narrative ({reason}): the template was used."
+        note = Remark("narrator.no_narrative", why=reason)
         record = record.model_copy(update={"note": note, "replaced": len(findings)})
         return report.model_copy(update={"narrative": template, "narrator": record})
     told = check_narrative(
@@ -187,7 +187,7 @@ def build_query(
     images = tuple(fit(picture.image, dialect.frame(picture.image.size).sent) for picture in pictures)
     key = query_key(
         task="narrative", turns=turns, images=images, choices=(), max_tokens=TOKENS, decoding=decoding,
-        model_id=model_id, dialect=f"{dialect.name}/{dialect.spec.version}/{dialect.prompts_sha256}",
+        model_id=model_id, dialect=dialect.identity,
     )  # fmt: skip
     return Query(key=key, task="narrative", turns=turns, images=images, max_tokens=TOKENS)
 
@@ -203,17 +203,16 @@ def _asked(query: Query, engine: Engine, journal: Journal | None) -> Answer:
     earlier = journal.get(query.key) if journal is not None else None
     if earlier is not None:
         return earlier
-    lost = Answer(query.key, query.task, "", status="failed", finish_reason="error", error="no answer came back")
     try:
-        answer = next(iter(engine.answer([query])), lost)
+        answer = next(iter(engine.answer([query])), failed(query, "no answer came back"))
     except EngineError as error:
-        return Answer(query.key, query.task, "", status="failed", finish_reason="error", error=error.message)
+        return failed(query, error.message)
     if journal is not None:
         journal.put(answer)
     return answer
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: Answer) -> Remark:
     if answer.status == "failed":
-        return f"it failed: {answer.error}" if answer.error else "it failed"
-    return "it is empty" if not answer.text.strip() else "it holds no numbered sentence"
+        return Remark("narrator.failed_because", error=answer.error) if answer.error else Remark("narrator.failed")
+    return Remark("narrator.unnumbered") if answer.text.strip() else Remark("narrator.empty")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.cascade import Asker, Progress, choose, detail, no_progress, screen
+from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.documents import missing_font, write_documents
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper, wants_features
@@ -45,8 +45,10 @@ from wsi_chat.analysis.run_folder import (
     write_summary,
 )
 from wsi_chat.analysis.slide_score import apply_or_pass, conditions_of, load_for, with_aggregator
+from wsi_chat.engines.asker import Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
+from wsi_chat.errors import SlideNotFound, WsiChatError
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import (
     Box,
     Provenance,
@@ -55,10 +57,10 @@ from wsi_chat.schema import (
     TileVerdict,
     Timings,
 )
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.settings import Settings, check_names, resolve
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from aggregators.features import ImageFeatures
     from aggregators.fitted import Applied
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
@@ -100,11 +102,7 @@ def analyze(
     """
     if isinstance(engine, str):
         settings["engine"], engine = engine, None
-    unknown = sorted(set(settings) - set(Settings.model_fields))
-    if unknown:
-        raise SettingError(
-            f"analyze() has no setting {unknown[0]!r}.", hint=f"Settings: {', '.join(Settings.model_fields)}."
-        )
+    check_names(settings, "analyze()")
     effective, origin = resolve(settings, config=Path(config) if config else None)
     model = Model(effective, given=engine)
     folder = open_folder(Path(out))
@@ -249,10 +247,10 @@ def analyze_slide(
         verdicts: dict[int, TileVerdict] = {}
         asker: Asker | None = None
         keeper: FeatureKeeper | None = None
-        sample: Sample | None = None
+        sample: TileSample | None = None
         provenance = provenance_of(plan, settings, model, foreground, system)
         applied: Applied | None = None
-        passed_over = ""
+        passed_over = None
         if fitted is not None and plan.tiles:
             conditions = conditions_of(provenance, system=system.code, system_version=str(system.version))
             applied, passed_over = apply_or_pass(fitted, settings, conditions)
@@ -336,7 +334,7 @@ def _judge(
     provenance: Provenance,
     asker: Asker | None,
     clock: Clock,
-    sample: Sample | None,
+    sample: TileSample | None,
     applied: Applied | None,
     precision: Mapping[str, float] | float | None,
     image: ImageFeatures | None = None,
@@ -409,9 +407,9 @@ def _written_by_model(
     settings: Settings,
 ) -> Report:
     """``--narrative model``: the model's own words, as far as they pass the check."""
-    from wsi_chat.analysis.narrator import MUTE, pictures_of, write_narrative
+    from wsi_chat.analysis.narrator import pictures_of, write_narrative
 
-    mute = model.dialect.name in MUTE or not tile_verdicts
+    mute = not model.dialect.narrates or not tile_verdicts
     pictures = [] if mute else pictures_of(report, slide, tile_verdicts, px=model.dialect.tile_px)
     return write_narrative(
         report,

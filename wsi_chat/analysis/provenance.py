@@ -7,16 +7,19 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from wsi_chat._version import __version__
+from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.analysis.mechanisms import mechanism_notes
-from wsi_chat.schema import Funnel, ModelRecord, Provenance, TileVerdict
-from wsi_chat.settings import Settings
+from wsi_chat.remarks import read_remark
+from wsi_chat.schema import Funnel, ModelRecord, Provenance, Remark, TileVerdict
+from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
-    from aggregators import Sample
+    from aggregators import TileSample
     from tilers import Foreground, Slide, TilePlan
-    from wsi_chat.analysis.cascade import Asker
+    from wsi_chat.engines.asker import Asker
     from wsi_chat.engines.model import Model
     from wsi_chat.terminology import System
 
@@ -26,7 +29,7 @@ VERSIONED = (
 )  # fmt: skip
 
 
-def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: Sample | None = None) -> Funnel:
+def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: TileSample | None = None) -> Funnel:
     """How many tiles came through each step."""
     rows = list(tile_verdicts)
     count = {status: sum(row.status == status for row in rows) for status in {row.status for row in rows}}
@@ -49,46 +52,50 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: S
     )
 
 
-def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[str]:
+def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[Remark]:
     """What a reader must know of the slide, the plan and the settings."""
-    notes = [*slide.notes, *foreground.notes, *plan.notes]
+    notes = [read_remark(note) for note in (*slide.notes, *foreground.notes, *plan.notes)]
     if settings.specimen is None:
-        notes.append("The specimen type was not given: no reporting-system category is assigned.")
+        notes.append(Remark("run.no_specimen"))
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
-        notes.append(f"Only {len(plan.tiles)} of {plan.foreground} foreground tiles were asked (--limit).")
+        notes.append(Remark("run.limited", n=len(plan.tiles), all=plan.foreground))
     if not settings.mask:
-        notes.append("The foreground mask was off (--no-mask): every tile of the scan was asked.")
+        notes.append(Remark("run.mask_off"))
     elif foreground.method:
-        notes.append(f"Foreground: {foreground.method}.")
+        notes.append(Remark("run.foreground", method=foreground.method))
     return notes
 
 
-def mechanisms_on(settings: Settings, asker: Asker) -> list[str]:
+def mechanisms_on(settings: Settings, asker: Asker) -> list[Remark]:
     """Which of views, contrast and zoom were used, as notes."""
     return mechanism_notes(asker.dialect, views=settings.views, contrast=settings.contrast, zoom=settings.zoom)
 
 
-def engine_notes(settings: Settings, asker: Asker | None) -> list[str]:
+def engine_notes(settings: Settings, asker: Asker | None) -> list[Remark]:
     """What a reader must know of who answered: images that left the machine, probabilities that are none."""
-    notes = []
+    notes: list[Remark] = []
     if settings.base_url and asker is not None:
-        from wsi_chat.engines.server import notice
-
-        leaving = notice(settings.base_url)
-        notes += [leaving.replace(" are sent", " were sent")] if leaving else []
+        left = images_left(settings.base_url)
+        notes += [left] if left else []
     if asker is not None and asker.choices_in_words:
-        notes.append(
-            f"{asker.choices_in_words} answers came without probabilities: the option that was named counts as 1, "
-            "so tile scores are yes or no and the slide score is coarse."
-        )
+        notes.append(Remark("run.no_probabilities", n=asker.choices_in_words))
     return notes
+
+
+def images_left(base_url: str) -> Remark | None:
+    """That images were sent to another machine; None where the server is on this one."""
+    address = check_address(base_url)
+    if is_this_machine(address):
+        return None
+    place = urlsplit(address).netloc
+    if address.startswith("http:"):
+        return Remark("run.images_left_unencrypted", address=place)
+    return Remark("run.images_left", address=place)
 
 
 def config_of(settings: Settings) -> dict[str, Any]:
     """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(
-        mode="json", exclude={"overwrite", "workers", "batch_size", "gpus", "concurrency", "timeout"}
-    )
+    return settings.model_dump(mode="json", exclude=set(affecting("speed")))
 
 
 def system_stamp(system: System) -> str:
@@ -117,7 +124,7 @@ def provenance_of(
         tile_px=plan.tile_px,
         tile_mpp=plan.mpp,
         overlap=plan.overlap,
-        mask=foreground.method if settings.mask else "off",
+        mask=read_remark(foreground.method) if settings.mask else Remark("foreground.off"),
         aggregation={
             "pool": settings.pool,
             "k": settings.pool_k,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Provenance
-from wsi_chat.settings import Settings
+from wsi_chat.schema import Provenance, Remark
+from wsi_chat.settings import Settings, fit_conditions
 
 if TYPE_CHECKING:
     from aggregators.fitted import Applied, FittedAggregator
@@ -15,17 +15,11 @@ if TYPE_CHECKING:
 #: Folder inside a checkpoint with the aggregator that was fitted on its answers.
 OWN = "aggregator"
 
-#: Settings that change what a slide's tiles and findings are.
-CONFIGURED = ("limit", "mask", "top_k", "exhaustive", "adapter", "views", "contrast", "zoom")
-
 
 def conditions_of(provenance: Provenance, *, system: str, system_version: str) -> dict[str, Any]:
-    """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading.
-
-    A setting that an older report does not name had its default.
-    """
+    """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading."""
     model = provenance.model
-    found: dict[str, Any] = {
+    return {
         "model": model.revision,
         "dialect": model.dialect,
         "prompts": model.prompts_sha256[:16],
@@ -33,12 +27,8 @@ def conditions_of(provenance: Provenance, *, system: str, system_version: str) -
         "tile_mpp": round(provenance.tile_mpp, 4),
         "overlap": provenance.overlap,
         "reporting system": f"{system} {system_version}",
+        **fit_conditions(provenance.config),
     }
-    for name in CONFIGURED:
-        field = Settings.model_fields.get(name)
-        if field is not None:
-            found[name] = provenance.config.get(name, field.default)
-    return found
 
 
 def folder_of_aggregator(settings: Settings) -> Path | None:
@@ -82,7 +72,7 @@ def load_for(settings: Settings) -> FittedAggregator | None:
 
 def apply_or_pass(
     fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]
-) -> tuple[Applied | None, str]:
+) -> tuple[Applied | None, Remark | None]:
     """As `apply_to`; but the checkpoint's own aggregator, which nobody named, is left out of a run that is not its own.
 
     Returns:
@@ -91,7 +81,7 @@ def apply_or_pass(
     """
     differences = [] if settings.aggregator != "auto" or settings.force else fitted.differences(conditions)
     if not differences:
-        return apply_to(fitted, settings, conditions), ""
+        return apply_to(fitted, settings, conditions), None
     if settings.miss_rate is not None or settings.false_alarm_rate is not None:
         raise SettingError(
             f"no aggregator was fitted for this run, and the thresholds of the checkpoint's own do not hold for it:"
@@ -99,11 +89,8 @@ def apply_or_pass(
             hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
         )
     if any(fitted.record.conditions.get(key) != conditions.get(key) for key in ("model", "reporting system")):
-        return None, ""
-    return None, (
-        "The score is uncalibrated: the checkpoint's own aggregator holds for other settings"
-        f" ({'; '.join(differences)})."
-    )
+        return None, None
+    return None, Remark("aggregator.other_settings", differences=differences)
 
 
 def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str, Any]) -> Applied:
@@ -138,7 +125,7 @@ def apply_to(fitted: FittedAggregator, settings: Settings, conditions: dict[str,
 
 def with_aggregator(provenance: Provenance, applied: Applied) -> Provenance:
     """The provenance with the aggregator that draws the verdict, its thresholds, and what was forced."""
-    # one that nobody named may stand back, and then the pool scores
+    # one that nobody named may not be applied, and then the pool scores
     gone = () if applied.unasked else ("pool", "k")
     kept = {name: value for name, value in provenance.aggregation.items() if name not in gone}
     kept |= {

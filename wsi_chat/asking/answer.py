@@ -4,79 +4,31 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice, permutations
 from math import factorial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilers.field import Field, FieldReader, keep_inside
+from tilers.spots import EDGE_PX, hot_spots
 from wsi_chat import tasks
-from wsi_chat.analysis.views import (
-    ViewedDialect,
-    contrasted_choice,
-    degraded,
-    joined,
-    mean_choice,
-    other_views,
-    takes_many,
-)
 from wsi_chat.asking.intent import Guess, out_of_grammar
+from wsi_chat.asking.joining import in_words, merged, screened
+from wsi_chat.asking.result import AskResult, FieldAnswer, UnreadField
+from wsi_chat.dialects.reading import Grounding, read_grounding, why_no_choice
+from wsi_chat.dialects.views import beside, contrasted_choice, degraded, joined, mean_choice, other_views
+from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.schema import Answer, AnswerStatus, Box, LabelledBox, Query, Record, TaskName, TileVerdict
+from wsi_chat.schema import AnswerStatus, Box, LabelledBox
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from wsi_chat.dialects import Dialect, Frame
+    from wsi_chat.dialects import Dialect
     from wsi_chat.tasks import Ask
     from wsi_chat.terminology import System
 
 POINTING = ("refer", "region")
 CHOOSING = ("screen", "mcq")
-
-
-class FieldAnswer(Record):
-    """What was said of one field. ``box`` is the level-0 rectangle shown; ``boxes`` are level-0 pixels."""
-
-    id: str
-    box: Box
-    mpp: float | None
-    answer: str
-    probabilities: dict[str, float] | None = None
-    boxes: tuple[LabelledBox, ...] = ()
-    status: AnswerStatus = "ok"
-    error: str = ""
-
-
-class AskResult(Record):
-    """The answer to one question.
-
-    ``boxes`` are level-0 pixels, cells seen by several fields once. ``probabilities`` are over the options, the
-    mean over fields; ``task_reason`` says how the task was chosen; ``target`` is the class that was located, or the
-    positive option of a screening question; ``notes`` what to know when reading the answer.
-    """
-
-    question: str
-    task: TaskName
-    task_reason: str
-    target: str = ""
-    answer: str
-    status: AnswerStatus
-    choice: str | None = None
-    probabilities: dict[str, float] | None = None
-    boxes: tuple[LabelledBox, ...] = ()
-    dropped_boxes: int = 0
-    region: Box | None = None
-    fields: tuple[FieldAnswer, ...] = ()
-    notes: tuple[str, ...] = ()
-    file_name: str
-    model: str
-    dialect: str
-    queries: int
-    seconds: float
-    drawing: str | None = None
-    disclaimer: str = "Research use only. Not a diagnosis; not for clinical decisions."
 
 
 def wanted(guessed: Guess, question: str, system: System, options: tuple[str, ...], region: Box | None) -> Ask:
@@ -131,16 +83,16 @@ class Asking:
     choices: tuple[str, ...]
     region: Box | None
     orders: int = 1
-    queries: int = 0
     dropped: int = 0
     notes: list[str] = field(default_factory=list)
+    _asker: Asker | None = None
 
     @property
     def _dialect(self) -> Dialect:
         return self.model.dialect
 
     def answer(self, fields: Sequence[Field]) -> AskResult:
-        """Ask every field, and join what was said."""
+        """Ask about every field, and join the answers."""
         started = time.perf_counter()
         self._announce()
         answers = self._choose(fields) if self.guessed.task in CHOOSING else self._say(fields)
@@ -149,15 +101,15 @@ class Asking:
     def _announce(self) -> None:
         strange = out_of_grammar(self.guessed, self.question, self._dialect)
         if strange:
-            self.notes.append(f"{strange} The answer below means nothing.")
+            self.notes.append(f"{strange} Its answer below means nothing.")
         views, kind = self.model.settings.views, self.guessed.task
-        if views != "none" and not takes_many(self._dialect):
+        if views != "none" and not self._dialect.several_images:
             if kind in CHOOSING:
                 how = "each is asked by itself and the scores are joined"
             elif kind == "ground":
                 how = "each is asked by itself and the boxes are merged"
             else:
-                how = f"and a {kind} answer cannot be joined: views are left out"
+                how = f"and several {kind} answers cannot be joined: views are left out"
             self.notes.append(f"The dialect {self._dialect.name} takes one picture in a question: {how}.")
         if self.model.settings.contrast != "none" and kind not in CHOOSING:
             self.notes.append(f"contrast calibrates a score, and a {kind} question has none: it is left out.")
@@ -166,30 +118,22 @@ class Asking:
 
     # ------------------------------------------------------------------------------------------ putting questions
 
-    def _put(self, asked: Sequence[tuple[Field, Image.Image, Ask, Sequence[Field]]]) -> list[tuple[Frame, Answer]]:
-        """Answers in order; the fields beside are shown in the same question where the model takes several."""
-        engine, settings = self.model.engine, self.model.settings
-        dialect = ViewedDialect(self._dialect, settings.views) if settings.views != "none" else self._dialect
-        built: list[tuple[Query, Frame]] = []
-        for shown, image, question, beside in asked:
-            if beside and isinstance(dialect, ViewedDialect):
-                dialect.show_beside(image, [view.image for view in beside])
-            built.append(
-                dialect.build(
-                    question,
-                    image,
-                    tile_id=shown.id,
-                    model_id=engine.model_id,
-                    decoding={"greedy": True, "seed": settings.seed},
-                )
-            )
-        distinct = {query.key: query for query, _ in built}
-        self.queries += len(distinct)
-        said = {answer.key: answer for answer in engine.answer(list(distinct.values()))}
-        lost = [key for key in distinct if key not in said]
-        for key in lost:
-            said[key] = Answer(key, distinct[key].task, "", status="failed", error="no answer came back")
-        return [(frame, said[query.key]) for query, frame in built]
+    @property
+    def asker(self) -> Asker:
+        """Puts the questions; it loads the model when the first one is asked."""
+        if self._asker is None:
+            decoding = {"greedy": True, "seed": self.model.settings.seed}
+            self._asker = Asker(self.model.engine, self._dialect, None, decoding)
+        return self._asker
+
+    def _put(self, asked: Sequence[Asked[Any]]) -> list[Answered[Any]]:
+        """The answers, in the order of the questions."""
+        numbered = [replace(one, context=(number, one.context)) for number, one in enumerate(asked)]
+        answers: dict[int, Answered[Any]] = {}
+        for given in self.asker.ask(numbered):
+            number, context = given.context
+            answers[number] = replace(given, asked=replace(given.asked, context=context))
+        return [answers[number] for number in range(len(asked))]
 
     def _views_of(self, shown: Field) -> tuple[Field, ...]:
         return other_views(shown, self.model.settings.views, lambda box, px: self.reader.read(box, "", px=px).image)
@@ -207,19 +151,26 @@ class Asking:
     def _choose_one(self, shown: Field, asks: Sequence[Ask], options: tuple[str, ...]) -> FieldAnswer:
         settings = self.model.settings
         views = self._views_of(shown)
-        beside = views if takes_many(self._dialect) else ()
-        alone = () if beside else views
-        pictures = [(shown, shown.image, beside)] + [(view, view.image, ()) for view in alone]
+        several = self._dialect.several_images
+        near = beside(views, settings.views) if several else None
+        alone = () if several else views
+        pictures = [(shown, shown.image, near), *((view, view.image, None) for view in alone)]
         if settings.contrast != "none":
-            pictures.append((shown, degraded(shown.image, settings.contrast), ()))
-        put = self._put([(where, image, ask, near) for where, image, near in pictures for ask in asks])
+            pictures.append((shown, degraded(shown.image, settings.contrast), None))
+        put = self._put(
+            [
+                Asked(ask, image, None, name=where.id, beside=together)
+                for where, image, together in pictures
+                for ask in asks
+            ]
+        )
         chances: list[dict[str, float]] = []
         for number in range(len(pictures)):
             part = put[number * len(asks) : (number + 1) * len(asks)]
-            read = [self._dialect.read_choice(answer, ask) for (_, answer), ask in zip(part, asks, strict=True)]
-            missing = next((a for (_, a), found in zip(part, read, strict=True) if found is None), None)
+            read = [self._dialect.read_choice(given.answer, given.ask) for given in part]
+            missing = next((given for given, found in zip(part, read, strict=True) if found is None), None)
             if missing is not None:
-                why = missing.error or f"the answer {missing.text[:80]!r} names none of the options"
+                why = why_no_choice(missing.answer)
                 return FieldAnswer(id=shown.id, box=shown.box, mpp=shown.mpp, answer="", status="failed", error=why)
             averaged = mean_choice([found for found in read if found is not None])
             chances.append({option: averaged[option] for option in options})
@@ -246,12 +197,10 @@ class Asking:
         for shown in fields:
             place = None if self.region is None else shown.to_picture(self.region)
             question = wanted(self.guessed, self.question, self.system, (), place if self._points else None)
-            beside = self._views_of(shown) if takes_many(self._dialect) else ()
-            asked.append((shown, shown.image, question, beside))
-        answers = [
-            self._read(shown, question, frame, answer)
-            for (shown, _, question, _), (frame, answer) in zip(asked, self._put(asked), strict=True)
-        ]
+            views = self._views_of(shown) if self._dialect.several_images else ()
+            near = beside(views, self.model.settings.views)
+            asked.append(Asked(question, shown.image, shown, name=shown.id, beside=near))
+        answers = [self._read(given) for given in self._put(asked)]
         if self.guessed.task == "ground":
             answers = [self._closer(shown, given) for shown, given in zip(fields, answers, strict=True)]
         return answers
@@ -260,56 +209,58 @@ class Asking:
     def _points(self) -> bool:
         return self.region is not None and self.guessed.task in (*POINTING, "phrase")
 
-    def _read(self, shown: Field, question: Ask, frame: Frame, answer: Answer) -> FieldAnswer:
+    def _read(self, given: Answered[Field]) -> FieldAnswer:
+        shown, answer = given.context, given.answer
+        place = {"id": shown.id, "box": shown.box, "mpp": shown.mpp}
         if answer.status == "failed":
-            return FieldAnswer(
-                id=shown.id, box=shown.box, mpp=shown.mpp, answer="", status="failed", error=answer.error or "no answer"
-            )
+            return FieldAnswer(**place, answer="", status="failed", error=answer.error or "no answer")
         text = self._dialect.read_text(answer)
         boxes: tuple[LabelledBox, ...] = ()
         status: AnswerStatus = answer.status
         error = ""
-        if question.task == "ground":
-            reading = self._dialect.read_boxes(answer, frame, question.target)
+        if given.ask.task == "ground":
+            reading = self._grounding(given)
             self.dropped += reading.dropped
-            boxes = tuple(LabelledBox(b.label, shown.to_level0(b.box), b.score) for b in reading.boxes)
-            status = "truncated" if reading.truncated else status
-            if not reading.understood:
-                status, error = "failed", f"{text[:80]!r} has neither a box nor words for none"
-        elif question.task == "refer":
+            boxes, error = reading.boxes, reading.error
+            status = "failed" if error else "truncated" if reading.truncated else status
+        elif given.ask.task == "refer":
             text = self._dialect.read_label(answer)
         if not text and not error:
             status, error = "failed", "the answer is empty"
-        return FieldAnswer(
-            id=shown.id, box=shown.box, mpp=shown.mpp, answer=text, boxes=boxes, status=status, error=error
+        return FieldAnswer(**place, answer=text, boxes=boxes, status=status, error=error)
+
+    def _grounding(self, given: Answered[Field], usable: Callable[[Box], bool] | None = None) -> Grounding:
+        return read_grounding(
+            self._dialect,
+            given.answer,
+            given.frame,
+            given.ask.target,
+            to_level0=given.context.to_level0,
+            bounds=self.reader.bounds,
+            usable=usable,
         )
 
     def _closer(self, shown: Field, given: FieldAnswer) -> FieldAnswer:
         """Boxes of the quarters (one question each, where the model takes one picture) and of the second look."""
-        from wsi_chat.analysis.mechanisms import hot_spots
-
         settings = self.model.settings
         question = tasks.ground(self.guessed.target)
-        near = () if takes_many(self._dialect) else self._views_of(shown)
+        near = () if self._dialect.several_images else self._views_of(shown)
         if settings.zoom > 1 and given.boxes:
             spots = hot_spots(shown.tile, given.boxes, settings.zoom)
             near += tuple(self.reader.read(spot.box, f"{shown.id}/zoom{n}") for n, spot in enumerate(spots, start=1))
-        if not near:
-            return given
         extra: list[LabelledBox] = []
-        for view, (frame, answer) in zip(near, self._put([(v, v.image, question, ()) for v in near]), strict=True):
-            reading = self._dialect.read_boxes(answer, frame, question.target)
+        for closer in self._put([Asked(question, view.image, view, name=view.id) for view in near]):
+            view = closer.context
+            reading = self._grounding(closer, _whole_in(view, shown))
             self.dropped += reading.dropped
-            if not reading.understood:
-                self.notes.append(f"{view.id}: {answer.error or 'the closer look gave no usable answer'}")
+            if reading.error:
+                self.notes.append(f"{view.id}: the closer look gave no usable answer: {reading.error}")
                 continue
             if reading.truncated:
                 self.notes.append(f"{view.id}: the closer look's answer was cut off.")
-            closer = view.box.width < shown.box.width
-            whole = [b for b in reading.boxes if not (closer and _cut_by(b.box, view, shown))]
-            extra += [LabelledBox(b.label, view.to_level0(b.box), b.score) for b in whole]
-        kept, _ = keep_inside(extra, shown.box)
-        clipped = [(b, b.box.clipped(shown.box)) for b in kept]
+            extra += reading.boxes
+        inside, _ = keep_inside(extra, shown.box)
+        clipped = [(b, b.box.clipped(shown.box)) for b in inside]
         found = tuple(LabelledBox(b.label, box, b.score) for b, box in clipped if box is not None)
         return given.model_copy(update={"boxes": given.boxes + found})
 
@@ -318,12 +269,17 @@ class Asking:
     def _result(self, fields: Sequence[Field], answers: Sequence[FieldAnswer], seconds: float) -> AskResult:
         good = [a for a in answers if a.status != "failed"]
         boxes, chances, choice = self._boxes(fields, good), None, None
-        if good and self.guessed.task in CHOOSING:
+        total = len(fields) + len(self.reader.unread)
+        joined_screen = None
+        if good and self.guessed.task == "screen" and total > 1:
+            joined_screen = screened(good, positive=self.system.screen.positive, total=total)
+            chances, choice = joined_screen.highest.probabilities, joined_screen.choice
+        elif good and self.guessed.task in CHOOSING:
             chances = mean_choice([a.probabilities for a in good if a.probabilities is not None])
             choice = max(chances, key=chances.__getitem__)
         failed = len(answers) - len(good)
         if failed and good:
-            self.notes.append(f"{failed} of {len(answers)} fields gave no usable answer and are left out.")
+            self.notes.append(f"{failed} of {len(answers)} fields gave no usable answer and count as not read.")
         status: AnswerStatus = "ok" if good else "failed"
         if any(a.status == "truncated" for a in good):
             status = "truncated"
@@ -331,7 +287,10 @@ class Asking:
             self.notes.append(f"No usable answer: {answers[0].error}")
         elif self.model.settings.contrast != "none" and chances is not None:
             self.notes.append(f"Probabilities are calibrated against a {self._degraded()} field.")
-        answer = choice if choice is not None else _text(self.guessed, good, boxes, self.system)
+        if joined_screen is not None:
+            answer = joined_screen.text
+        else:
+            answer = choice if choice is not None else in_words(self.guessed, good, boxes)
         return AskResult(
             question=self.question,
             task=self.guessed.task,
@@ -345,11 +304,15 @@ class Asking:
             dropped_boxes=self.dropped,
             region=self.region,
             fields=tuple(answers),
+            fields_total=total,
+            positive_fields=None if joined_screen is None else joined_screen.positive_fields,
+            highest=None if joined_screen is None else joined_screen.highest.id,
+            unread=tuple(UnreadField(id=tile.id, box=tile.box) for tile in self.reader.unread),
             notes=(*self.reader.notes, *self.notes),
             file_name=self.reader.slide.path.name,
             model=self.model.engine.model_id,
             dialect=self._dialect.name,
-            queries=self.queries,
+            queries=0 if self._asker is None else self._asker.queries,
             seconds=round(seconds, 3),
         )
 
@@ -362,54 +325,29 @@ class Asking:
         boxes = [found for given in answers for found in given.boxes]
         if len(answers) > 1 or settings.zoom > 1 or settings.views != "none":
             boxes = merged([(by_id[a.id], a.boxes) for a in answers], self.system, self.reader.bounds)
-        kept, outside = keep_inside(boxes, self.region)
+        inside, outside = keep_inside(boxes, self.region)
         if outside:
-            self.notes.append(f"{outside} boxes lie beside the region, in the field around it, and are left out.")
-        return kept
+            lie = "1 box lies" if outside == 1 else f"{outside} boxes lie"
+            self.notes.append(
+                f"{lie} beside the region, in the field around it, and {'is' if outside == 1 else 'are'} left out."
+            )
+        return inside
 
 
-def merged(seen: Sequence[tuple[Field, Sequence[LabelledBox]]], system: System, bounds: Box) -> list[LabelledBox]:
-    """Boxes of several fields as cells, each once, by the rules of `aggregators.merge_boxes`.
+def _whole_in(view: Field, shown: Field) -> Callable[[Box], bool]:
+    """Whether a box of a view's picture lies in it whole: a closer view cuts what ends at its own border.
 
-    Classes that the reporting system does not have are merged as benign cells, not left out.
+    A border that is also the field's, or that of a wider view, cuts nothing that the field would show.
     """
-    from aggregators import merge_boxes
-    from wsi_chat.terminology import Label
-
-    known = {label.code for label in system.labels}
-    strange = dict.fromkeys(b.label for _, boxes in seen for b in boxes if b.label not in known)
-    pattern = system.labels[0]
-    more = tuple(
-        Label.model_construct(**{**dict(pattern), "code": c, "name": c, "axis": "benign", "abnormal": False})
-        for c in strange
-    )
-    wider = system.model_copy(update={"labels": (*system.labels, *more)})
-    verdicts = [TileVerdict(tile=shown.tile, status="detailed", boxes=tuple(boxes)) for shown, boxes in seen if boxes]
-    return [LabelledBox(found.label, found.box) for found in merge_boxes(verdicts, wider, bounds=bounds)]
-
-
-def _cut_by(box: Box, view: Field, shown: Field) -> bool:
-    """Whether a closer view's box ends at that view's border, where that is not the border of the field itself."""
-    from wsi_chat.analysis.mechanisms import EDGE_PX
-
     w, h = view.image.size
-    inner = view.box
-    return (
-        (box.x0 <= EDGE_PX and inner.x0 > shown.box.x0)
-        or (box.y0 <= EDGE_PX and inner.y0 > shown.box.y0)
-        or (box.x1 >= w - EDGE_PX and inner.x1 < shown.box.x1)
-        or (box.y1 >= h - EDGE_PX and inner.y1 < shown.box.y1)
+    inner, outer = view.box, shown.box
+    if inner.width >= outer.width:
+        return lambda box: True
+    return lambda box: (
+        not (
+            (box.x0 <= EDGE_PX and inner.x0 > outer.x0)
+            or (box.y0 <= EDGE_PX and inner.y0 > outer.y0)
+            or (box.x1 >= w - EDGE_PX and inner.x1 < outer.x1)
+            or (box.y1 >= h - EDGE_PX and inner.y1 < outer.y1)
+        )
     )
-
-
-def _text(guessed: Guess, answers: Sequence[FieldAnswer], boxes: Sequence[LabelledBox], system: System) -> str:
-    if guessed.task == "ground":
-        where = "" if len(answers) == 1 else f" in {len(answers)} fields"
-        return f"{len(boxes)} {guessed.target} located{where}." if boxes else f"No {guessed.target} located{where}."
-    said: dict[str, list[str]] = {}
-    for given in answers:
-        said.setdefault(given.answer, []).append(given.id)
-    if len(answers) == 1:
-        return answers[0].answer
-    ranked = sorted(said.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"{len(ids)} of {len(answers)} fields: {text}" for text, ids in ranked)

@@ -10,13 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilers import open_slide
 from tilers.field import FieldReader
-from wsi_chat.asking.answer import POINTING, Asking, AskResult, FieldAnswer, wanted
+from wsi_chat.asking.answer import POINTING, Asking, wanted
+from wsi_chat.asking.drawing import draw_result
 from wsi_chat.asking.intent import Guess, find_label, guess
+from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Box, TaskName
 from wsi_chat.settings import resolve
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
@@ -41,7 +45,7 @@ def ask(
     orders: int = 1,
     max_fields: int = MAX_FIELDS,
     draw: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     **settings: Any,
 ) -> AskResult:
     """Ask one question about an image or a slide.
@@ -54,15 +58,17 @@ def ask(
         choices: options of a multiple-choice question.
         orders: average the probabilities over so many orders of the options; from 2 on the result does not depend
             on the order in which they were given.
-        max_fields: at most so many fields, spread evenly, where the region is larger than one.
+        max_fields: at most N fields, spread evenly, where the region is larger than one; the rest is named.
         draw: write the picture with boxes and labels here (PNG).
-        engine: one that is loaded already.
+        engine: one that is loaded already, or the name of one as a setting.
         **settings: fields of `Settings`, e.g. ``specimen="cervix"``, ``views="quadrants"``, ``contrast="blank"``,
             ``zoom=2``, ``mpp=0.25``.
 
     Raises:
         WsiChatError: the file, the question or a setting cannot be used.
     """
+    if isinstance(engine, str):
+        settings["engine"], engine = engine, None
     effective, _ = resolve(settings)
     model = Model(effective, given=engine)
     try:
@@ -110,15 +116,12 @@ def ask_with(
     draw: str | Path | None = None,
 ) -> AskResult:
     """`ask` with a model whose settings are resolved and that may answer further questions."""
-    from tilers import open_slide
-    from wsi_chat.terminology import load_system
-
     if orders < 1 or max_fields < 1:
         raise SettingError(f"orders is {orders}, max_fields {max_fields}.", hint="Give at least 1 for each.")
     settings, dialect = model.settings, model.dialect
     system = load_system(settings.specimen)
     guessed = plan_task(question, task, dialect=dialect, system=system, region=region, choices=choices)
-    wanted(guessed, question, system, choices, Box(0, 0, 1, 1) if region else None)  # wrong options are said first
+    wanted(guessed, question, system, choices, Box(0, 0, 1, 1) if region else None)  # wrong options are refused first
     with open_slide(picture, mpp=settings.mpp, reader=settings.reader) as slide:
         reader = FieldReader(
             slide,
@@ -137,8 +140,6 @@ def ask_with(
         asking = Asking(model, system, reader, guessed, question, choices, region, orders)
         result = asking.answer(shown)
         if draw is not None:
-            from wsi_chat.asking.drawing import draw_result
-
             drawn = draw_result(slide, result, Path(draw), system)
             result = result.model_copy(update={"drawing": str(drawn)})
     return result

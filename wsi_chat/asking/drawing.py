@@ -6,14 +6,14 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image, ImageDraw, ImageFont
+
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box, LabelledBox
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
-
     from tilers import Slide
-    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.result import AskResult
     from wsi_chat.terminology import System
 
 SMALLEST_PX, LARGEST_PX = 768, 1600
@@ -26,12 +26,10 @@ def draw_result(slide: Slide, result: AskResult, path: Path, system: System) -> 
     """Draw an answer over the part of the slide that it is about.
 
     Raises:
-        SettingError: the file's suffix is no picture format that can be written.
+        SettingError: the file's suffix is not a picture format that can be written.
         OutputError: the file cannot be written.
         SlideUnreadable: nothing of the place can be read.
     """
-    from PIL import Image
-
     if path.suffix.lower() not in SUFFIXES:
         raise SettingError(
             f"--draw {path}: unknown picture format.", hint=f"Name a file ending in {', '.join(SUFFIXES)}."
@@ -64,8 +62,6 @@ def draw_boxes(
     picture: Image.Image, boxes: list[LabelledBox], shown: Box, colors: dict[str, tuple[int, int, int]]
 ) -> None:
     """Outline boxes (level-0 px) on the picture of ``shown`` (level-0 px), each with its label where there is room."""
-    from PIL import ImageDraw, ImageFont
-
     draw = ImageDraw.Draw(picture)
     scale = picture.width / shown.width
     line = max(2, round(max(picture.size) / 400))
@@ -92,8 +88,6 @@ def _label(
 
 
 def _captioned(picture: Image.Image, result: AskResult) -> Image.Image:
-    from PIL import Image, ImageDraw, ImageFont
-
     size = max(14, round(picture.width / 55))
     font = ImageFont.load_default(size)
     chances = ", ".join(f"{option} {p:.2f}" for option, p in (result.probabilities or {}).items())

@@ -1,4 +1,4 @@
-"""Which task a question in plain words means, and which class it names. Says why, so that a wrong guess is seen."""
+"""Which task a question in plain words means, and which class it names. It says why, so that a wrong guess shows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,6 @@ from wsi_chat.schema import TaskName
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
     from wsi_chat.terminology import System
-
-KNOWN_QUESTIONS: dict[str, tuple[str, ...]] = {
-    "embedded": (
-        "Were any abnormal cells found during the examination?",
-        "What cells are present in the background of smears?",
-    )
-}
-"""Dialects of models that were trained on a closed set of free questions, and those questions."""
 
 SPOKEN = {
     "wbc": ("white blood cell", "white cell", "leukocyte"),
@@ -52,7 +44,7 @@ _ALL = re.compile(r"^\W*(?:please\s+)?(?:locate|find|detect|mark|box)\s+(?:all|e
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A task, the class that it asks for (ground), and what in the question said so."""
+    """A task, the class that it asks for (ground), and what in the question points to it."""
 
     task: TaskName
     target: str = ""
@@ -68,55 +60,55 @@ def guess(
         pointed: the question comes with a region.
         choices: options to choose from, if any were given.
     """
-    said = " ".join(question.split())
+    text = " ".join(question.split())
     if choices:
         return Guess("mcq", reason="options were given")
-    if not said:
+    if not text:
         if pointed:
             return Guess("refer", reason="a region and no question")
         return Guess("describe", reason="no question")
-    plain = said.casefold().rstrip(" ?.!")
+    plain = text.casefold().rstrip(" ?.!")
     if plain == system.screen.topic.casefold().rstrip(" ?.!"):
         return Guess("screen", reason=f"it is the screening question of {system.code}")
-    if is_known_question(said, dialect):
+    if is_known_question(text, dialect):
         return Guess("vqa", reason="the model knows this question")
-    target = find_label(said, dialect, system)
-    if _PHRASE.search(said):
+    target = find_label(text, dialect, system)
+    if _PHRASE.search(text):
         return Guess("phrase", reason="it asks for a phrase")
-    if _LOCATE.search(said):
-        named = target or _named(said)
+    if _LOCATE.search(text):
+        named = target or _named(text)
         if named:
             return Guess("ground", named, reason=f"it asks where {named!r} is")
-    if _COUNT.search(said) and target:
+    if _COUNT.search(text) and target:
         return Guess("ground", target, reason=f"it asks how many: every {target!r} is located and counted")
-    if pointed and _REFER.search(said):
+    if pointed and _REFER.search(text):
         return Guess("refer", reason="it asks what is in the region")
-    if _DESCRIBE.search(said):
+    if _DESCRIBE.search(text):
         return Guess("describe", reason="it asks for a description")
-    if target and re.search(r"^\W*(?:is|are) there\b|\bpresent\b|\bdo you see\b|\bcan you see\b|\bany\b", said, re.I):
+    if target and re.search(r"^\W*(?:is|are) there\b|\bpresent\b|\bdo you see\b|\bcan you see\b|\bany\b", text, re.I):
         if target == "abnormal" and not pointed and system.screen.about_abnormality:
             return Guess("screen", reason="it asks whether anything is abnormal")
         return Guess("ground", target, reason=f"it asks whether {target!r} is there")
-    if _SCREEN.search(said) and system.screen.about_abnormality:
+    if _SCREEN.search(text) and system.screen.about_abnormality:
         if not pointed:
             return Guess("screen", reason="it asks whether anything is abnormal")
-        if dialect.name in KNOWN_QUESTIONS:
+        if dialect.known_questions:
             return Guess("screen", reason="it asks whether anything is abnormal, which is asked of the whole field")
     if pointed:
         return Guess("region", reason="a question about a region")
     return Guess("vqa", reason="a free question")
 
 
-def _named(said: str) -> str:
-    found = _ALL.match(said)
+def _named(text: str) -> str:
+    found = _ALL.match(text)
     return found.group(1).strip() if found else ""
 
 
 def find_label(text: str, dialect: Dialect, system: System) -> str:
     """The class that a text names, as the model is asked for it; empty for none. The longest spelling wins."""
-    said = " ".join(text.casefold().split())
+    plain = " ".join(text.casefold().split())
     for spelling, code in _spellings(dialect, system):
-        if re.search(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", said):
+        if re.search(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", plain):
             return code
     return ""
 
@@ -144,19 +136,22 @@ def _spellings(dialect: Dialect, system: System) -> list[tuple[str, str]]:
 def is_known_question(question: str, dialect: Dialect) -> bool:
     """Whether a closed model was trained on this very question."""
     plain = " ".join(question.casefold().split())
-    return plain in {known.casefold() for known in KNOWN_QUESTIONS.get(dialect.name, ())}
+    return plain in {known.casefold() for known in dialect.known_questions}
 
 
 def out_of_grammar(guessed: Guess, question: str, dialect: Dialect) -> str:
-    """Why this model's answer to this question means nothing, in a sentence; empty where it may mean something."""
-    closed = KNOWN_QUESTIONS.get(dialect.name)
-    if closed is not None and guessed.task in ("vqa", "region", "phrase") and not is_known_question(question, dialect):
-        listed = "; ".join(f"'{known}'" for known in closed)
+    """What this model can be asked, where its answer to this question would mean nothing; empty where it may."""
+    closed = dialect.known_questions
+    if closed and guessed.task in ("vqa", "region", "phrase") and not is_known_question(question, dialect):
+        listed = " and ".join(f"'{known}'" for known in closed)
         return (
-            "This model was trained on a fixed set of questions and this is not one of them. It can tell whether a"
-            f" field is abnormal, locate and count a class, name the cell in a region, describe a field, choose"
-            f" between options, and answer {listed}"
+            "This model was trained on a fixed set of questions, and this is not one of them. It can tell whether a"
+            " field is abnormal, locate and count a class, name the cell in a region, describe a field, choose between"
+            f" options, and answer {listed}"
         )
     if guessed.task == "ground" and dialect.labels and guessed.target not in dialect.labels:
-        return f"This model was not trained on the class {guessed.target!r}. It knows: {', '.join(dialect.labels)}."
+        return (
+            f"This model was not trained on the class {guessed.target!r}. It can be asked for:"
+            f" {', '.join(dialect.labels)}."
+        )
     return ""

@@ -17,19 +17,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tilers.field import Field
-from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.result import SlideResult
 from wsi_chat.asking.answer import wanted
-from wsi_chat.asking.intent import Guess, guess, out_of_grammar
+from wsi_chat.asking.intent import Guess, find_label, guess, out_of_grammar
 from wsi_chat.chat.history import Thread
-from wsi_chat.chat.record import ID, SlideFacts, Told, corners
+from wsi_chat.chat.opening import inherited_settings, result_of
+from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.chat.sight import Sight
 from wsi_chat.chat.slash_commands import COMMANDS, Reading, read_command
-from wsi_chat.chat.transcript import DISCLAIMER, Reply, Transcript, write_transcript
+from wsi_chat.chat.transcript import Reply, Transcript, write_transcript
+from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.model import Model
 from wsi_chat.engines.protocol import stream
 from wsi_chat.errors import SettingError, SlideError, WsiChatError
-from wsi_chat.schema import Answer, Box, LabelledBox
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox
+from wsi_chat.settings import resolve
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Frame
@@ -37,10 +40,6 @@ if TYPE_CHECKING:
     from wsi_chat.tasks import Ask
 
 HERE = re.compile(r"\b(?:here|this|that|it|in view)\b|\b(?:region|tile|field|box|picture|image)\b", re.I)
-INHERITED = (
-    "model", "adapter", "engine", "base_url", "dialect", "specimen", "mpp", "reader", "tile_px", "tile_mpp", "seed",
-)  # fmt: skip
-"""Settings that a conversation about a run folder takes from the run, unless they are given anew."""
 
 
 class Conversation:
@@ -49,7 +48,8 @@ class Conversation:
     Args:
         source: a run folder, a `SlideResult`, a slide file or an image.
         slide: where the slide file is now, if it was moved since the run.
-        engine: one that is loaded already; None loads the model when it is first asked.
+        engine: one that is loaded already, or the name of one as a setting; None loads the one that the settings name.
+            The model is loaded when it is first asked.
         config: a YAML file of settings.
         **settings: fields of `Settings`; those not given are the run's own.
 
@@ -66,15 +66,15 @@ class Conversation:
         source: str | Path | SlideResult,
         *,
         slide: str | Path | None = None,
-        engine: Engine | None = None,
+        engine: Engine | str | None = None,
         config: str | Path | None = None,
         environ: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
-        from wsi_chat.terminology import load_system
-
-        result = _result_of(source, slide)
-        inherited = {} if result is None else _inherited(result)
+        if isinstance(engine, str):
+            settings["engine"], engine = engine, None
+        result = result_of(source, slide)
+        inherited = {} if result is None else inherited_settings(result)
         given = {**inherited, **{key: value for key, value in settings.items() if value is not None}}
         effective, _ = resolve(given, config=Path(config) if config else None, environ=environ)
         self.notes: list[str] = [DISCLAIMER]
@@ -103,70 +103,73 @@ class Conversation:
     def stream(self, text: str) -> Generator[str, None, Reply]:
         """The answer as it is written. The pieces joined are the text of the Reply that the generator returns.
 
-        What cannot be answered is said in the reply; a dead engine raises EngineDied.
+        What cannot be answered is explained in the reply; a dead engine raises EngineDied.
         """
-        said = " ".join(text.split())
+        question = " ".join(text.split())
         try:
-            reply = yield from self._answered(said)
+            reply = yield from self._answered(question)
         except SettingError as error:
             reply = Reply(
-                question=said, text=f"{error.message} {error.hint}".strip(), source="program", status="failed"
+                question=question, text=f"{error.message} {error.hint}".strip(), source="program", status="failed"
             )
             yield reply.text
         except SlideError as error:
-            reply = Reply(question=said, text=error.message, source="program", status="failed")
+            reply = Reply(question=question, text=error.message, source="program", status="failed")
             yield reply.text
         self.replies.append(reply)
         return reply
 
-    def _answered(self, said: str) -> Generator[str, None, Reply]:
-        if not said:
+    def _answered(self, question: str) -> Generator[str, None, Reply]:
+        if not question:
             raise SettingError("Nothing was asked.", hint="Type a question, or /help.")
-        if said.startswith("/"):
-            return (yield from self._commanded(said))
-        told = self._from_record(said)
-        if told is not None:
-            yield told.text
-            return self._told(said, told)
-        return (yield from self._from_model(said))
+        if question.startswith("/"):
+            return (yield from self._commanded(question))
+        answer = self._from_record(question)
+        if answer is not None:
+            yield answer.text
+            return self._recorded(question, answer)
+        return (yield from self._from_model(question))
 
-    def _from_record(self, said: str) -> Told | None:
+    def _from_record(self, question: str) -> RecordAnswer | None:
         if self.facts is None:
             return None
-        here = self._sight.shown is not None and HERE.search(said) is not None
-        about_slide = re.search(r"\b(?:slide|specimen|verdict|case)\b", said, re.I) is not None
+        here = self._sight.shown is not None and HERE.search(question) is not None
+        about_slide = re.search(r"\b(?:slide|specimen|verdict|case)\b", question, re.I) is not None
         if here and not about_slide:
-            named = [name for name in ID.findall(said) if self.facts.exists(name)]
+            named = [name for name in ID.findall(question) if self.facts.exists(name)]
             return self.facts.about(named) if named else None
-        return self.facts.answer(said, pointed=self._sight.shown is not None)
+        return self.facts.answer(question, pointed=self._sight.shown is not None)
 
-    def _told(self, said: str, told: Told) -> Reply:
-        return Reply(question=said, text=told.text, source="record", cites=self._existing(told.cites), boxes=told.boxes)
+    def _recorded(self, question: str, answer: RecordAnswer) -> Reply:
+        return Reply(
+            question=question, text=answer.text, source="record", cites=self._existing(answer.cites), boxes=answer.boxes
+        )
 
     def _existing(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if self.facts is not None and self.facts.exists(name))
 
     # ------------------------------------------------------------------------------------------ the model
 
-    def _from_model(self, said: str) -> Generator[str, None, Reply]:
+    def _from_model(self, question: str) -> Generator[str, None, Reply]:
         notes: list[str] = []
-        missing = self._sight.ensure(said, notes)
+        missing = self._sight.ensure(question, notes)
         if missing:
             yield missing
-            return Reply(question=said, text=missing, source="program", status="failed")
+            return Reply(question=question, text=missing, source="program", status="failed")
         assert self._sight.shown is not None
-        guessed = guess(said, dialect=self._model.dialect, system=self._system, pointed=self._sight.pointed is not None)
-        strange = out_of_grammar(guessed, said, self._model.dialect)
+        guessed = guess(
+            question, dialect=self._model.dialect, system=self._system, pointed=self._sight.pointed is not None
+        )
+        strange = out_of_grammar(guessed, question, self._model.dialect)
         if strange:
-            text = f"I cannot answer that with {self._model.engine.model_name}. {strange}"
-            yield text
-            return Reply(question=said, text=text, source="program", task=guessed.task, notes=tuple(notes))
-        return (yield from self._asked(said, guessed, self._sight.shown, notes))
+            yield strange
+            return Reply(question=question, text=strange, source="program", task=guessed.task, notes=tuple(notes))
+        return (yield from self._asked(question, guessed, self._sight.shown, notes))
 
-    def _asked(self, said: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:
+    def _asked(self, question: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:
         model = self._model
         place = None if self._sight.pointed is None else shown.to_picture(self._sight.pointed)
-        ask = wanted(guessed, said, self._system, (), place)
+        ask = wanted(guessed, question, self._system, (), place)
         self._asked_of = model.engine.model_id
         before = self._thread.dropped
         query, frame = self._thread.query(
@@ -189,25 +192,25 @@ class Conversation:
             if not worded:
                 spoken += piece
                 yield piece
-        reply = self._read(said, guessed, ask, frame, answer, shown, notes)
+        reply = self._read(question, guessed, ask, frame, answer, shown, notes)
         if answer.status != "failed":
-            self._thread.remember(query, self._kept(answer, ask), shown)
+            self._thread.remember(query, self._written_out(answer, ask), shown)
         rest = reply.text if not spoken else reply.text.removeprefix(spoken)
         if not spoken or reply.text.startswith(spoken):
             if rest:
                 yield rest
             return reply
-        # the model's closing control tokens or spaces: what was streamed is what was said
+        # the model's closing control tokens or spaces: what was streamed stands
         return reply.model_copy(update={"text": spoken})
 
-    def _kept(self, answer: Answer, ask: Ask) -> str:
+    def _written_out(self, answer: Answer, ask: Ask) -> str:
         """The answer as the model would have written it in full: a choice with its option."""
         if ask.options and answer.text in ask.letters:
             return f"{answer.text}.{ask.options[ask.letters.index(answer.text)]}."
         return self._model.dialect.read_text(answer)
 
     def _read(
-        self, said: str, guessed: Guess, ask: Ask, frame: Frame, answer: Answer, shown: Field, notes: list[str]
+        self, question: str, guessed: Guess, ask: Ask, frame: Frame, answer: Answer, shown: Field, notes: list[str]
     ) -> Reply:
         dialect = self._model.dialect
         notes.append(f"taken as {guessed.task}: {guessed.reason}")
@@ -218,18 +221,21 @@ class Conversation:
             text = f"The model gave no answer: {answer.error}"
         elif ask.options:
             chances = dialect.read_choice(answer, ask)
-            text, status = (f"No option was named: {answer.text[:80]!r}", "failed") if chances is None else ("", status)
-            if chances:
+            if chances is None:
+                text, status = f"The model gave no usable answer: {why_no_choice(answer)}.", "failed"
+            else:
                 best = max(chances, key=chances.__getitem__)
                 text = f"{best} ({', '.join(f'{option} {p:.3f}' for option, p in chances.items())})"
         elif ask.task == "ground":
-            reading = dialect.read_boxes(answer, frame, ask.target)
-            boxes = tuple(LabelledBox(b.label, shown.to_level0(b.box), b.score) for b in reading.boxes)
-            status = "truncated" if reading.truncated else status
-            if not reading.understood:
-                text, status = f"The model's answer holds no box: {answer.text[:80]!r}", "failed"
-            else:
-                text = _boxes_in_words(ask.target, boxes)
+            assert self._sight.reader is not None
+            reading = read_grounding(
+                dialect, answer, frame, ask.target, to_level0=shown.to_level0, bounds=self._sight.reader.bounds
+            )
+            boxes = reading.boxes
+            status = "failed" if reading.error else "truncated" if reading.truncated else status
+            text = (
+                f"The model located nothing: {reading.error}." if reading.error else _boxes_in_words(ask.target, boxes)
+            )
         else:
             text = dialect.read_label(answer) if ask.task == "refer" else dialect.read_text(answer)
         if status == "truncated":
@@ -240,7 +246,7 @@ class Conversation:
         if invented:
             notes.append(f"the model named {', '.join(invented)}, which the record does not have")
         reply = Reply(
-            question=said,
+            question=question,
             text=text,
             source="model",
             task=guessed.task,
@@ -273,34 +279,34 @@ class Conversation:
 
     # ------------------------------------------------------------------------------------------ commands
 
-    def _commanded(self, said: str) -> Generator[str, None, Reply]:
-        reading = read_command(said)
-        told = self._run(reading)
-        yield told.text
+    def _commanded(self, question: str) -> Generator[str, None, Reply]:
+        reading = read_command(question)
+        answer = self._run(reading)
+        yield answer.text
         reply = Reply(
-            question=said,
-            text=told.text,
+            question=question,
+            text=answer.text,
             source="record" if reading.name in ("why", "find") and self.facts else "program",
-            cites=self._existing(told.cites),
-            boxes=told.boxes,
+            cites=self._existing(answer.cites),
+            boxes=answer.boxes,
         )
         if reading.name in ("region", "tile", "find") and self._sight.shown is not None:
             return reply.model_copy(update={"region": self._sight.shown.box, "mpp": self._sight.shown.mpp})
         return reply
 
-    def _run(self, reading: Reading) -> Told:
+    def _run(self, reading: Reading) -> RecordAnswer:
         if reading.name == "help":
-            return Told(COMMANDS)
+            return RecordAnswer(COMMANDS)
         if reading.name == "save":
             data, text = self.save(reading.text)
-            return Told(f"Saved {data} and {text}.")
+            return RecordAnswer(f"Saved {data} and {text}.")
         if reading.name == "slide":
             self._sight.clear()
-            return Told("Nothing is in view: questions are about the slide.")
+            return RecordAnswer("Nothing is in view: questions are about the slide.")
         if reading.name == "region":
             assert reading.region is not None
             self._sight.look_at(reading.region)
-            return self._sight.told()
+            return self._sight.describe()
         if self.facts is None:
             raise SettingError(
                 f"/{reading.name} needs the record of an analyzed slide.",
@@ -311,25 +317,23 @@ class Conversation:
         if reading.name == "tile":
             about = self.facts.about([reading.text])
             self.look_at(reading.text)
-            viewed = self._sight.told()
-            return Told(f"{about.text}\n{viewed.text}", about.cites or viewed.cites, about.boxes)
+            viewed = self._sight.describe()
+            return RecordAnswer(f"{about.text}\n{viewed.text}", about.cites or viewed.cites, about.boxes)
         return self._find(reading.text)
 
-    def _find(self, label: str) -> Told:
-        from wsi_chat.asking.intent import find_label
-
+    def _find(self, label: str) -> RecordAnswer:
         assert self.facts is not None
-        told = self.facts.of_label(find_label(label, self._model.dialect, self._system) or label)
-        if told.cites and told.boxes and self._sight.reader is not None:
-            self.look_at(told.cites[0])
-            return Told(f"{told.text}\n{told.cites[0]} is in view.", told.cites, told.boxes)
-        return told
+        answer = self.facts.of_label(find_label(label, self._model.dialect, self._system) or label)
+        if answer.cites and answer.boxes and self._sight.reader is not None:
+            self.look_at(answer.cites[0])
+            return RecordAnswer(f"{answer.text}\n{answer.cites[0]} is in view.", answer.cites, answer.boxes)
+        return answer
 
     # ------------------------------------------------------------------------------------------ keeping
 
     @property
     def transcript(self) -> Transcript:
-        """Everything said so far."""
+        """Every exchange so far."""
         report = None if self.facts is None else self.facts.report
         reader = self._sight.reader
         about = report.slide.id if report is not None else reader.slide.path.name if reader is not None else ""
@@ -361,31 +365,6 @@ class Conversation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _result_of(source: str | Path | SlideResult, slide: str | Path | None) -> SlideResult | None:
-    if isinstance(source, SlideResult):
-        return source
-    folder = Path(source)
-    if (folder / "report.json").is_file():
-        return load_result(folder, slide=slide)
-    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
-    if len(inside) == 1:
-        return load_result(inside[0].parent, slide=slide)
-    if inside:
-        names = ", ".join(path.parent.name for path in inside[:5])
-        raise SettingError(
-            f"{folder} holds {len(inside)} slides.",
-            hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",
-        )
-    return None
-
-
-def _inherited(result: SlideResult) -> dict[str, Any]:
-    """The run's own settings, as far as they say who answers and how places are read."""
-    config = result.report.provenance.config
-    kept = {key: config[key] for key in INHERITED if config.get(key) is not None and key in Settings.model_fields}
-    return {"dialect": result.report.provenance.model.dialect, **kept} if "dialect" not in kept else kept
 
 
 def _boxes_in_words(target: str, boxes: tuple[LabelledBox, ...]) -> str:

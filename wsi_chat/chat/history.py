@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.analysis.views import rekeyed, takes_many
+from wsi_chat.dialects.dialect import IMAGE_MARK, rekeyed
 from wsi_chat.engines.protocol import MeasuringEngine
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Query, Turn
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from wsi_chat.engines import Engine
     from wsi_chat.tasks import Ask
 
-MARK = "<image>"
 CONTEXT_TOKENS = 4096
 """Taken where an engine does not say how long its model's context is."""
 TOKEN_CHARS = 3
@@ -52,7 +51,7 @@ class Thread:
     def query(
         self, ask: Ask, shown: Field, engine: Engine, *, decoding: Mapping[str, Any], extra: str = ""
     ) -> tuple[Query, Frame]:
-        """The next question, with what was said before as far as the model's context goes.
+        """The next question, with the exchanges before it as far as the model's context goes.
 
         A model that takes one picture in a question starts anew with each picture; of the others, a new picture is
         shown in the turn that is about it.
@@ -63,7 +62,7 @@ class Thread:
         single, frame = self.dialect.build(
             ask, shown.image, tile_id=shown.id, model_id=engine.model_id, decoding=decoding
         )
-        if not takes_many(self.dialect) and self._past and self._past[-1].field_id != shown.id:
+        if not self.dialect.several_images and self._past and self._past[-1].field_id != shown.id:
             self._past.clear()
         while True:
             query = self._joined(single, shown)
@@ -81,22 +80,22 @@ class Thread:
         images: list[Image.Image] = []
         current = ""
         for past in self._past:
-            turns.append(Turn("user", (MARK if past.field_id != current else "") + past.user))
+            turns.append(Turn("user", (IMAGE_MARK if past.field_id != current else "") + past.user))
             if past.field_id != current:
                 images.append(past.image)
                 current = past.field_id
             turns.append(Turn("assistant", past.assistant))
-        text = single.turns[-1].text.removeprefix(MARK)
+        text = single.turns[-1].text.removeprefix(IMAGE_MARK)
         if current != shown.id:
-            text = MARK + text
+            text = IMAGE_MARK + text
             images.append(single.images[0])
         return replace(single, turns=(*turns, Turn("user", text)), images=tuple(images))
 
     def remember(self, query: Query, answer: str, shown: Field) -> None:
         """Keep an exchange that was answered. Image marks in a model's own words are no images."""
-        said = answer.replace(MARK, "")
-        text = query.turns[-1].text.removeprefix(MARK)
-        self._past.append(_Exchange(text, said, shown.id, query.images[-1]))
+        words = answer.replace(IMAGE_MARK, "")
+        text = query.turns[-1].text.removeprefix(IMAGE_MARK)
+        self._past.append(_Exchange(text, words, shown.id, query.images[-1]))
 
     def clear(self) -> None:
         self._past.clear()
@@ -108,5 +107,5 @@ def room_for_answer(engine: Engine, query: Query) -> int:
     if room is not None:
         return room
     text = sum(len(turn.text) for turn in query.turns) // TOKEN_CHARS + 8 * len(query.turns)
-    seen = sum(-(-image.width // IMAGE_SIDE) * -(-image.height // IMAGE_SIDE) for image in query.images)
-    return CONTEXT_TOKENS - text - seen
+    pictures = sum(-(-image.width // IMAGE_SIDE) * -(-image.height // IMAGE_SIDE) for image in query.images)
+    return CONTEXT_TOKENS - text - pictures

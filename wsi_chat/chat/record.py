@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.asking.intent import find_label
 from wsi_chat.errors import WsiChatError
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Box, Finding, LabelledBox, Tile
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _WHERE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecordAnswer:
     """An answer from the record, the ids that support it, and the boxes it speaks of (level-0 pixels)."""
 
     text: str
@@ -88,36 +89,36 @@ class SlideFacts:
 
     # ------------------------------------------------------------------------------------------ questions
 
-    def answer(self, question: str, *, pointed: bool = False) -> Told | None:
+    def answer(self, question: str, *, pointed: bool = False) -> RecordAnswer | None:
         """What the record says to a question; None where the question is not about the slide as a whole.
 
         Args:
             pointed: something is in view: then only what names the slide or its verdict is meant for the record.
         """
-        said = " ".join(question.split())
-        named = [name for name in ID.findall(said) if self.exists(name)]
-        if named and re.search(r"\b(?:tell|score|probability|about|who|what is|what's|where)\b", said, re.I):
+        text = " ".join(question.split())
+        named = [name for name in ID.findall(text) if self.exists(name)]
+        if named and re.search(r"\b(?:tell|score|probability|about|who|what is|what's|where)\b", text, re.I):
             return self.about(named)
         for pattern, weak, answer in self._routes:
-            if pattern.search(said) and not (weak and pointed):
+            if pattern.search(text) and not (weak and pointed):
                 return answer()
-        if pointed and not re.search(r"\bslide\b|\bspecimen\b|\boverall\b|\bin total\b", said, re.I):
+        if pointed and not re.search(r"\bslide\b|\bspecimen\b|\boverall\b|\bin total\b", text, re.I):
             return None
-        label = find_label(said, self._dialect, self._system)
-        counted = _COUNT.search(said)
-        if label and (counted or _WHERE.search(said)):
+        label = find_label(text, self._dialect, self._system)
+        counted = _COUNT.search(text)
+        if label and (counted or _WHERE.search(text)):
             return self.of_label(label)
-        if re.search(r"\bfindings?\b|\babnormal(?:ities)?\b", said, re.I) or (counted and "cell" in said.casefold()):
+        if re.search(r"\bfindings?\b|\babnormal(?:ities)?\b", text, re.I) or (counted and "cell" in text.casefold()):
             return self.all_counts()
         return None
 
     @cached_property
-    def _routes(self) -> list[tuple[re.Pattern[str], bool, Callable[[], Told]]]:
+    def _routes(self) -> list[tuple[re.Pattern[str], bool, Callable[[], RecordAnswer]]]:
         """(pattern, only where nothing is in view, answer), the first that fits wins."""
 
         def route(
-            words: str, weak: bool, answer: Callable[[], Told]
-        ) -> tuple[re.Pattern[str], bool, Callable[[], Told]]:
+            words: str, weak: bool, answer: Callable[[], RecordAnswer]
+        ) -> tuple[re.Pattern[str], bool, Callable[[], RecordAnswer]]:
             return re.compile(words, re.I), weak, answer
 
         return [
@@ -132,7 +133,9 @@ class SlideFacts:
             route(r"\b(?:highest|top|worst|most (?:suspicious|abnormal)) (?:tiles?|fields?)\b", False, self.top_tiles),
             route(r"\b(?:which|what) model\b|\bdialect\b|\bwho answered\b|\bsettings\b", False, self.model),
             route(r"\bjournal\b|\bhow many (?:answers|questions)\b", False, self.journal),
-            route(r"\bresolution\b|\bmagnification\b|\bscanner\b|\bum/px\b|\bhow (?:large|big)\b", True, self.slide),
+            route(
+                r"\bresolution\b|\bmagnification\b|\bscanner\b|\b[uµμ]m/px\b|\bhow (?:large|big)\b", True, self.slide
+            ),
             route(r"\bsummar\w+|\breport\b|\bnarrative\b|\bdescribe the slide\b", True, self.summary),
             route(r"\bverdict\b|\bscore\b|\bthreshold\b", False, self.verdict),
             route(r"\bslide (?:normal|abnormal)\b|\bnormal or abnormal\b", True, self.verdict),
@@ -140,17 +143,17 @@ class SlideFacts:
             route(r"\bis (?:it|this|the slide|the case) (?:ab)?normal\b", True, self.verdict),
         ]
 
-    def verdict(self) -> Told:
+    def verdict(self) -> RecordAnswer:
         verdict = self.report.verdict
         text = f"The verdict is {verdict.status}. {verdict.reason}"
         if verdict.category_name:
             text += f" Category: {verdict.category_name}."
-        return Told(text, self._known(verdict.carrying[:5]))
+        return RecordAnswer(text, self._known(verdict.carrying[:5]))
 
-    def why(self) -> Told:
+    def why(self) -> RecordAnswer:
         """The reason, the sentences behind it, and what carries it."""
         verdict = self.report.verdict
-        lines = [verdict.reason]
+        lines: list[str] = [verdict.reason]
         if verdict.category_reason:
             lines.append(verdict.category_reason)
         carrying = self._known(verdict.carrying)
@@ -160,23 +163,25 @@ class SlideFacts:
         boxes = tuple(
             LabelledBox(f.label, f.box) for name in carrying[:LISTED] if (f := self._findings.get(name)) is not None
         )
-        return Told("\n".join(lines), carrying[:LISTED], boxes)
+        return RecordAnswer("\n".join(lines), carrying[:LISTED], boxes)
 
-    def category(self) -> Told:
+    def category(self) -> RecordAnswer:
         verdict = self.report.verdict
         if verdict.category_name is None:
-            return Told(f"No category is given. {verdict.category_reason}".strip(), self._known(verdict.carrying[:5]))
+            return RecordAnswer(
+                f"No category is given. {verdict.category_reason}".strip(), self._known(verdict.carrying[:5])
+            )
         text = f"{verdict.category_name} ({self.report.specimen.system}). {verdict.category_reason}".strip()
-        return Told(text, self._known(verdict.carrying[:LISTED]))
+        return RecordAnswer(text, self._known(verdict.carrying[:LISTED]))
 
-    def adequacy(self) -> Told:
+    def adequacy(self) -> RecordAnswer:
         adequacy = self.report.verdict.adequacy
         text = f"Adequacy: {adequacy.status.replace('_', ' ')}. {adequacy.reason}".strip()
         if adequacy.cells_estimate is not None:
             text += f" Estimated cells: {adequacy.cells_estimate:.0f}."
-        return Told(text, self._top(3))
+        return RecordAnswer(text, self._top(3))
 
-    def coverage(self) -> Told:
+    def coverage(self) -> RecordAnswer:
         funnel = self.report.funnel
         text = (
             f"{funnel.grid} tiles in the grid, {funnel.foreground} with cells, {funnel.selected} selected,"
@@ -185,75 +190,83 @@ class SlideFacts:
             f" {funnel.detail_failed} were detailed only in part; none of these counts as normal."
         )
         gaps = [name for name, row in self.rows.items() if row["status"] in ("unreadable", "screen_failed")]
-        return Told(text, tuple(gaps[:LISTED]) or self._top(1))
+        return RecordAnswer(text, tuple(gaps[:LISTED]) or self._top(1))
 
-    def top_tiles(self) -> Told:
+    def top_tiles(self) -> RecordAnswer:
         names = self._top(LISTED)
         if not names:
-            return Told("No tile has a screening answer.")
-        return Told(
+            return RecordAnswer("No tile has a screening answer.")
+        return RecordAnswer(
             "The highest tiles: " + ", ".join(f"{name} ({self.rows[name]['p_screen']:.3f})" for name in names), names
         )
 
-    def model(self) -> Told:
+    def model(self) -> RecordAnswer:
         model = self.report.provenance.model
-        return Told(
+        return RecordAnswer(
             f"{model.name} ({model.revision}), run by {model.engine}, asked in the dialect {model.dialect};"
-            f" tiles of {self.report.provenance.tile_px} px at {self.report.provenance.tile_mpp:g} um/px."
+            f" tiles of {self.report.provenance.tile_px} px at {self.report.provenance.tile_mpp:g} µm/px."
         )
 
-    def slide(self) -> Told:
+    def slide(self) -> RecordAnswer:
         slide = self.report.slide
-        return Told(
-            f"{slide.file_name}: {slide.width} x {slide.height} px, {slide.mpp:.4g} um/px ({slide.mpp_source}),"
+        return RecordAnswer(
+            f"{slide.file_name}: {slide.width} x {slide.height} px, {slide.mpp:.4g} µm/px ({slide.mpp_source}),"
             f" {slide.levels} levels, read by {slide.reader}."
         )
 
-    def summary(self) -> Told:
+    def summary(self) -> RecordAnswer:
         sentences = self.report.narrative
         cites = [name for sentence in sentences for name in sentence.evidence]
-        return Told(" ".join(sentence.text for sentence in sentences) or self.verdict().text, self._known(cites))
+        return RecordAnswer(
+            " ".join(sentence.text for sentence in sentences) or self.verdict().text, self._known(cites)
+        )
 
-    def journal(self) -> Told:
-        from wsi_chat.journal import Journal
-
+    def journal(self) -> RecordAnswer:
         try:
             with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
                 tally = journal.tally()
         except WsiChatError as error:
-            return Told(f"The journal cannot be read: {error}")
+            return RecordAnswer(f"The journal cannot be read: {error}")
         parts = ", ".join(f"{number} {task}" for task, number in tally.items()) or "none"
-        return Told(f"The journal holds {sum(tally.values())} answers: {parts}.", self._top(1))
+        return RecordAnswer(f"The journal holds {sum(tally.values())} answers: {parts}.", self._top(1))
 
-    def of_label(self, label: str) -> Told:
+    def of_label(self, label: str) -> RecordAnswer:
         """How many findings of a class there are, and where."""
         found = sorted((f for f in self.result.findings if f.label == label), key=lambda f: (-(f.score or 0.0), f.id))
         row = next((count for count in self.report.verdict.counts if count.label == label), None)
         detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
+        name = self._name(label)
         if not found:
             asked = row is not None and row.asked
-            never = f"{label} was not asked for on this slide; ask about a place in view: locate all {label} here."
-            text = f"No {label} was located in {detailed}." if asked else never
-            return Told(text, self._detailed(3) if asked else ())
+            never = f"{name} was not asked for on this slide; ask about a place in view: locate all {name} here."
+            text = f"No {name} was located in {detailed}." if asked else never
+            return RecordAnswer(text, self._detailed(3) if asked else ())
         where = "; ".join(f"{f.id} at {corners(f.box)}" for f in found[:LISTED])
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
         boxes = tuple(LabelledBox(f.label, f.box) for f in found)
-        text = f"{len(found)} {label} in {detailed}: {where}{more}."
-        return Told(text, tuple(f.id for f in found[:LISTED]), boxes)
+        text = f"{len(found)} {name} in {detailed}: {where}{more}."
+        return RecordAnswer(text, tuple(f.id for f in found[:LISTED]), boxes)
 
-    def all_counts(self) -> Told:
-        seen = [count for count in self.report.verdict.counts if count.seen]
-        if not seen:
-            return Told("No finding was located.", self._detailed(3))
-        text = ", ".join(f"{count.seen} {count.name}" for count in seen)
-        cites = self._known(name for count in seen for name in count.finding_ids[:3])
-        return Told(f"Located in the {self.report.funnel.detailed} tiles looked at in detail: {text}.", cites[:LISTED])
+    def _name(self, label: str) -> str:
+        """The display name of a class, as the findings table has it."""
+        code = self._system.read_label(label)
+        return self._system.label(code).name if code else label
 
-    def about(self, names: Iterable[str]) -> Told:
+    def all_counts(self) -> RecordAnswer:
+        located = [count for count in self.report.verdict.counts if count.seen]
+        if not located:
+            return RecordAnswer("No finding was located.", self._detailed(3))
+        text = ", ".join(f"{count.seen} {count.name}" for count in located)
+        cites = self._known(name for count in located for name in count.finding_ids[:3])
+        return RecordAnswer(
+            f"Located in the {self.report.funnel.detailed} tiles looked at in detail: {text}.", cites[:LISTED]
+        )
+
+    def about(self, names: Iterable[str]) -> RecordAnswer:
         """What is written of findings and tiles, by their ids."""
         known = self._known(names)
         boxes = tuple(LabelledBox(f.label, f.box) for name in known if (f := self._findings.get(name)) is not None)
-        return Told("\n".join(self._long(name) for name in known), known, boxes)
+        return RecordAnswer("\n".join(self._long(name) for name in known), known, boxes)
 
     # ------------------------------------------------------------------------------------------ words
 

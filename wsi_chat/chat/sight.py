@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilers import open_slide
 from tilers.field import Field, FieldReader
 from wsi_chat.analysis.result import SlideResult
-from wsi_chat.chat.record import ID, SlideFacts, Told, corners
+from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.errors import SettingError, SlideError, SlideNotFound
 from wsi_chat.schema import Box
 
@@ -48,8 +49,6 @@ class Sight:
             )
 
     def _opened(self, source: str | Path | SlideResult, model: Model) -> Slide | None:
-        from tilers import open_slide
-
         settings = model.settings
         if not isinstance(source, SlideResult):
             return open_slide(source, mpp=settings.mpp, reader=settings.reader)
@@ -101,7 +100,7 @@ class Sight:
     def clear(self) -> None:
         self.shown = self.pointed = None
 
-    def ensure(self, said: str, notes: list[str]) -> str:
+    def ensure(self, question: str, notes: list[str]) -> str:
         """Make sure that something is in view; why not, in a sentence, where nothing can be.
 
         An id in the question is looked at. Otherwise, where nothing is in view, what carries the verdict is taken,
@@ -109,7 +108,7 @@ class Sight:
         """
         if self.reader is None:
             return f"That needs the picture, and the slide cannot be read. {self.missing}"
-        named = [name for name in ID.findall(said) if self._facts is not None and self._facts.exists(name)]
+        named = [name for name in ID.findall(question) if self._facts is not None and self._facts.exists(name)]
         if named:
             self.look_at(named[0])
             return ""
@@ -131,10 +130,10 @@ class Sight:
         notes.extend(self.reader.notes)
         return ""
 
-    def told(self) -> Told:
+    def describe(self) -> RecordAnswer:
         """What is in view, in words, with the ids of the record that lie there."""
         assert self.shown is not None
-        scale = f" at {self.shown.mpp:.3g} um/px" if self.shown.mpp else ""
+        scale = f" at {self.shown.mpp:.3g} µm/px" if self.shown.mpp else ""
         text = f"In view: {corners(self.shown.box)}{scale}"
         reader = self.reader
         if reader is not None and reader.side and self.shown.mpp and self.shown.mpp > reader.mpp * 1.05:
@@ -144,7 +143,7 @@ class Sight:
         cites = self._facts.ids_in(self.pointed or self.shown.box) if self._facts else ()
         if cites:
             text += f"; there: {', '.join(cites)}"
-        return Told(f"{text}.", cites)
+        return RecordAnswer(f"{text}.", cites)
 
     def close(self) -> None:
         if self._slide is not None:

@@ -33,9 +33,9 @@ class Reading:
     region: Box | None = None
 
 
-def read_command(said: str) -> Reading:
+def read_command(line: str) -> Reading:
     """A line that begins with ``/``. Raises SettingError for an unknown command or a wrong argument."""
-    name, _, rest = said.removeprefix("/").partition(" ")
+    name, _, rest = line.removeprefix("/").partition(" ")
     name, rest = name.casefold(), rest.strip()
     if name in ("exit", "q"):
         name = "quit"

@@ -1,4 +1,4 @@
-"""A conversation as it is kept: one record per exchange, as JSON that reads back and as Markdown to read."""
+"""A conversation as it is saved: one record per exchange, as JSON that reads back and as Markdown to read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pydantic import ValidationError
 
 from wsi_chat.analysis.run_folder import write_atomically
 from wsi_chat.errors import OutputError
-from wsi_chat.schema import Box, LabelledBox, Record
+from wsi_chat.schema import DISCLAIMER, Box, LabelledBox, Record
 
 TRANSCRIPT_VERSION = "1.0"
-DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 
 
 class Reply(Record):
@@ -71,7 +70,7 @@ def read_transcript(path: Path | str) -> Transcript:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
         raise OutputError(
-            f"{path} is no conversation of version {TRANSCRIPT_VERSION}: {place}: {first['msg']}.",
+            f"{path} is not a conversation of version {TRANSCRIPT_VERSION}: {place}: {first['msg']}.",
             hint="Name the .json that /save wrote.",
         ) from error
 
@@ -85,7 +84,7 @@ def as_markdown(transcript: Transcript) -> str:
         facts = [f"answered by the {reply.source}" + (f" ({reply.task})" if reply.task else "")]
         if reply.region is not None:
             shown = " ".join(f"{v:g}" for v in (reply.region.x0, reply.region.y0, reply.region.x1, reply.region.y1))
-            facts.append(f"shown: {shown} (level-0 px)" + (f" at {reply.mpp:.3g} um/px" if reply.mpp else ""))
+            facts.append(f"shown: {shown} (level-0 px)" + (f" at {reply.mpp:.3g} µm/px" if reply.mpp else ""))
         if reply.probabilities:
             facts.append(", ".join(f"{option} {p:.3f}" for option, p in reply.probabilities.items()))
         if reply.cites:
@@ -96,7 +95,7 @@ def as_markdown(transcript: Transcript) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, line breaks kept."""
+    """Text that Markdown shows as it is, with its line breaks."""
     for mark in ("\\", "`", "*", "_", "<", ">", "#", "[", "]"):
         text = text.replace(mark, f"\\{mark}")
     return text.replace("\n", "  \n")

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.pipeline import PreparedSlide, analyze_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import indeterminate_by_error, reason_of, row_of, row_of_failure, write_traceback
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, WsiChatError
+from wsi_chat.progress import Progress, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def _failed(job: Job, out: Path, error: Exception, seconds: float) -> SlideState
     if not isinstance(error, WsiChatError):
         log.warning("%s: %s", job.sample.path.name, reason_of(error))
         write_traceback(out / job.slide_id, error)
+    else:
+        log.info("%s failed: %s", job.sample.path.name, error, exc_info=error)
     return job.state(
         status="failed",
         reason=reason_of(error),

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
-from wsi_chat.analysis.cascade import Progress
 from wsi_chat.analysis.pipeline import PreparedSlide, prepare_slide
 from wsi_chat.cohort.attempt import attempt
 from wsi_chat.cohort.state import Job, SlideState
 from wsi_chat.engines.model import Model
+from wsi_chat.progress import Progress
 
 AHEAD = 1
 

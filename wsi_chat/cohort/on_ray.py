@@ -26,12 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.analysis.cascade import Progress
+from wsi_chat.address import notice
 from wsi_chat.cohort.attempt import attempt, failed_outside
 from wsi_chat.cohort.state import Job, SlideState
 from wsi_chat.engines.model import Model
-from wsi_chat.engines.server import notice
 from wsi_chat.errors import EngineDied, SettingError, WsiChatError
+from wsi_chat.progress import Progress
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine

@@ -13,8 +13,8 @@ from reports.wording import VERDICT_WORDS
 from wsi_chat.analysis.run_folder import TRACEBACK, write_atomically
 from wsi_chat.cohort.attempt import THUMBNAIL
 from wsi_chat.cohort.result import CohortResult
+from wsi_chat.schema import DISCLAIMER
 
-DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 STATE_MARKS = {"done": "●", "indeterminate": "◐", "failed": "✕", "running": "▸", "queued": "·"}
 LINKS = (
     ("report.pdf", "PDF"), ("report.html", "HTML"), ("report.json", "JSON"), ("findings.geojson", "GeoJSON"),

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from wsi_chat.analysis.cascade import Progress, no_progress
 from wsi_chat.analysis.manifest import Sample, read_manifest
 from wsi_chat.analysis.pipeline import DEFAULT_OUT
 from wsi_chat.analysis.run_folder import open_folder, write_run, write_summary
@@ -20,7 +19,8 @@ from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, SlideState, make_job, settled, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.settings import Settings, resolve
+from wsi_chat.progress import Progress, no_progress
+from wsi_chat.settings import Settings, check_names, resolve
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine
@@ -95,11 +95,7 @@ def analyze_cohort(
     """
     if isinstance(engine, str):
         settings["engine"], engine = engine, None
-    unknown = sorted(set(settings) - set(Settings.model_fields))
-    if unknown:
-        raise SettingError(
-            f"analyze_cohort() has no setting {unknown[0]!r}.", hint=f"Settings: {', '.join(Settings.model_fields)}."
-        )
+    check_names(settings, "analyze_cohort()")
     if executor not in ("local", "ray"):
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin = resolve(settings, config=Path(config) if config else None, environ=environ)

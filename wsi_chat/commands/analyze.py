@@ -1,4 +1,4 @@
-"""What ``wsi-chat analyze`` does: the slides one after another, progress while it lasts, and one exit code.
+"""The command ``wsi-chat analyze``: the slides one after another, progress while it lasts, and one exit code.
 
 One bad slide never stops the others; a dead engine does, with everything answered so far kept.
 """
@@ -6,16 +6,13 @@ One bad slide never stops the others; a dead engine does, with everything answer
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
@@ -31,17 +28,32 @@ from wsi_chat.analysis.run_folder import (
     write_summary,
     write_traceback,
 )
+from wsi_chat.analysis.run_log import run_log
 from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
+from wsi_chat.commands.options import Json, Quiet, with_settings
+from wsi_chat.commands.progress import slide_bar
+from wsi_chat.commands.signals import signals_handled
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, WsiChatError
-from wsi_chat.settings import resolve
+from wsi_chat.settings import declared, resolve
 
-STAGES = {
-    "screen": "screening",
-    "detail": "looking closer",
-    "adequacy": "counting cells",
-    "documents": "writing the report",
-}
+
+@with_settings(*declared())
+def analyze(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG and more.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
+    json_: Json = False,
+    quiet: Quiet = False,
+    *,
+    config: Path | None,
+    **settings: Any,
+) -> None:
+    """Analyze slides: a verdict, the cells that carry it, and a report for each."""
+    with run_log(out):
+        code = run_analyze(
+            slides, out=out, flags=settings, config=config, environ=os.environ, as_json=json_, quiet=quiet
+        )
+    raise typer.Exit(code)
 
 
 def run_analyze(
@@ -69,10 +81,10 @@ def run_analyze(
     code: int | None = None
     write_summary(out, [row_of_waiting(slide) for slide in slides])
     try:
-        with terminate_as_interrupt():
+        with signals_handled():
             for slide in slides:
                 try:
-                    with _progress(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
+                    with slide_bar(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
                         result = analyze_slide(slide, out, settings, model, progress=progress)
                 except EngineDied as error:
                     failures.append((slide, error))
@@ -91,7 +103,7 @@ def run_analyze(
                 if not (quiet or as_json):
                     _tell(result)
     except KeyboardInterrupt:
-        errors.print("interrupted: every answer so far is saved; the same command goes on from there")
+        errors.print("interrupted: every answer so far is saved; run the same command again to resume")
         code = EXIT_INTERRUPTED
     finally:
         model.close()
@@ -164,49 +176,3 @@ def _tell(result: SlideResult) -> None:
     for line in result.unwritten:
         console.print(f"  not written: {line}", markup=False)
     console.print(f"  {report.disclaimer}", style="dim", markup=False)
-
-
-@contextmanager
-def _progress(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal with tiles/s and time left; silence elsewhere."""
-    if quiet:
-        yield lambda stage, done, total: None
-        return
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        console.print(slide.name, style="bold", markup=False)
-        tasks: dict[str, TaskID] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
-            elapsed = next(task.elapsed for task in bars.tasks if task.id == tasks[stage])
-            rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
-            bars.update(tasks[stage], completed=done, total=total, rate=rate)
-
-        yield update
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: state saved, exit 130."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs the threads decides about signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.stdout.flush()

@@ -8,56 +8,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_chat.commands.options import ENGINE, Json, with_settings
+
 if TYPE_CHECKING:
-    from wsi_chat.asking.answer import AskResult
+    from wsi_chat.asking.result import AskResult
+
+CONTEXT_SETTINGS = {"allow_interspersed_args": True}
 
 SHOWN = 40
 """Boxes and fields listed on a terminal; --json has them all."""
 
 
+@with_settings(*ENGINE, "specimen", "mpp", "reader", "tile_px", "tile_mpp", "views", "contrast", "zoom")
 def ask(
     picture: Annotated[Path, typer.Argument(help="An image or a slide.")],
-    question: Annotated[str, typer.Argument(help="The question; may be left out for refer and describe.")] = "",
+    question: Annotated[str, typer.Argument(help="The question. Not needed for refer and describe.")] = "",
     task: Annotated[
         str | None,
-        typer.Option(help="screen, mcq, ground, refer, describe, vqa, region or phrase. Default: guessed, and said."),
+        typer.Option(
+            help="screen, mcq, ground, refer, describe, vqa, region or phrase. Default: guessed from the question; the "
+            "guess is printed."
+        ),
     ] = None,
     region: Annotated[
         tuple[float, float, float, float] | None, typer.Option(help="x0 y0 x1 y1 in level-0 pixels.")
     ] = None,
-    choices: Annotated[str | None, typer.Option(help="Options of a choice, separated by commas.")] = None,
-    orders: Annotated[int, typer.Option(help="Average a choice over so many orders of its options.")] = 1,
-    views: Annotated[str | None, typer.Option(help="none, quadrants or context: more views beside the field.")] = None,
-    contrast: Annotated[str | None, typer.Option(help="none, blank or blur: calibrate the score.")] = None,
-    zoom: Annotated[float | None, typer.Option(help="Look again at what was located, so many times closer.")] = None,
-    max_fields: Annotated[int, typer.Option(help="At most so many fields of a large region.")] = 16,
-    draw: Annotated[Path | None, typer.Option(help="Write the picture with boxes and labels (PNG).")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
-    specimen: Annotated[str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the file says.")] = None,
-    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a field in pixels, as the model sees it.")] = None,
-    tile_mpp: Annotated[float | None, typer.Option(help="um/px that the model sees.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    choices: Annotated[str | None, typer.Option(help="Options of a multiple choice, separated by commas.")] = None,
+    orders: Annotated[int, typer.Option(help="Average a multiple choice over N orders of its options.")] = 1,
+    max_fields: Annotated[int, typer.Option(help="Show the model at most N fields of a large region.")] = 16,
+    draw: Annotated[Path | None, typer.Option(help="Write the picture with boxes and labels to this PNG file.")] = None,
+    json_: Json = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
     """Ask one question about an image, a region or a slide: the answer, boxes in level-0 pixels, probabilities."""
-    chosen = {
-        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
-        "device": device, "dtype": dtype, "specimen": specimen, "mpp": mpp, "reader": reader, "tile_px": tile_px,
-        "tile_mpp": tile_mpp, "views": views, "contrast": contrast, "zoom": zoom,
-    }  # fmt: skip
     raise typer.Exit(
         run_ask(
             picture,
             question,
-            flags=chosen,
+            flags=settings,
             config=config,
             task=task,
             region=region,
@@ -103,10 +93,11 @@ def tell(result: AskResult) -> None:
         width = max(map(len, result.probabilities))
         for option, p in result.probabilities.items():
             print(f"  {option:<{width}}  {p:.3f}")
-    if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.choice is not None:
-        option = result.target or result.choice
+    if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.probabilities:
+        option = result.target or result.choice or max(result.probabilities, key=result.probabilities.__getitem__)
         top = sorted(result.fields, key=lambda f: -(f.probabilities or {}).get(option, -1.0))
-        print(f"  mean of {len(result.fields)} fields; the highest for {option}:")
+        over = f"of {result.highest}" if result.highest else f"the mean of {len(result.fields)} fields"
+        print(f"  these are {over}; the highest fields for {option}:")
         for given in top[:3]:
             if given.probabilities:
                 print(f"    {given.id}  {given.probabilities[option]:.3f}  at {corners(given.box)}")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED
+from wsi_chat.commands.options import ENGINE, with_settings
+from wsi_chat.commands.signals import every_interrupt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,32 +29,23 @@ PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")
 
 
+@with_settings(*ENGINE, "specimen", "mpp", "reader", defaults={"model": "the run's, else the embedded checkpoint"})
 def chat(
-    source: Annotated[Path, typer.Argument(help="A run's folder OUT/<slide id>, a slide, or an image.")],
-    slide: Annotated[Path | None, typer.Option(help="Where the slide is now, if it was moved since the run.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the run's, or embedded.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter folder, trained on the model.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Who answers; see wsi-chat analyze --help.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="How the model is asked. Default: read from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
-    specimen: Annotated[str | None, typer.Option(help="Specimen type, e.g. cervix or blood-smear.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of level 0, over what the file says.")] = None,
-    reader: Annotated[str | None, typer.Option(help="Force one reader, e.g. openslide.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the conversation here when it ends.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, one for each answer.")] = False,
+    source: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>; or a slide, or an image.")],
+    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the conversation to this file when it ends.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
+    *,
+    config: Path | None,
+    **settings: Any,
 ) -> None:
-    """Talk about an analyzed slide, a slide or an image; /help in it lists what can be said."""
+    """Talk about an analyzed slide, a slide or an image; /help in the conversation lists what can be asked."""
     from wsi_chat.chat.conversation import Conversation
 
-    given: dict[str, Any] = {
-        "model": model, "adapter": adapter, "engine": engine, "base_url": base_url, "dialect": dialect,
-        "device": device, "dtype": dtype, "specimen": specimen, "mpp": mpp, "reader": reader,
-    }  # fmt: skip
-    with Conversation(source, slide=slide, config=config, environ=dict(os.environ), **given) as conversation:
-        raise typer.Exit(talk(conversation, save=save, as_json=json_))
+    opened = Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings)
+    with opened as conversation, every_interrupt():
+        code = talk(conversation, save=save, as_json=json_)
+    raise typer.Exit(code)
 
 
 def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool = False) -> int:
@@ -64,7 +57,7 @@ def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool 
     for note in conversation.notes:
         aside.print(note, style="dim" if note is conversation.notes[0] else "yellow", markup=False)
     if terminal:
-        aside.print("/help lists what can be said; /quit ends.", style="dim")
+        aside.print("/help lists what you can ask; /quit ends.", style="dim")
     code = 0
     try:
         for line in _lines(terminal):
@@ -173,7 +166,7 @@ def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
     if reply.cites:
         facts.append(f"cites {', '.join(reply.cites)}")
     if reply.source == "model" and reply.region is not None:
-        scale = f" at {reply.mpp:.3g} um/px" if reply.mpp else ""
+        scale = f" at {reply.mpp:.3g} µm/px" if reply.mpp else ""
         facts.append(f"shown {corners(reply.region)}{scale}")
     if facts:
         text = f"[{'; '.join(facts)}]"

@@ -1,92 +1,230 @@
-"""The command ``wsi-chat cohort``: its own options, and every setting that ``wsi-chat analyze`` has."""
+"""The command ``wsi-chat cohort``: its own options, and every setting that ``wsi-chat analyze`` has.
+
+Progress while it lasts, one line per slide, and one exit code.
+"""
 
 from __future__ import annotations
 
-import inspect
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-# of analyze, but no setting of a run
-NOT_SETTINGS = frozenset({"slides", "out", "config", "json_", "quiet"})
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_log import run_log
+from wsi_chat.cohort.result import CohortResult
+from wsi_chat.cohort.run import Executor, Silent, Watcher, analyze_cohort
+from wsi_chat.cohort.state import SlideState
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
+from wsi_chat.commands.options import Json, Quiet, with_settings
+from wsi_chat.commands.progress import STAGES
+from wsi_chat.commands.signals import signals_handled
+from wsi_chat.progress import Progress as StageProgress
+from wsi_chat.progress import no_progress
+from wsi_chat.schema import DISCLAIMER
+from wsi_chat.settings import declared
+
+MARKS = {"done": "done", "failed": "FAILED", "indeterminate": "INDETERMINATE"}
 
 
+@with_settings(*declared())
 def cohort(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Manifest (CSV: image_path, and if known sample_id, mpp, label, patient, specimen; the headers of "
-            "TRIDENT, hs2p and CLAM are understood), or a folder that is searched for slides."
+            help="Manifest (CSV with image_path and, if known, sample_id, mpp, label, patient and specimen; the "
+            "headers of TRIDENT, hs2p and CLAM are understood), or a folder to search for slides."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     executor: Annotated[
         str,
-        typer.Option(help="local: one slide after another. ray: as Ray actors (pip install 'wsi-chat[ray]')."),
+        typer.Option(help="local (one slide after another) or ray (Ray actors; pip install 'wsi-chat[ray]')."),
     ] = "local",
     actors: Annotated[
         int | None,
-        typer.Option(help="Ray actors, each with its own engine. Default: one per GPU, else one per four cores."),
+        typer.Option(
+            help="Number of Ray actors, each with its own engine. Default: one per GPU, or one per four cores."
+        ),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
             help="Ray cluster, HOST:6379, as started with `ray start --head` there and `ray start --address=HOST:6379` "
-            "on its other machines; all see slides and run folder under the same paths. "
-            "Default: a cluster on this machine alone, ended with the run."
+            "on its other machines, which must all see the slides and the run folder under the same paths. "
+            "Default: a cluster on this machine alone, which ends with the run."
         ),
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Do failed slides, and those indeterminate by error, again."),
+        typer.Option("--retry-failed", help="Repeat slides that failed or are indeterminate because of an error."),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags and WSI_CHAT_* win.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    *,
+    config: Path | None,
     **settings: Any,
 ) -> None:
     """Analyze many slides: every slide's documents, summary.csv and index.html; one bad slide never stops the run.
 
-    The same command goes on where a run ended: finished slides are skipped while file and settings are the same,
-    and nothing that was answered is asked again. A row's own mpp and specimen go before the options.
+    Run the same command again to resume: slides that are finished are skipped if file and settings are the same, and
+    nothing that was answered is asked again. The mpp and specimen of a manifest row override the options.
     """
-    from wsi_chat.commands.cohort_run import run_cohort
-
-    code = run_cohort(
-        source,
-        out=out,
-        flags=settings,
-        config=config,
-        environ=os.environ,
-        executor=executor,
-        actors=actors,
-        ray_address=ray_address,
-        retry_failed=retry_failed,
-        as_json=json_,
-        quiet=quiet,
-    )
+    with run_log(out):
+        code = run_cohort(
+            source,
+            out=out,
+            flags=settings,
+            config=config,
+            environ=os.environ,
+            executor=executor,
+            actors=actors,
+            ray_address=ray_address,
+            retry_failed=retry_failed,
+            as_json=json_,
+            quiet=quiet,
+        )
     raise typer.Exit(code)
 
 
-def cohort_like(analyze: Callable[..., None]) -> Callable[..., None]:
-    """The command ``cohort`` with the settings that ``analyze`` has, so that neither lacks what the other learns."""
+def run_cohort(
+    source: Path,
+    *,
+    out: Path,
+    flags: Mapping[str, Any],
+    config: Path | None,
+    environ: Mapping[str, str],
+    executor: str = "local",
+    actors: int | None = None,
+    ray_address: str | None = None,
+    retry_failed: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Analyze a cohort into ``out`` and say what came of it.
 
-    def command(**given: Any) -> None:
-        cohort(**given)
+    Returns:
+        0 done; 3 finished, but some slides failed or are indeterminate by error; 130 interrupted, state saved.
+    """
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    with signals_handled(), _watch(errors, quiet=quiet) as watcher:
+        result = analyze_cohort(
+            source,
+            out=out,
+            config=config,
+            environ=environ,
+            retry_failed=retry_failed,
+            executor=cast(Executor, executor),
+            actors=actors,
+            ray_address=ray_address,
+            watcher=watcher,
+            **{name: value for name, value in flags.items() if value is not None},
+        )
+    if as_json:
+        print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+    elif not quiet:
+        _tell(result)
+    if result.interrupted:
+        errors.print("interrupted: every answer so far is saved; run the same command again to resume")
+        return EXIT_INTERRUPTED
+    return EXIT_PARTIAL if result.failures or any(state.unwritten for state in result.states) else 0
 
-    own, others = inspect.signature(cohort), inspect.signature(analyze)
-    hints = {**get_type_hints(analyze, include_extras=True), **get_type_hints(cohort, include_extras=True)}
-    names = [name for name, p in own.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = {
-        **{name: own.parameters[name] for name in names},
-        **{name: p for name, p in others.parameters.items() if name not in NOT_SETTINGS and name not in names},
+
+def _as_json(result: CohortResult) -> dict[str, Any]:
+    return {
+        "out": str(result.out),
+        "summary": str(result.out / "summary.csv"),
+        "index": str(result.out / "index.html"),
+        "interrupted": result.interrupted,
+        "counts": result.counts,
+        "slides": result.rows,
     }
-    command.__name__, command.__doc__ = "cohort", cohort.__doc__
-    command.__annotations__ = {name: hints[name] for name in parameters} | {"return": None}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY) for name, p in parameters.items()]
+
+
+def _tell(result: CohortResult) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
+    console.print(f"{len(result.samples)} slides: {counts}", markup=False)
+    for state in result.states:
+        if state in result.failures or state.unwritten:
+            console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
+    for name in ("summary.csv", "index.html"):
+        console.print(f"  {result.out / name}", markup=False)
+    console.print(f"  {DISCLAIMER}", style="dim", markup=False)
+
+
+class Lines(Silent):
+    """One line per slide, with its place in the whole; on a terminal also a bar for the slide and one for all."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        self._console = console
+        self._bars = bars
+        self._total = self._done = 0
+        self._all: TaskID | None = None
+
+    def planned(self, total: int, settled: Sequence[SlideState]) -> None:
+        self._total, self._done = total, len(settled)
+        if settled:
+            failed = sum(state.status != "done" for state in settled)
+            also = f", {failed} of them failed (--retry-failed does those again)" if failed else ""
+            self._console.print(f"{len(settled)} of {total} slides were finished earlier{also}", markup=False)
+        if self._bars is not None:
+            self._all = self._bars.add_task("all slides", total=total, completed=self._done, rate="")
+
+    def begun(self, sample: Sample) -> StageProgress:
+        bars = self._bars
+        if bars is None:
+            return no_progress
+        task = bars.add_task(f"  {sample.path.name}"[:28], total=None, rate="")
+        for other in bars.task_ids:  # the slide before is finished
+            if other not in (task, self._all):
+                bars.remove_task(other)
+
+        def update(stage: str, done: int, total: int) -> None:
+            if task in bars.task_ids:
+                bars.update(task, completed=done, total=total, rate=STAGES.get(stage, stage))
+
+        return update
+
+    def ended(self, state: SlideState) -> None:
+        self._done += 1
+        row = state.row
+        said = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
+        if state.status == "failed":
+            said.append(state.reason)
+        else:
+            said.append(str(row.get("status", "")).upper())
+            said += [f"score {float(row['score']):.3f}"] if row.get("score") else []
+            said += [str(row["category"])] if row.get("category") else []
+            said += [state.reason] if state.status == "indeterminate" else []
+            said += [f"not written: {line}" for line in state.unwritten]
+        if state.seconds is not None:
+            said.append(f"{state.seconds:.1f} s")
+        self._console.print("  ".join(said), markup=False)
+        if self._bars is not None and self._all is not None:
+            self._bars.update(self._all, completed=self._done)
+
+
+@contextmanager
+def _watch(console: Console, *, quiet: bool) -> Iterator[Watcher]:
+    if quiet:
+        yield Silent()
+        return
+    if not console.is_terminal:
+        yield Lines(console, None)
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
     )
-    return command
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield Lines(bars.console, bars)

@@ -1,4 +1,4 @@
-"""The commands ``wsi-chat synth`` and ``wsi-chat dataset``: parse, call, print; heavy imports inside the commands."""
+"""The command ``wsi-chat dataset``: builds instruction data from annotations, and checks it."""
 
 from __future__ import annotations
 
@@ -10,90 +10,10 @@ import typer
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
 
-synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-Mpp = Annotated[float, typer.Option(min=0.05, max=5.0, help="um/px.")]
-
-
-@synth.command("slide")
-def synth_slide(
-    path: Annotated[Path, typer.Argument(help="Where to write: .tiff (pyramidal JPEG) or .ome.zarr.")],
-    width: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    height: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    mpp: Mpp = 0.5,
-    recipe: Annotated[
-        str, typer.Option(help="normal, hard_normal, organism, abnormal, sparse (one cell), or a class such as hsil.")
-    ] = "abnormal",
-    abnormal_cells: Annotated[int | None, typer.Option(min=0, help="Exactly so many abnormal cells.")] = None,
-    density: Annotated[float, typer.Option(min=1.0, help="Cells or groups per mm2 of deposit.")] = 250.0,
-    seed: Seed = 0,
-) -> None:
-    """Render a liquid-based cervical preparation with its truth beside it (GeoJSON and JSON)."""
-    from wsi_chat.datasets.render.slide import render_slide
-    from wsi_chat.errors import OutputError, SettingError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        render_slide(
-            path, seed=seed, width_px=width, height_px=height, mpp=mpp, recipe=recipe, density=density,
-            abnormal_cells=abnormal_cells,
-        )  # fmt: skip
-    except ValueError as error:
-        raise SettingError(f"{error}.", hint="See wsi-chat synth slide --help.") from error
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(path))
-
-
-@synth.command("fields")
-def synth_fields(
-    out: Annotated[Path, typer.Argument(help="Folder for the fields (PNG) and truth.json.")],
-    n: Annotated[int, typer.Option("-n", "--fields", min=1, help="How many fields.")] = 100,
-    size: Annotated[int, typer.Option(min=64, max=4096, help="Side in pixels.")] = 256,
-    mpp: Mpp = 0.5,
-    recipe: Annotated[
-        str | None, typer.Option(help="normal, abnormal, organism, empty, hard_normal or single; default: a mix.")
-    ] = None,
-    seed: Seed = 0,
-) -> None:
-    """Render single fields of view with the box of every cell. Seeds count up from --seed."""
-    from wsi_chat.datasets.render import render_fields
-    from wsi_chat.errors import OutputError, SettingError
-
-    try:
-        truth = render_fields(out, seed, n, size=size, mpp=mpp, recipe=recipe)
-    except ValueError as error:
-        raise SettingError(f"{error}.", hint="See wsi-chat synth fields --help.") from error
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(truth))
-
-
-@synth.command("cohort")
-def synth_cohort(
-    out: Annotated[Path, typer.Argument(help="Folder for slides/, their truth and manifest.csv.")],
-    slides: Annotated[int, typer.Option("-n", "--slides", min=1, help="How many slides.")] = 20,
-    width: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    height: Annotated[int, typer.Option(min=256, help="Level-0 pixels.")] = 8192,
-    mpp: Mpp = 0.5,
-    density: Annotated[float, typer.Option(min=1.0, help="Cells or groups per mm2 of deposit.")] = 250.0,
-    format_: Annotated[str, typer.Option("--format", help=".tiff or .ome.zarr.")] = ".tiff",
-    seed: Seed = 0,
-) -> None:
-    """Render a labelled cohort, from normal slides to one abnormal cell in a slide. A rerun goes on."""
-    from wsi_chat.datasets.cohort import render_cohort
-
-    def progress(sample: str, rendered: bool) -> None:
-        typer.echo(f"{sample}: {'rendered' if rendered else 'there already'}", err=True)
-
-    manifest = render_cohort(
-        out, slides=slides, seed=seed, width_px=width, height_px=height, mpp=mpp, density=density, suffix=format_,
-        progress=progress,
-    )  # fmt: skip
-    typer.echo(str(manifest))
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 
 
 @dataset.command("build")
@@ -101,37 +21,45 @@ def dataset_build(
     out: Annotated[Path, typer.Argument(help="Folder for the JSONL files, dataset_info.json and images/.")],
     voc: Annotated[list[Path] | None, typer.Option(help="Folder with VOC XML and pictures.")] = None,
     coco: Annotated[list[Path] | None, typer.Option(help="COCO detection JSON; pictures beside it.")] = None,
-    geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; its slide by --slide.")] = None,
+    geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; name its slide with --slide.")] = None,
     slide: Annotated[list[Path] | None, typer.Option(help="The slide of each --geojson, in order.")] = None,
     rendered: Annotated[list[Path] | None, typer.Option(help="truth.json of synth fields or *.truth.json.")] = None,
     captions: Annotated[list[Path] | None, typer.Option(help="CSV: image,caption or image,question,answer.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
-    dialect: Annotated[str, typer.Option(help="Whose words and boxes: a name or a YAML file.")] = "cytochat",
+    dialect: Annotated[str, typer.Option(help="Prompt and box format: a name or a YAML file.")] = "cytochat",
     specimen: Annotated[str | None, typer.Option(help="Reporting system, e.g. cervix or blood-smear.")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW class name, e.g. Platelets=platelet.")] = None,
-    benign: Annotated[list[str] | None, typer.Option(help="A class that is harmless and in no category.")] = None,
+    benign: Annotated[list[str] | None, typer.Option(help="A benign class that belongs to no category.")] = None,
     patients: Annotated[
-        Path | None, typer.Option(help="CSV image,patient or a cohort manifest: who stays in one split.")
+        Path | None,
+        typer.Option(help="CSV of image,patient, or a cohort manifest: pictures of one patient stay in one split."),
     ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Not every object is annotated: no counts.")] = False,
-    keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the VOC data set's own lists.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Not every object is annotated, so ask for no counts.")
+    ] = False,
+    keep_lists: Annotated[bool, typer.Option("--keep-lists", help="Use the split lists of the VOC data set.")] = False,
     split: Annotated[str, typer.Option(help="Shares of the splits.")] = "train=0.8,val=0.1,test=0.1",
     tile_px: Annotated[int | None, typer.Option(help="Side of tiles cut from slides. Default: the dialect's.")] = None,
-    tile_mpp: Annotated[float | None, typer.Option(help="Their um/px. Default: the specimen's.")] = None,
-    slide_mpp: Annotated[float | None, typer.Option(help="um/px of the slides' level 0, over what they say.")] = None,
-    negatives: Annotated[float, typer.Option(min=0.0, help="Empty tiles per tile with an object.")] = 1.0,
-    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds of question.")] = None,
-    per_kind: Annotated[int, typer.Option(min=1, help="Most questions of one kind per picture.")] = 2,
-    most_boxes: Annotated[int, typer.Option(min=1, help="Longest list of boxes to ask for.")] = 24,
+    tile_mpp: Annotated[
+        float | None, typer.Option(help="Resolution of those tiles in µm/px. Default: the specimen's.")
+    ] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Level-0 resolution of the slides in µm/px; overrides their metadata.")
+    ] = None,
+    negatives: Annotated[float, typer.Option(min=0.0, help="Number of empty tiles per tile with an object.")] = 1.0,
+    kind: Annotated[list[str] | None, typer.Option(help="Ask only questions of this kind.")] = None,
+    per_kind: Annotated[int, typer.Option(min=1, help="At most N questions of one kind per picture.")] = 2,
+    most_boxes: Annotated[int, typer.Option(min=1, help="At most N boxes in one answer.")] = 24,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "cytology",
     seed: Seed = 0,
-    png: Annotated[bool, typer.Option("--png", help="Lossless pictures.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Write lossless pictures (PNG).")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier build.")] = False,
     rewrite: Annotated[
-        str | None, typer.Option(help="Checkpoint that says the wordings differently; what it distorts is not taken.")
+        str | None,
+        typer.Option(help="Checkpoint that rephrases questions and answers; a text whose meaning changes is not used."),
     ] = None,
-    rewrite_engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "auto",
-    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the texts offered to it.")] = 0.5,
+    rewrite_engine: Annotated[str, typer.Option(help="Engine that runs it.")] = "auto",
+    rewrite_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Fraction of the texts offered to it.")] = 0.5,
     rewrite_cache: Annotated[
         Path | None, typer.Option(help="Journal of its answers. Default: OUT with .rewrites.sqlite.")
     ] = None,
@@ -188,10 +116,12 @@ def dataset_build(
 @dataset.command("check")
 def dataset_check(
     file: Annotated[Path, typer.Argument(help="A ShareGPT JSONL file.")],
-    dialect: Annotated[str | None, typer.Option(help="Whose boxes it holds. Default: as it was built.")] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="Box format of the file: a dialect. Default: the one it was built with.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Say what is wrong with a JSONL, line by line. Exit 0: nothing; 1: something; 2: usage."""
+    """List what is wrong with a JSONL file, line by line. Exits with 1 if anything is."""
     from wsi_chat.datasets.check import check_file
 
     checked = check_file(file, dialect=_dialect(dialect) if dialect else None)

@@ -11,11 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
+from wsi_chat.commands.console import EXIT_FAILED, show
 from wsi_chat.errors import WsiChatError
 
 State = Literal["PASS", "WARN", "FAIL"]
@@ -32,6 +34,17 @@ class Check(NamedTuple):
     name: str
     seen: str
     fix: str = ""
+
+
+def doctor(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also check that this folder can be written.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Check this machine: PASS, WARN or FAIL, with the fix on each line."""
+    checks = examine(out)
+    show([check._asdict() for check in checks], render(checks), as_json=json_)
+    if any(check.state == "FAIL" for check in checks):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def examine(out: Path | None = None) -> list[Check]:
@@ -126,19 +139,19 @@ def _torch() -> Check:
         "WARN",
         "torch",
         f"{version}, no GPU: {torch.get_num_threads()} CPU threads",
-        "The embedded checkpoint runs so; for a model of 2 B parameters or more use a machine with a GPU.",
+        "The embedded checkpoint runs like this; for a model of 2 B parameters or more use a machine with a GPU.",
     )
 
 
 def _torchvision() -> Check:
     if importlib.util.find_spec("torchvision") is None:
-        return Check("PASS", "torchvision", "not installed; the embedded checkpoint does without")
+        return Check("PASS", "torchvision", "not installed; the embedded checkpoint does not need it")
     return Check("PASS", "torchvision", importlib.metadata.version("torchvision"))
 
 
 def _vllm() -> Check:
     if importlib.util.find_spec("vllm") is None:
-        return Check("PASS", "vllm", "not installed; only large checkpoints on a GPU want it (extra: wsi-chat[vllm])")
+        return Check("PASS", "vllm", "not installed; worthwhile for large checkpoints on a GPU (extra: wsi-chat[vllm])")
     return Check("PASS", "vllm", importlib.metadata.version("vllm"))
 
 
@@ -170,10 +183,10 @@ def _pdf() -> Check:
 
 def _memory() -> Check:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return Check("PASS", "memory", "not known on this system")
+        return Check("PASS", "memory", "unknown on this system")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if total < 4:
-        return Check("WARN", "memory", f"{total:.1f} GiB", "4 GiB are recommended; lower --workers and --batch-size.")
+        return Check("WARN", "memory", f"{total:.1f} GiB", "4 GiB are recommended; lower --batch-size.")
     return Check("PASS", "memory", f"{total:.1f} GiB")
 
 

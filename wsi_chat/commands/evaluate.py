@@ -9,18 +9,22 @@ import typer
 
 
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="What wsi-chat infer wrote, or any prompt/predict/label JSONL or JSON.")],
+    file: Annotated[
+        Path, typer.Argument(help="File written by wsi-chat infer, or any JSONL or JSON of prompt, predict and label.")
+    ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and .png. Default: FILE-evaluation.")
     ] = None,
     dialect: Annotated[
-        str | None, typer.Option(help="Whose boxes the predictions hold. Default: as they show.")
+        str | None, typer.Option(help="Box format of the predictions: a dialect. Default: inferred from them.")
     ] = None,
     image_size: Annotated[
-        tuple[int, int] | None, typer.Option(help="Width and height of the images, where the rows do not say.")
+        tuple[int, int] | None, typer.Option(help="Width and height of the images, if the rows do not give them.")
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of images; 0: no intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Number of bootstrap resamples of images; 0 computes no intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the bootstrap.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Score predictions: choices, boxes, classes, phrases and text, with baselines and intervals."""

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from wsi_chat.commands.console import show
 
 
 def serve_command(
+    model: Annotated[
+        str | None, typer.Argument(help="Checkpoint folder or name. Default: the embedded checkpoint.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="Prompt and box format of the model. Default: read from the checkpoint.")
+    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many GPUs to use (2), or which (0,3).")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Print the vllm serve line that suits a checkpoint and its dialect."""
+    payload, notes = describe_serving(model, dialect=dialect, gpus=gpus, host=host, port=port)
+    if not json_:
+        typer.echo(payload["command"])
+        for note in notes:
+            typer.echo(f"# {note}", err=True)
+        return
+    show(payload, "", as_json=True)
+
+
+def describe_serving(
     model: str | None, *, dialect: str | None, gpus: str | None, host: str, port: int
 ) -> tuple[dict[str, Any], list[str]]:
     """The command as a JSON-ready payload, and what a person should know beside it.

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from wsi_chat.commands.console import EXIT_USAGE, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +27,18 @@ class Said(NamedTuple):
     payload: Any
     lines: RenderableType
     ok: bool = True
+
+
+def specimens(
+    name: Annotated[str | None, typer.Argument(help="Show this specimen type in full, with its sources.")] = None,
+    check: Annotated[str | None, typer.Option(help="Check the YAML file of a reporting system of your own.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """List the specimen types and the reporting system that each is read by; show one, or check a file."""
+    said = say_specimens(name, check=check)
+    show(said.payload, said.lines, as_json=json_)
+    if not said.ok:
+        raise typer.Exit(EXIT_USAGE)
 
 
 def say_specimens(name: str | None = None, *, check: str | None = None) -> Said:
@@ -186,7 +202,7 @@ def _asked(system: System) -> RenderableType:
     if rule.obscuring is not None:
         rows.append(("", rule.obscuring.question, rule.obscuring.source))
     rows += [("in the conversation", question.text, question.source) for question in system.questions]
-    rows.append(("resolution", f"{system.mpp:g} um/px", system.mpp_source))
+    rows.append(("resolution", f"{system.mpp:g} µm/px", system.mpp_source))
     return _rows(rows, "when", "what", "source")
 
 

@@ -18,58 +18,73 @@ if TYPE_CHECKING:
 
 def train(
     dataset: Annotated[list[str], typer.Option(help="A .jsonl file, or a name in --dataset-dir. May be repeated.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what is trained.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the trained checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
     dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json.")] = None,
     eval_dataset: Annotated[
-        str | None, typer.Option(help="File or name; 'none' for none. Default: the _val split beside a _train split.")
+        str | None,
+        typer.Option(
+            help="File or name of the evaluation set, or none. Default: the _val split beside a _train split."
+        ),
     ] = None,
     dialect: Annotated[
-        str, typer.Option(help="Whose words and boxes are taught: a name or a YAML file. Default: the checkpoint's.")
+        str, typer.Option(help="Prompt and box format to teach: a name or a YAML file. Default: the checkpoint's.")
     ] = "auto",
     method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 16,
     alpha: Annotated[int, typer.Option(help="LoRA alpha.")] = 32,
     dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.05,
     targets: Annotated[
-        str | None, typer.Option(help="Layers that get adapters, e.g. q_proj,v_proj. Default: all linear layers.")
+        str | None, typer.Option(help="Layers to adapt, e.g. q_proj,v_proj. Default: all linear layers.")
     ] = None,
     vision: Annotated[
-        bool | None, typer.Option("--vision/--no-vision", help="Train the vision tower too. Default: with full only.")
+        bool | None,
+        typer.Option("--vision/--no-vision", help="Train the vision tower too. Default: only with --method full."),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Also write OUT/merged, the base with the adapter.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write OUT/merged: the base model with the adapter merged in.")
+    ] = False,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, over --epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps; overrides --epochs.")] = None,
     batch_size: Annotated[int, typer.Option(help="Conversations per forward pass and process.")] = 4,
     accumulate: Annotated[int, typer.Option(help="Forward passes per optimiser step.")] = 4,
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-4 for lora, 1e-5 for full.")] = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant_with_warmup.")] = "cosine",
-    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = 0.03,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    warmup: Annotated[float, typer.Option(help="Fraction of the steps for warm-up.")] = 0.03,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.0,
+    clip: Annotated[float, typer.Option(help="Gradient norm above which gradients are clipped.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(help="Leave out longer conversations. Default: what fits.")] = None,
     group_by_length: Annotated[
-        bool, typer.Option("--group-by-length/--no-group-by-length", help="Batches of like length: less padding.")
+        bool,
+        typer.Option(
+            "--group-by-length/--no-group-by-length", help="Batch conversations of similar length, for less padding."
+        ),
     ] = True,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+        bool, typer.Option("--gradient-checkpointing", help="Use less memory, for about a third more time.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp16, fp32.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 0,
+    precision: Annotated[str, typer.Option(help="Precision: auto, bf16, fp16 or fp32.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Number of processes that read pictures.")] = 0,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. Default: a tenth of all.")] = None,
-    eval_samples: Annotated[int, typer.Option(help="Questions that an evaluation asks and scores.")] = 64,
-    eval_conversations: Annotated[int, typer.Option(help="Conversations that its loss is taken over.")] = 256,
+    eval_samples: Annotated[int, typer.Option(help="Number of questions that an evaluation asks and scores.")] = 64,
+    eval_conversations: Annotated[
+        int, typer.Option(help="Number of conversations over which its loss is computed.")
+    ] = 256,
     best_by: Annotated[
-        str, typer.Option(help="Keep the best by ground_f1, choice_accuracy, refer_accuracy or loss. auto: the first.")
+        str,
+        typer.Option(
+            help="Metric that selects the best checkpoint: ground_f1, choice_accuracy, refer_accuracy, loss, "
+            "or auto (the first available)."
+        ),
     ] = "auto",
-    keep: Annotated[int, typer.Option(help="Saved states to keep.")] = 2,
+    keep: Annotated[int, typer.Option(help="Number of saved states to keep.")] = 2,
     log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
     skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out lines with faults instead of refusing the file.")
+        bool, typer.Option("--skip-bad-lines", help="Leave out faulty lines instead of refusing the file.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything that draws.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state in OUT.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last saved state in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
@@ -77,7 +92,7 @@ def train(
     """Fine-tune a checkpoint (LoRA or full) on data as `wsi-chat dataset build` writes it.
 
     Several GPUs: torchrun --nproc-per-node 4 -m wsi_chat.cli train ... (the same options; --batch-size counts per
-    GPU). Ctrl-C saves the state and exits 130; the same command with --resume goes on.
+    GPU). Ctrl-C saves the state and exits 130; run the same command with --resume to go on.
     """
     from wsi_chat.training.finetune import finetune
     from wsi_chat.training.machine import rank as process
@@ -97,7 +112,7 @@ def train(
         with _progress(quiet=quiet or process() > 0) as tell:
             trained = finetune(settings, tell=tell)
     except KeyboardInterrupt as stopped:
-        typer.echo("interrupted: the state is saved; the same command with --resume goes on", err=True)
+        typer.echo("interrupted: the state is saved; run the same command with --resume to go on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stopped
     if process() > 0:
         # the first process speaks for all

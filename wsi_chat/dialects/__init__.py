@@ -28,27 +28,14 @@ __all__ = [
     "Frame",
     "ImagePolicy",
     "detect_dialect",
+    "dialect_of_name",
     "dialects",
     "get_dialect",
     "load_dialect",
 ]
 
-FAMILIES = {
-    "qwen2_vl": "qwen2-vl",
-    "qwen2_5_vl": "qwen2.5-vl",
-    "qwen3_vl": "qwen3-vl",
-    "qwen3_vl_moe": "qwen3-vl",
-    "qwen3_5": "qwen3-vl",
-    "qwen3_5_moe": "qwen3-vl",
-    "internvl": "internvl",
-    "internvl_chat": "internvl",
-    "gemma3": "medgemma",
-    "paligemma": "paligemma",
-}
-"""A checkpoint's ``model_type`` -> the dialect of its family. MedGemma is a Gemma 3, and both write the same boxes."""
-
-NAMED = ("cytochat", "endochat")
-"""Fine-tunes that answer in words of their own, known by the name of their folder or of their origin."""
+DEEPEST = 8
+"""How many files may extend one another in a row."""
 
 
 @cache
@@ -62,11 +49,15 @@ def get_dialect(name: str) -> Dialect:
     """A dialect of the package by name, or one of the user's by the path of its YAML file.
 
     A path ends in ``.yaml`` or ``.yml`` or holds a separator. Raises SettingError for an unknown name and for a
-    file that cannot be read or is no dialect.
+    file that cannot be read or is not a dialect.
     """
-    if name.lower().endswith((".yaml", ".yml")) or "/" in name or os.sep in name:
+    if _is_path(name):
         return load_dialect(Path(name).expanduser())
     return _packaged(name)
+
+
+def _is_path(name: str) -> bool:
+    return name.lower().endswith((".yaml", ".yml")) or "/" in name or os.sep in name
 
 
 @cache
@@ -76,32 +67,58 @@ def _packaged(name: str) -> Dialect:
             f"there is no dialect {name!r}",
             hint=f"Choose one of: {', '.join(dialects())}; or give the path of a YAML file.",
         )
-    return _read((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+    text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+    return _dialect_of(_fields_in(text, Path(f"{name}.yaml")), f"{name}.yaml")
 
 
 def load_dialect(path: Path) -> Dialect:
     """A dialect from a YAML file with the same fields as those in the package. Raises SettingError.
 
-    ``extends: qwen2-vl`` takes every field that the file leaves out from that dialect of the package (but for
-    ``name`` and ``version``); mappings such as ``prompts`` are merged key by key.
+    ``extends: qwen2-vl`` takes every field that the file leaves out from that dialect of the package, or from the
+    YAML file whose path follows, seen from this file; mappings such as ``prompts`` are merged key by key. Nothing
+    but the file's own ``name`` is needed beside it.
     """
+    return _dialect_of(_fields_of(path), str(path))
+
+
+def _fields_of(path: Path, depth: int = 0) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"dialect file {path} cannot be read: {error}", hint="Check the path.") from error
-    return _read(text, str(path))
+    return _fields_in(text, path, depth)
 
 
-def _read(text: str, source: str) -> Dialect:
+def _fields_in(text: str, path: Path, depth: int = 0) -> Any:
+    """What a YAML file says, together with what it takes over from the dialect that it extends."""
     import yaml
 
     try:
         content = yaml.safe_load(text)
-        if isinstance(content, dict) and "extends" in content:
-            content = _extended(content)
-        return Dialect(DialectSpec.model_validate(content))
     except yaml.YAMLError as error:
-        raise SettingError(f"dialect file {source} is not YAML: {error}", hint="Fix the file.") from error
+        raise SettingError(f"dialect file {path} is not YAML: {error}", hint="Fix the file.") from error
+    if not isinstance(content, dict) or "extends" not in content:
+        return content
+    if depth >= DEEPEST:
+        raise SettingError(
+            f"dialect file {path}: more than {DEEPEST} files extend one another", hint="Check what each one extends."
+        )
+    base = str(content.pop("extends"))
+    if _is_path(base):
+        inherited = _fields_of(path.parent / Path(base).expanduser(), depth + 1)
+    else:
+        inherited = _packaged(base).spec.model_dump()
+    merged = dict(inherited) if isinstance(inherited, dict) else {}
+    merged.pop("name", None)  # two dialects of one name could not be told apart in a report
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merged[key] | value if both else value
+    return merged
+
+
+def _dialect_of(content: Any, source: str) -> Dialect:
+    try:
+        return Dialect(DialectSpec.model_validate(content))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -109,15 +126,6 @@ def _read(text: str, source: str) -> Dialect:
             f"dialect file {source}: {where}: {first['msg']}",
             hint="See wsi_chat/dialects/cytochat.yaml for the fields.",
         ) from error
-
-
-def _extended(content: dict[str, Any]) -> dict[str, Any]:
-    merged = _packaged(str(content["extends"])).spec.model_dump(exclude={"name", "version"})
-    for key, value in content.items():
-        if key != "extends":
-            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = merged[key] | value if both else value
-    return merged
 
 
 def detect_dialect(checkpoint_dir: str | Path) -> str:
@@ -135,8 +143,9 @@ def detect_dialect(checkpoint_dir: str | Path) -> str:
         return str(own) if own.is_file() and get_dialect(str(own.resolve())) else get_dialect(named).name
     config = _json(folder / "config.json")
     known_as = f"{folder.resolve().name} {config.get('_name_or_path', '')}".lower()
-    for name in NAMED:
-        if name in known_as:
+    for name in dialects():
+        spec = _packaged(name).spec
+        if spec.fine_tune and any(part in known_as for part in spec.served_as):
             return name
     architectures = config.get("architectures")
     for written in [config.get("model_type"), *(architectures if isinstance(architectures, list) else [])]:
@@ -152,7 +161,24 @@ def detect_dialect(checkpoint_dir: str | Path) -> str:
 def _family(written: str) -> str:
     """The dialect for a ``model_type`` or an architecture's class name, e.g. Qwen2VLForConditionalGeneration."""
     plain = written.replace("_", "").lower().removesuffix("forconditionalgeneration").removesuffix("model")
-    return next((dialect for family, dialect in FAMILIES.items() if family.replace("_", "") == plain), "")
+    families = {kind.replace("_", ""): name for name in dialects() for kind in _packaged(name).spec.model_types}
+    return families.get(plain, "")
+
+
+def dialect_of_name(model: str) -> str:
+    """The dialect that a model's name speaks of, e.g. ``Qwen/Qwen2.5-VL-7B-Instruct`` -> ``qwen2.5-vl``.
+
+    Raises SettingError where the name speaks of none.
+    """
+    plain = model.lower().replace("_", "-").replace(" ", "-")
+    parts = [(part, name) for name in dialects() for part in _packaged(name).spec.served_as]
+    for part, name in sorted(parts, key=lambda item: (-len(item[0]), item[0])):
+        if part in plain:
+            return name
+    raise SettingError(
+        f"the name {model!r} does not say how the model is to be asked",
+        hint=f"Name the dialect with --dialect: {', '.join(dialects())}; or give the path of a YAML file.",
+    )
 
 
 def _json(path: Path) -> dict[str, object]:

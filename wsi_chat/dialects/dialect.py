@@ -10,9 +10,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
@@ -25,6 +25,8 @@ from wsi_chat.tasks import LETTERS, Ask
 if TYPE_CHECKING:
     from PIL import Image
 
+    from wsi_chat.terminology import System
+
 IMAGE_MARK = "<image>"
 CONTROL = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|<eos>|</s>")
 """Control tokens of the Qwen, InternVL, Gemma and LLaMA tokenizers."""
@@ -34,15 +36,6 @@ BINS = 1024
 
 FREE_TILE_PX = 512
 """Tile side where a model takes any size; a multiple of no patch is needed, the policy rounds."""
-
-
-class SystemResolution(Protocol):
-    """The part of a reporting system that `Dialect.mpp_for` needs."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def mpp(self) -> float: ...
 
 
 NONE_WORDS = re.compile(r"\b(?:no|none|not|nothing|without|absent|absence|zero|0)\b|\[\s*\]", re.IGNORECASE)
@@ -69,6 +62,14 @@ class BoxReading:
     understood: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Images that are shown after the one that a question is about, and the words that say what they are."""
+
+    images: tuple[Image.Image, ...]
+    note: str
+
+
 class Dialect:
     """Asks one model family and reads its answers. Stateless; safe to share between threads."""
 
@@ -92,8 +93,8 @@ class Dialect:
         """Side in pixels of the square tiles that suit the model."""
         return self.spec.image.side or FREE_TILE_PX
 
-    def mpp_for(self, system: SystemResolution) -> float:
-        """um/px of tiles for a reporting system: this model's own wish, else the system's default."""
+    def mpp_for(self, system: System) -> float:
+        """µm/px of tiles for a reporting system: this model's own wish, else the system's default."""
         return self.spec.mpp.get(system.code, system.mpp)
 
     @property
@@ -101,10 +102,30 @@ class Dialect:
         """Class names that the model was trained on; empty where any name may be asked."""
         return self.spec.labels
 
+    @property
+    def several_images(self) -> bool:
+        """Whether the family's models take several images in one question."""
+        return self.spec.several_images
+
+    @property
+    def known_questions(self) -> tuple[str, ...]:
+        """The only free questions that the model was trained on; empty where any may be asked."""
+        return self.spec.known_questions
+
+    @property
+    def narrates(self) -> bool:
+        """Whether the family follows instructions well enough to write a report's narrative."""
+        return self.spec.narrates
+
     @cached_property
     def prompts_sha256(self) -> str:
         """Hash over everything of the dialect that reaches a model or reads its answers."""
-        return hashlib.sha256(self.spec.identity.encode()).hexdigest()
+        return hashlib.sha256(self.spec.wording.encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """Name, version and hash: what a query's key says of the dialect that it was asked in."""
+        return f"{self.name}/{self.spec.version}/{self.prompts_sha256}"
 
     # ------------------------------------------------------------------------------------------ asking
 
@@ -137,20 +158,31 @@ class Dialect:
         raise SettingError(f"dialect {self.name} has no words for task {ask.task!r}", hint="Use another task.")
 
     def build(
-        self, ask: Ask, image: Image.Image, *, tile_id: str = "", model_id: str, decoding: Mapping[str, Any]
+        self,
+        ask: Ask,
+        image: Image.Image,
+        *,
+        tile_id: str = "",
+        beside: Beside | None = None,
+        model_id: str,
+        decoding: Mapping[str, Any],
     ) -> tuple[Query, Frame]:
         """The query for one image, which is resized here, and the frame that maps its boxes back.
 
-        ``model_id`` (name and revision) and ``decoding`` (plain values, seed included) become part of the key.
-        Raises AnswerError for an image of unusable shape, SettingError for a region outside the image.
+        ``beside`` are further images for the same question, of a family with `several_images`. ``model_id`` (name
+        and revision) and ``decoding`` (plain values, seed included) become part of the key. Raises AnswerError for
+        an image of unusable shape, SettingError for a region outside the image.
         """
         frame = self.frame(image.size)
-        shown = fit(image, frame.sent)
+        images: tuple[Image.Image, ...] = (fit(image, frame.sent),)
         text = self.prompt(ask, frame)
         while IMAGE_MARK in text:
             # user text is data: a mark in it, or one left over by removing another, asks for no second image
             text = text.replace(IMAGE_MARK, "")
-        text = IMAGE_MARK + text
+        if beside is not None and beside.images:
+            images += tuple(fit(other, self.frame(other.size).sent) for other in beside.images)
+            text = f"{beside.note} {text}"
+        text = IMAGE_MARK * len(images) + text
         turns: tuple[Turn, ...] = (Turn("user", text),)
         if self.spec.system:
             turns = (Turn("system", self.spec.system), *turns)
@@ -159,18 +191,18 @@ class Dialect:
         key = query_key(
             task=ask.task,
             turns=turns,
-            images=(shown,),
+            images=images,
             choices=choices,
             max_tokens=max_tokens,
             decoding=decoding,
             model_id=model_id,
-            dialect=f"{self.name}/{self.spec.version}/{self.prompts_sha256}",
+            dialect=self.identity,
         )
         query = Query(
             key=key,
             task=ask.task,
             turns=turns,
-            images=(shown,),
+            images=images,
             choices=choices,
             max_tokens=max_tokens,
             target=ask.target,
@@ -306,6 +338,21 @@ class Dialect:
         spellings |= {name.casefold(): label for label, name in self.spec.names.items()}
         spellings |= {label.casefold(): label for label in self.spec.labels}
         return spellings
+
+
+def rekeyed(query: Query, dialect: Dialect, *, model_id: str, decoding: Mapping[str, Any]) -> Query:
+    """The query with the key that belongs to its turns and images, after either was changed."""
+    key = query_key(
+        task=query.task,
+        turns=query.turns,
+        images=query.images,
+        choices=query.choices,
+        max_tokens=query.max_tokens,
+        decoding=decoding,
+        model_id=model_id,
+        dialect=dialect.identity,
+    )
+    return replace(query, key=key)
 
 
 def query_key(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from pydantic import Field, model_validator
 
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Box, Record
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 MAX_ASPECT = 200
 """Qwen-VL processors refuse longer strips (`smart_resize`)."""
@@ -107,8 +104,6 @@ class ImagePolicy(Record):
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as RGB at ``size`` (width, height); transparent pixels on white, never black."""
-    from PIL import Image
-
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)

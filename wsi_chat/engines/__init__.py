@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from wsi_chat.dialects import ImagePolicy, detect_dialect
+from wsi_chat.dialects import ImagePolicy, detect_dialect, dialect_of_name
 from wsi_chat.engines.checkpoint import Checkpoint, read_checkpoint, read_config
 from wsi_chat.engines.protocol import Engine, EngineCrashed, SupervisedEngine
 from wsi_chat.engines.scripted import Fault, ScriptedEngine
-from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, dialect_of_name, parse_gpus
+from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, parse_gpus
 from wsi_chat.errors import EngineError, SettingError
 
 log = logging.getLogger(__name__)

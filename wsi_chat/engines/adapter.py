@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.checkpoint import Checkpoint, revision
-from wsi_chat.engines.loading import said
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.errors import EngineError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,11 +34,13 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
     """Check an adapter folder against the checkpoint that it is to change.
 
     Raises:
-        EngineError: it is no folder, lacks a file, is pickled, is no LoRA, or names another base checkpoint.
+        EngineError: it is not a folder, lacks a file, is pickled, is not a LoRA, or names another base checkpoint.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise EngineError(f"--adapter {folder} is no folder", hint=f"Point it to a folder with {CONFIG} and {WEIGHTS}.")
+        raise EngineError(
+            f"--adapter {folder} is not a folder", hint=f"Point it to a folder with {CONFIG} and {WEIGHTS}."
+        )
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         pickled = (folder / "adapter_model.bin").is_file() and WEIGHTS in missing
@@ -103,7 +105,7 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
             merged = tuned.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise EngineError(
-            f"adapter {adapter.path} does not fit the model: {said(error)}",
+            f"adapter {adapter.path} does not fit the model: {describe_error(error)}",
             hint="Name the checkpoint that it was trained on with --model.",
         ) from error
     return merged.eval()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_chat.engines.prompts import ANY_CONTROL, count_marks, message_parts
+from wsi_chat.engines.protocol import failed
 from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Answer, Query
@@ -157,7 +158,10 @@ def request_body(
 
 
 def read_reply(reply: Any, query: Query) -> Answer:
-    """The answer in a server's reply. Raises AnswerError where the reply is no chat completion."""
+    """The answer in a server's reply; a failed one where its log-probabilities of a choice are not numbers.
+
+    Raises AnswerError where the reply is not a chat completion.
+    """
     try:
         first = reply["choices"][0]
         text = first["message"]["content"]
@@ -170,9 +174,12 @@ def read_reply(reply: Any, query: Query) -> Answer:
             raise TypeError(f"its content is a {type(text).__name__}")
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         logprob = math.fsum(float(entry["logprob"]) for entry in logs) if logs else None
+        logprob = logprob if logprob is not None and math.isfinite(logprob) else None
         chances = choice_probabilities(query.choices, logs[0]) if query.choices and logs else None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise AnswerError(f"the server's reply is no chat completion: {type(error).__name__}: {error}") from error
+        raise AnswerError(f"the server's reply is not a chat completion: {type(error).__name__}: {error}") from error
+    if query.choices and logs and _not_numbers(logs[0]):
+        return failed(query, "the server's log-probabilities are not numbers")
     if chances is not None:
         best = max(chances, key=chances.__getitem__)
         return Answer(
@@ -198,6 +205,7 @@ class Pieces:
     def __init__(self) -> None:
         self.text = ""
         self._finish = "stop"
+        self._model: Any = None
         self._usage: Any = None
         self._logs: list[Any] = []
 
@@ -205,6 +213,7 @@ class Pieces:
         """The words of one event. Raises AnswerError where it is none of a chat completion."""
         try:
             self._usage = event.get("usage") or self._usage
+            self._model = event.get("model") or self._model
             for first in event["choices"][:1]:
                 words = str((first.get("delta") or {}).get("content") or "")
                 self._finish = first.get("finish_reason") or self._finish
@@ -212,13 +221,24 @@ class Pieces:
                 self.text += words
                 return words
         except (KeyError, TypeError, AttributeError) as error:
-            raise AnswerError(f"the server's stream is no chat completion: {error}") from error
+            raise AnswerError(f"the server's stream is not a chat completion: {error}") from error
         return ""
 
     def reply(self) -> dict[str, Any]:
         """The whole, as `read_reply` takes it."""
         message = {"message": {"content": self.text}, "finish_reason": self._finish}
-        return {"choices": [{**message, "logprobs": {"content": self._logs}}], "usage": self._usage}
+        return {
+            "choices": [{**message, "logprobs": {"content": self._logs}}],
+            "usage": self._usage,
+            "model": self._model,
+        }
+
+
+def _not_numbers(entry: Mapping[str, Any]) -> bool:
+    """Whether a log-probability of a first token is NaN or above all numbers; minus infinity rules a token out."""
+    tops = [top for top in entry.get("top_logprobs") or [] if isinstance(top, dict)]
+    logs = [one.get("logprob") for one in (entry, *tops)]
+    return any(isinstance(log, float) and (math.isnan(log) or log == math.inf) for log in logs)
 
 
 def choice_probabilities(choices: Sequence[str], entry: Mapping[str, Any]) -> dict[str, float] | None:

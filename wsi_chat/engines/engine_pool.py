@@ -266,7 +266,7 @@ class EnginePool:
                 worker.pipe.send(END)
 
     def _restart(self, worker: _Worker, error: Exception) -> None:
-        hint = "Every answer so far is kept; run the same command again to go on."
+        hint = "Every answer so far is saved. Run the same command again to resume."
         if worker.number in self._restarted:
             what = "could not be restarted" if worker.ready is None else "died again after its restart"
             raise EngineDied(f"an engine process {what}: {error}", hint=hint) from error

@@ -78,7 +78,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             )
     except Exception as error:
         raise EngineError(
-            f"checkpoint {folder} cannot be loaded: {said(error)}", hint="Copy the checkpoint again."
+            f"checkpoint {folder} cannot be loaded: {describe_error(error)}", hint="Copy the checkpoint again."
         ) from error
     lost = sorted(info.get("missing_keys") or ())
     if lost:
@@ -113,6 +113,6 @@ def greedy_settings(model: Any, tokenizer: Any) -> Callable[[int], Any]:
     return settings
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception's message on one line."""
     return " ".join(str(error).split())[:500] or type(error).__name__

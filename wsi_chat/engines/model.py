@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from wsi_chat import engines
+from wsi_chat.dialects import Dialect, detect_dialect, get_dialect
 from wsi_chat.settings import Settings
-
-if TYPE_CHECKING:
-    from wsi_chat.dialects import Dialect
-    from wsi_chat.engines import Engine, EngineChoice
 
 
 @dataclass(slots=True)
@@ -22,52 +19,45 @@ class Model:
     """
 
     settings: Settings
-    given: Engine | None = None
-    start: Callable[[], Engine] | None = None
-    _engine: Engine | None = None
+    given: engines.Engine | None = None
+    start: Callable[[], engines.Engine] | None = None
+    _engine: engines.Engine | None = None
     _dialect: Dialect | None = None
-    _choice: EngineChoice | None = None
+    _choice: engines.EngineChoice | None = None
 
     @property
-    def choice(self) -> EngineChoice:
+    def choice(self) -> engines.EngineChoice:
         """Which engine the settings take, and why."""
-        from wsi_chat.engines import EngineChoice, choose_engine, find_checkpoint
-
         if self._choice is None:
             s = self.settings
             if self.given is not None or self.start is not None:
-                self._choice = EngineChoice(s.engine, "given by the caller")
+                self._choice = engines.EngineChoice(s.engine, "given by the caller")
             else:
-                folder = None if s.base_url else find_checkpoint(s.model)
-                self._choice = choose_engine(s.engine, base_url=s.base_url, folder=folder, device=s.device)
+                folder = None if s.base_url else engines.find_checkpoint(s.model)
+                self._choice = engines.choose_engine(s.engine, base_url=s.base_url, folder=folder, device=s.device)
         return self._choice
 
     @property
     def dialect(self) -> Dialect:
         if self._dialect is None:
-            from wsi_chat.dialects import detect_dialect, get_dialect
-            from wsi_chat.engines import find_checkpoint, served_dialect
-
             s = self.settings
             name = s.dialect
             if name == "auto" and s.base_url and self.given is None:
-                name = served_dialect(s.base_url, s.model)
+                name = engines.served_dialect(s.base_url, s.model)
             elif name == "auto":
-                name = detect_dialect(find_checkpoint(s.model))
+                name = detect_dialect(engines.find_checkpoint(s.model))
             self._dialect = get_dialect(name)
         return self._dialect
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> engines.Engine:
         if self.given is not None:
             return self.given
         if self._engine is None and self.start is not None:
             self._engine = self.start()
         if self._engine is None:
-            from wsi_chat.engines import load_engine
-
             s = self.settings
-            self._engine = load_engine(
+            self._engine = engines.load_engine(
                 s.model,
                 engine=self.choice.name,
                 adapter=s.adapter,

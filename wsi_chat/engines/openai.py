@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from wsi_chat.address import notice
 from wsi_chat.engines.chat_requests import (
     CHOICE_FORMS,
     TEXT_FORMS,
@@ -28,11 +29,11 @@ from wsi_chat.engines.chat_requests import (
     token_count,
 )
 from wsi_chat.engines.feeding import LoopThread, feed, listen
-from wsi_chat.engines.loading import said
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.protocol import EngineCrashed, failed
-from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, notice, open_server
+from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, open_server
 from wsi_chat.engines.serving import size_kwargs
-from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.errors import AnswerError, EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,27 @@ CONCURRENCY = 32
 PAUSE = 0.5
 """Seconds before the first retry."""
 
+UNUSABLE_TRIES = 2
+"""Further tries of a choice whose log-probabilities are missing or no numbers."""
+
 FAILURES_IN_A_ROW = 8
 """So many questions, or as many as are asked at once, failing one after another: the server is dead, not the tiles."""
 
 
 def api_key(environ: Mapping[str, str]) -> str:
-    """The server's key: WSI_CHAT_API_KEY, else OPENAI_API_KEY, else empty."""
-    return next((environ[name] for name in KEY_VARIABLES if environ.get(name)), "")
+    """The server's key: WSI_CHAT_API_KEY, else OPENAI_API_KEY, else empty; space around it is taken off.
+
+    Raises:
+        SettingError: it holds what no header can carry. The key itself is not repeated.
+    """
+    name = next((name for name in KEY_VARIABLES if environ.get(name, "").strip()), "")
+    key = environ.get(name, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise SettingError(
+            f"the key in {name} holds a line break or another character that no key has",
+            hint="Copy the key again, in one line.",
+        )
+    return key
 
 
 def look_up(base_url: str, model: str | None, *, timeout: float = 30.0) -> ServedModel:
@@ -127,6 +142,8 @@ class OpenAIEngine:
         self._length_field = "max_tokens"
         self._counts = True  # whether it may yet be asked how many tokens a question has
         self._lost_in_a_row = 0
+        self._gives_probabilities = False  # whether any choice came with them: then one without is no answer
+        self._answering = ""  # the model as replies name it
         self.lookahead = 2 * concurrency
         self.model_name = self.served.name
         self.model_id = self.served.id
@@ -168,7 +185,9 @@ class OpenAIEngine:
             # a gateway before the server may keep all but the protocol's paths to itself
             self._counts = isinstance(error, ServerTrouble)
             log.info(
-                "%s does not count a question's tokens (%s); they are estimated", self._server.address, said(error)
+                "%s does not count a question's tokens (%s); they are estimated",
+                self._server.address,
+                describe_error(error),
             )
         return estimated_tokens(query)
 
@@ -213,7 +232,7 @@ class OpenAIEngine:
         except EngineError:
             raise
         except Exception as error:
-            return failed(query, said(error), seconds=time.perf_counter() - started)
+            return failed(query, describe_error(error), seconds=time.perf_counter() - started)
         return replace(answer, seconds=time.perf_counter() - started)
 
     async def _ask(self, query: Query) -> Answer:
@@ -228,7 +247,7 @@ class OpenAIEngine:
         except EngineError:
             raise
         except Exception as error:
-            return failed(query, said(error), seconds=time.perf_counter() - started)
+            return failed(query, describe_error(error), seconds=time.perf_counter() - started)
         self._lost_in_a_row = 0
         return replace(answer, seconds=time.perf_counter() - started)
 
@@ -238,7 +257,7 @@ class OpenAIEngine:
             self._lost_in_a_row += 1
             if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
                 raise EngineCrashed(f"{self._server.address}: {trouble}") from trouble
-        return failed(query, said(trouble), seconds=seconds)
+        return failed(query, describe_error(trouble), seconds=seconds)
 
     async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
         """Ask in the richest form that the server takes; what it refuses is not offered again once a lesser one went.
@@ -248,6 +267,7 @@ class OpenAIEngine:
         choice = bool(query.choices)
         forms = CHOICE_FORMS if choice else TEXT_FORMS
         place = self._form[choice]
+        again = 0
         while True:
             form = forms[place]
             body = self._body(query, messages, form)
@@ -257,10 +277,20 @@ class OpenAIEngine:
                 if "max_completion_tokens" in str(refused) and self._length_field == "max_tokens":
                     self._length_field = "max_completion_tokens"
                     continue
-                if place + 1 == len(forms):
+                if place + 1 == len(forms) or (self._gives_probabilities and choice and not forms[place + 1].top):
                     raise
                 place += 1
                 continue
+            if choice and form.top:
+                self._gives_probabilities |= answer.probabilities is not None
+                if answer.status == "failed" or (self._gives_probabilities and answer.probabilities is None):
+                    # a yes or no among probabilities would be on another scale: it counts as no answer
+                    if again == UNUSABLE_TRIES:
+                        return failed(
+                            query, answer.error or "no log-probabilities came with this answer, as with others"
+                        )
+                    again += 1
+                    continue
             unread = choice and answer.probabilities is None and answer.text.strip() not in query.choices
             if unread and place + 1 < len(forms):
                 place += 1
@@ -284,7 +314,28 @@ class OpenAIEngine:
 
     def _read(self, reply: Any, query: Query) -> Answer:
         answer = read_reply(reply, query)
+        self._compare(reply.get("model"))
         details = (reply.get("usage") or {}).get("prompt_tokens_details")
         if isinstance(details, dict):
             self.cached_tokens += int(details.get("cached_tokens") or 0)
         return answer
+
+    def _compare(self, named: object) -> None:
+        """Compare the model that a reply names with the one before: a run mixes no models.
+
+        Servers name a model in their own way (a version, a path), so the first name stands, and is only logged where
+        it differs from the one that was asked for. Raises AnswerError for another one later.
+        """
+        if not isinstance(named, str) or not named:
+            return
+        if not self._answering:
+            self._answering = named
+            if self.served.name not in named and named not in self.served.name:
+                log.warning(
+                    "%s was asked for %s and names the model of its replies %s",
+                    self._server.address,
+                    self.served.name,
+                    named[:200],
+                )
+        elif named != self._answering:
+            raise AnswerError(f"the reply is from the model {named[:200]!r}, those before it from {self._answering!r}")

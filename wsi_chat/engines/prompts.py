@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,6 @@ class Prompts(Protocol):
 
 def image_key(images: Sequence[Image.Image]) -> tuple[int, int, str]:
     """The same for the same RGB pixels: width and height of the first image, and a hash over all of them."""
-    import hashlib
-
     digest = hashlib.blake2b(digest_size=16)
     for number, image in enumerate(images):
         if number:
@@ -115,7 +114,7 @@ def control_tokens(tokenizer: Any, *beside: Any) -> re.Pattern[str]:
 def choice_token_ids(tokenizer: Any, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """The single tokens that spell each choice, with and without a leading space, none shared by two choices.
 
-    Raises AnswerError for a choice that is no single token of this tokenizer.
+    Raises AnswerError for a choice that is not a single token of this tokenizer.
     """
     spelled: list[set[int]] = []
     for choice in choices:

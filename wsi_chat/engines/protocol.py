@@ -133,6 +133,7 @@ class EngineCrashed(EngineError):
 
 def failed(query: Query, error: str, *, seconds: float = 0.0) -> Answer:
     """The answer that stands for none: never stored as final, never counted as normal."""
+    log.info("no answer to a %s question: %s", query.task, error)
     return Answer(
         key=query.key,
         task=query.task,
@@ -255,7 +256,7 @@ class SupervisedEngine:
         if self._restarted:
             raise EngineDied(
                 f"the engine died again after its restart: {crash.message}",
-                hint="Every answer so far is kept; run the same command again to go on.",
+                hint="Every answer so far is saved. Run the same command again to resume.",
             ) from crash
         self._restarted = True
         log.warning("the engine died (%s); restarting it once", crash.message)
@@ -267,7 +268,7 @@ class SupervisedEngine:
         except Exception as error:
             raise EngineDied(
                 f"the {name} engine died ({crash.message}) and could not be restarted: {error}",
-                hint="Every answer so far is kept; run the same command again to go on.",
+                hint="Every answer so far is saved. Run the same command again to resume.",
             ) from error
         if self._engine.model_id != model:
             raise EngineDied(

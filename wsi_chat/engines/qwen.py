@@ -75,7 +75,7 @@ class QwenPrompts:
     def choice_ids(self, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         """The single tokens that spell each choice, with and without a leading space, none shared.
 
-        Raises AnswerError for a choice that is no single token of this tokenizer.
+        Raises AnswerError for a choice that is not a single token of this tokenizer.
         """
         if choices not in self._choice_ids:
             self._choice_ids[choices] = choice_token_ids(self.tokenizer, choices)

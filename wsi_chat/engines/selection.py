@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_chat.dialects import dialects
 from wsi_chat.engines.checkpoint import read_config
 from wsi_chat.errors import SettingError
 
 ENGINES = ("auto", "transformers", "vllm", "openai")
-
-ALSO_KNOWN = {"gemma-3": "medgemma", "gemma3": "medgemma"}
-"""Other names of a family, as models are called on servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ def _why_not_vllm(folder: Path | None, device: str) -> str:
     if not torch.cuda.is_available():
         return "no CUDA GPU is here"
     if not device.startswith(("auto", "cuda")):
-        return f"--device {device} is no CUDA GPU"
+        return f"--device {device} is not a CUDA GPU"
     from wsi_chat.engines.vllm import why_not
 
     architectures = read_config(folder).get("architectures") if folder is not None else None
@@ -104,21 +100,3 @@ def parse_gpus(text: str, *, environ: Mapping[str, str] | None = None) -> list[s
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in visible.split(",") if name.strip()] or [str(n) for n in range(count)]
     return [names[number] for number in numbers]
-
-
-def dialect_of_name(model: str) -> str:
-    """The dialect that a model's name speaks of, e.g. ``Qwen/Qwen2.5-VL-7B-Instruct`` -> ``qwen2.5-vl``.
-
-    Raises SettingError where the name speaks of none.
-    """
-    plain = model.lower().replace("_", "-").replace(" ", "-")
-    for known in sorted(dialects(), key=len, reverse=True):
-        if known != "json" and known in plain:
-            return known
-    for written, known in ALSO_KNOWN.items():
-        if written in plain:
-            return known
-    raise SettingError(
-        f"the name {model!r} does not say how the model is to be asked",
-        hint=f"Name the dialect with --dialect: {', '.join(dialects())}; or give the path of a YAML file.",
-    )

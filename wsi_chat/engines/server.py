@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import ipaddress
 import json
 import logging
 import random
-import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
+from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.errors import AnswerError, EngineError, SettingError
 
@@ -34,6 +33,10 @@ LONGEST_WISH = 300.0
 CONNECT_SECONDS = 10.0
 TIMEOUTS = 1
 """Retries after a timeout: each costs as long as the timeout itself."""
+
+
+REPLY_BYTES = 8 * 2**20
+"""Bytes of a reply that are read at most, unpacked: the longest answers with their log-probabilities have a tenth."""
 
 
 class ServerTrouble(Exception):
@@ -61,46 +64,6 @@ class ServedModel:
     max_model_len: int | None = None
 
 
-def check_address(base_url: str) -> str:
-    """The address in its full form, with ``/v1`` where no path is given. Raises SettingError."""
-    parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
-    hint = "Give it as in http://127.0.0.1:8000/v1."
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise SettingError(f"--base-url {base_url!r}: {error}", hint=hint) from error
-    if parts.username or parts.password:
-        address = f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")
-        raise SettingError(
-            f"--base-url {address} comes with a name or a password in it",
-            hint="Leave it out; the server's key is read from the environment variable WSI_CHAT_API_KEY.",
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise SettingError(f"--base-url is {base_url!r}", hint=hint)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
-
-
-def is_this_machine(base_url: str) -> bool:
-    """Whether the address leads to this very machine (by its name or a loopback address); no name is looked up."""
-    host = (urlsplit(base_url).hostname or "").rstrip(".").lower()
-    if host in ("localhost", socket.gethostname().lower()) or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
-def notice(base_url: str) -> str:
-    """What the user must know before images leave this machine for that address; empty where they stay."""
-    address = check_address(base_url)
-    if is_this_machine(address):
-        return ""
-    how = " unencrypted" if address.startswith("http:") else ""
-    return f"Images of the slide are sent{how} to {urlsplit(address).netloc}, which is not this machine."
-
-
 async def open_server(base_url: str, *, key: str, timeout: float, retries: int, pause: float) -> Server:
     """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address."""
     import httpx2
@@ -109,21 +72,26 @@ async def open_server(base_url: str, *, key: str, timeout: float, retries: int, 
     here = is_this_machine(address)
     client = httpx2.AsyncClient(
         base_url=address + "/",
-        headers={"Authorization": f"Bearer {key}"} if key else {},
+        headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         timeout=httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         # a proxy of the environment would carry the images off this machine
         trust_env=not here,
     )
-    return Server(client, address, retries=retries, pause=pause)
+    return Server(client, address, timeout=timeout, retries=retries, pause=pause)
 
 
 class Server:
-    """Sends requests and repeats those that may yet succeed."""
+    """Sends requests and repeats those that may yet succeed.
 
-    def __init__(self, client: httpx2.AsyncClient, address: str, *, retries: int, pause: float) -> None:
+    A request and its reply together take ``timeout`` seconds at most, however slowly the server sends, and a reply
+    `REPLY_BYTES`.
+    """
+
+    def __init__(self, client: httpx2.AsyncClient, address: str, *, timeout: float, retries: int, pause: float) -> None:
         self._client = client
         self.address = address
+        self._timeout = timeout
         self._retries = retries
         self._pause = pause
         self._chance = random.Random()
@@ -153,26 +121,32 @@ class Server:
         import httpx2
 
         try:
-            async with self._client.stream("POST", path, json=dict(body)) as response:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._client.stream("POST", path, json=dict(body)) as response,
+            ):
                 if not response.is_success:
-                    await response.aread()
-                    raise self._unwelcome(response)
-                async for line in response.aiter_lines():
+                    raise self._unwelcome(response, await _content(response))
+                async for line in _lines(response):
                     data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                     if data == "[DONE]":
                         return
                     if data:
                         yield json.loads(data)
+        except TimeoutError as error:
+            raise ServerTrouble(f"its stream took longer than {self._timeout:g} s") from error
+        except AnswerError as error:
+            raise ServerTrouble(error.message) from error
         except httpx2.TransportError as error:
             raise ServerTrouble(
                 f"{type(error).__name__}: {error}", gone=isinstance(error, httpx2.ConnectError)
             ) from error
-        except ValueError as error:
-            raise ServerTrouble(f"its stream is no JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ServerTrouble(f"its stream is not JSON: {error}") from error
 
-    def _unwelcome(self, response: httpx2.Response) -> Exception:
+    def _unwelcome(self, response: httpx2.Response, content: bytes) -> Exception:
         """The error that a reply with an error's status stands for."""
-        trouble = f"HTTP {response.status_code}: {_complaint(response)}"
+        trouble = f"HTTP {response.status_code}: {_complaint(content) or response.reason_phrase}"
         if response.status_code in NOT_ALLOWED:
             return EngineError(
                 f"{self.address} refuses the key ({trouble})",
@@ -189,23 +163,27 @@ class Server:
             wish: float | None = None
             gone = False
             try:
-                response = await self._client.request(method, path, json=body)
+                async with (
+                    asyncio.timeout(self._timeout),
+                    self._client.stream(method, path, json=body) as response,
+                ):
+                    content = await _content(response)
                 if response.is_success:
-                    return read(response.json())
-                unwelcome = self._unwelcome(response)
+                    return read(json.loads(content))
+                unwelcome = self._unwelcome(response, content)
                 if not isinstance(unwelcome, ServerTrouble):
                     raise unwelcome
                 trouble = str(unwelcome)
                 wish = _wished_pause(response.headers.get("retry-after"))
-            except httpx2.TimeoutException as error:
+            except (httpx2.TimeoutException, TimeoutError) as error:
                 timeouts += 1
                 gone = isinstance(error, httpx2.ConnectTimeout)
                 trouble = f"no answer in time ({type(error).__name__})"
             except httpx2.TransportError as error:
                 gone = isinstance(error, httpx2.ConnectError)
                 trouble = f"{type(error).__name__}: {error}".rstrip(": ")
-            except (AnswerError, ValueError) as error:  # ValueError: the body is no JSON
-                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is no JSON: {error}"
+            except (AnswerError, ValueError, RecursionError) as error:  # the last two: the body is not JSON
+                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is not JSON: {error}"
             if attempt >= self._retries or timeouts > TIMEOUTS:
                 raise ServerTrouble(trouble, gone=gone)
             pause = min(LONGEST_PAUSE, self._pause * 2**attempt) * self._chance.uniform(0.5, 1.5)
@@ -219,15 +197,55 @@ class Server:
             attempt += 1
 
 
-def _complaint(response: httpx2.Response) -> str:
-    """What the server says went wrong, on one line."""
+async def _content(response: httpx2.Response) -> bytes:
+    """A reply's body, unpacked. Raises AnswerError where it is larger than `REPLY_BYTES` or cannot be unpacked."""
+    content = bytearray()
+    async for part in response.aiter_raw():
+        content += part
+        if len(content) > REPLY_BYTES:
+            raise _too_large()
+    packing = response.headers.get("content-encoding", "").strip().lower()
+    if packing in ("", "identity"):
+        return bytes(content)
+    if packing not in ("gzip", "x-gzip", "deflate"):
+        raise AnswerError(f"its reply is packed as {packing!r}, which it was not asked for")
     try:
-        content = response.json()
-        inner = content.get("error", content) if isinstance(content, dict) else content
-        told = inner.get("message", inner) if isinstance(inner, dict) else inner
-    except ValueError:
-        told = response.text
-    return " ".join(str(told).split())[:300] or response.reason_phrase
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(bytes(content), REPLY_BYTES + 1)
+    except zlib.error as error:
+        raise AnswerError(f"its reply cannot be unpacked: {error}") from error
+    if len(unpacked) > REPLY_BYTES:
+        raise _too_large()
+    return unpacked
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[str]:
+    """The lines of a streamed reply as they come. Raises AnswerError where they are more than `REPLY_BYTES`."""
+    rest, total = b"", 0
+    async for part in response.aiter_bytes():
+        total += len(part)
+        if total > REPLY_BYTES:
+            raise _too_large()
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+def _too_large() -> AnswerError:
+    return AnswerError(f"its reply is larger than {REPLY_BYTES // 2**20} MiB")
+
+
+def _complaint(content: bytes) -> str:
+    """What the server says went wrong, on one line."""
+    text = content.decode("utf-8", "replace")
+    try:
+        reply = json.loads(text)
+        inner = reply.get("error", reply) if isinstance(reply, dict) else reply
+        text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
+    except (ValueError, RecursionError):
+        pass
+    return " ".join(text[:3000].split())[:300]
 
 
 def _wished_pause(header: str | None) -> float | None:
@@ -297,7 +315,7 @@ def _listed(reply: Any) -> dict[str, tuple[str, int | None]]:
             str(entry["id"]): (str(entry.get("root") or ""), entry.get("max_model_len")) for entry in reply["data"]
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise AnswerError(f"its reply is no list of models: {error}") from error
+        raise AnswerError(f"its reply is not a list of models: {error}") from error
     return {name: (root, most if isinstance(most, int) and most > 0 else None) for name, (root, most) in models.items()}
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.engines.adapter import apply_adapter, read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.engines.families import check_family, prompts_for
-from wsi_chat.engines.loading import greedy_settings, load_model, pick_device, pick_dtype, said
+from wsi_chat.engines.loading import describe_error, greedy_settings, load_model, pick_device, pick_dtype
 from wsi_chat.engines.prompts import EarlierTurns, Patches, Prompt, Prompts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.streaming import Tap, pieces_of
@@ -118,7 +118,7 @@ class TransformersEngine:
                 try:
                     window.append(self._checked(self._prompts.prompt(query)))
                 except Exception as error:
-                    yield failed(query, said(error))
+                    yield failed(query, describe_error(error))
             if not window:
                 return
             batch = self._next_batch(window)
@@ -148,7 +148,7 @@ class TransformersEngine:
         try:
             answers = self._choose(batch) if batch[0].choice_ids else generate(batch)
         except Exception as error:
-            message = said(error)
+            message = describe_error(error)
             if any(sign in message for sign in FATAL):
                 raise EngineCrashed(message) from error
             if len(batch) == 1 and (tap is not None or not self._relieved(error, 1)):
@@ -224,7 +224,7 @@ class TransformersEngine:
         try:
             prompt = self._checked(self._prompts.prompt(query))
         except Exception as error:
-            return failed(query, said(error))
+            return failed(query, describe_error(error))
         if prompt.choice_ids:
             answer = self._run([prompt])[0]
             if answer.text:
@@ -360,11 +360,11 @@ class TransformersEngine:
                     self._vision(part)
                     means += [self._features[patches.key][1].float().mean(dim=0).cpu().numpy() for patches in part]
         except Exception as error:
-            if any(sign in said(error) for sign in FATAL):
-                raise EngineCrashed(said(error)) from error
+            if any(sign in describe_error(error) for sign in FATAL):
+                raise EngineCrashed(describe_error(error)) from error
             if self._relieved(error, self._rows):
                 return self.image_features(images)
-            raise EngineError(f"the vision tower gave no features: {said(error)}") from error
+            raise EngineError(f"the vision tower gave no features: {describe_error(error)}") from error
         return np.stack(means)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from wsi_chat.engines.adapter import read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed, listen
-from wsi_chat.engines.loading import said
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.prompts import choice_token_ids, control_tokens, count_marks, message_parts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.serving import CPU_BLOCK, ServingPlan, plan_serving
@@ -99,7 +99,7 @@ class VLLMEngine:
             if not isinstance(error, Exception):
                 raise
             raise EngineError(
-                f"vLLM cannot run checkpoint {checkpoint.path}: {said(error)}",
+                f"vLLM cannot run checkpoint {checkpoint.path}: {describe_error(error)}",
                 hint="Set VLLM_LOGGING_LEVEL=INFO to see more, or use --engine transformers.",
             ) from error
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
@@ -121,7 +121,7 @@ class VLLMEngine:
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise EngineError(
-                f"the vllm engine needs the package vllm: {said(error)}",
+                f"the vllm engine needs the package vllm: {describe_error(error)}",
                 hint="Install it: pip install 'wsi-chat[vllm]'; or use --engine transformers.",
             ) from error
         import torch
@@ -169,7 +169,7 @@ class VLLMEngine:
         try:
             self._loop.submit(shut_down()).result(timeout=STOP_SECONDS)
         except Exception as error:
-            log.debug("vLLM did not shut down cleanly: %s", said(error))
+            log.debug("vLLM did not shut down cleanly: %s", describe_error(error))
         self._loop.close()
 
     def forget(self) -> None:
@@ -213,9 +213,9 @@ class VLLMEngine:
             raise
         except Exception as error:
             if self._vllm is None or self._vllm.errored:
-                raise EngineCrashed(f"vLLM's engine process died: {said(error)}") from error
+                raise EngineCrashed(f"vLLM's engine process died: {describe_error(error)}") from error
             cause = error.__cause__ or error
-            return failed(query, said(cause), seconds=time.perf_counter() - started)
+            return failed(query, describe_error(cause), seconds=time.perf_counter() - started)
 
     def _ids_of(self, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         if choices not in self._choice_ids:
@@ -362,6 +362,6 @@ def why_not(architectures: Iterable[str]) -> str:
 
         known = set(ModelRegistry.get_supported_archs())
     except Exception as error:  # an installation that does not fit the GPU's driver fails in many ways
-        return f"vLLM does not start: {said(error)}"
+        return f"vLLM does not start: {describe_error(error)}"
     names = list(architectures)
     return "" if known.intersection(names) else f"vLLM does not know {', '.join(names) or 'an unnamed architecture'}"

@@ -200,7 +200,7 @@ class _Asked:
             "max_tokens": room,
             "decoding": self.decoding,
             "model": self.engine.model_id,
-            "dialect": f"{self.dialect.name}/{self.dialect.spec.version}/{self.dialect.prompts_sha256}",
+            "dialect": self.dialect.identity,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from wsi_chat.analysis.features import read_features
 from wsi_chat.analysis.manifest import Sample, read_manifest
 from wsi_chat.analysis.slide_score import conditions_of
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Report
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 NEGATIVE = ("normal", "negative", "nilm", "benign", "0", "false", "no", "nfm", "nhguc", "non-neoplastic")
 COLUMNS = ["tile_id", "index", "p_screen", "cellularity", "focus", "status"]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def read_labelled(
     *,
     label_column: str = "label",
     split: str | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> list[LabelledSlide]:
     """The manifest's rows with their reports.
 
@@ -185,7 +185,7 @@ def ready_to_fit(
     force: bool = False,
     image: bool = False,
     runs: Path = Path("wsi-chat-out"),
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> Ready:
     """The rows as a cohort.
 

@@ -125,9 +125,9 @@ def _outcome(
         return lost, (None, None), ""
     report, verdict = row.report, row.report.verdict
     status: str = verdict.status
-    score, why, category = verdict.score, verdict.reason, verdict.category or ""
+    score, why, category = verdict.score, str(verdict.reason), verdict.category or ""
     low = verdict.fitted.low if verdict.fitted else verdict.threshold
-    band, kind = (low, verdict.threshold), verdict.score_kind
+    band, kind = (low, verdict.threshold), str(verdict.score_kind)
     if fitted is not None:
         applied = apply_to(fitted, settings, conditions_of_report(report))
         try:

@@ -27,7 +27,7 @@ class System(Record):
     """One reporting system: what to ask, what the answers are called, and what may be concluded.
 
     ``specimens`` are the codes that ``--specimen`` accepts; ``preparations`` says which of them imply a
-    preparation. ``mpp`` is the default resolution of tiles in um/px. ``label_map`` turns other names that a model
+    preparation. ``mpp`` is the default resolution of tiles in µm/px. ``label_map`` turns other names that a model
     gives into this system's labels, or into nothing (null: left out without a word). ``negative_category`` is the
     category of a slide whose verdict is normal, ``inadequate_category`` that of an unsatisfactory one; None where
     the system has none that a model may give. ``prohibitions`` are what no image shows and no report may state
@@ -108,7 +108,7 @@ class System(Record):
         )
 
     def read_label(self, name: str) -> str | None:
-        """The label's code for what a model called a cell, by the codes themselves and then by ``label_map``.
+        """The label's code for what a cell is called: by code, by display name, and then by ``label_map``.
 
         Returns:
             The code; an empty text for a name that the map drops; None for a name that the system does not know.
@@ -117,7 +117,7 @@ class System(Record):
             return name
         folded = name.strip().casefold()
         for label in self.labels:
-            if label.code == folded:
+            if folded in (label.code, label.name.casefold()):
                 return label.code
         for other, code in self.label_map.items():
             if other.casefold() == folded:

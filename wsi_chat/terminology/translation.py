@@ -31,8 +31,9 @@ class LabelNames(Record):
 class Translation(Record):
     """Names and sentences of a system in one other language.
 
-    ``labels``, ``categories`` and ``specimens`` are keyed by the system's codes; what is not there is shown in
-    English. A category's text is complete: code and full name, e.g. ``HSIL（高级别鳞状上皮内病变）``.
+    ``labels``, ``categories``, ``specimens`` and ``components`` are keyed by the system's codes, ``preparations`` by
+    their English names; what is not there is shown in English. A category's text is complete: code and full name,
+    e.g. ``HSIL（高级别鳞状上皮内病变）``.
     """
 
     name: Text
@@ -40,6 +41,8 @@ class Translation(Record):
     screen_topic: Text
     labels: dict[str, LabelNames] = Field(default_factory=dict)
     categories: dict[str, Text] = Field(default_factory=dict)
+    components: dict[str, Text] = Field(default_factory=dict)
+    preparations: dict[str, Text] = Field(default_factory=dict)
     adequacy: Text
     wording: Verdicts
     never_claim: tuple[Text, ...] = ()

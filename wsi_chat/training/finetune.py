@@ -21,7 +21,7 @@ from wsi_chat._version import __version__
 from wsi_chat.dialects import Dialect, detect_dialect, get_dialect
 from wsi_chat.engines import find_checkpoint, read_checkpoint
 from wsi_chat.engines.checkpoint import Checkpoint
-from wsi_chat.engines.loading import load_model, pick_device, said
+from wsi_chat.engines.loading import describe_error, load_model, pick_device
 from wsi_chat.engines.qwen import MODEL_TYPES
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.training import curves, export, lora, probes, state
@@ -110,7 +110,7 @@ def finetune(settings: TrainSettings, *, tell: Tell | None = None) -> Trained:
         if not ran_out_of_memory(error):
             raise
         raise EngineError(
-            f"memory ran out while training ({said(error)})",
+            f"memory ran out while training ({describe_error(error)})",
             hint="Take a smaller --batch-size (and more --accumulate), --gradient-checkpointing, or --method lora.",
         ) from error
 

@@ -19,6 +19,7 @@ import zarr
 from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS, Cell
 from wsi_chat.datasets.render.scene import Scene
 from wsi_chat.datasets.render.stains import U8
+from wsi_chat.terminology import load_system
 
 STEP = 4  # each pyramid level is a quarter of the one above it, per axis
 _NAMESPACE = uuid.UUID("6f0c2a3e-55d1-5c0e-9d2f-3a8f0f6f7b11")
@@ -213,7 +214,7 @@ def _feature(seed: int, cell: Cell) -> dict[str, Any]:
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "properties": {
             "objectType": "annotation",
-            "classification": {"name": cell.label, "color": color},
+            "classification": {"name": load_system("cervix").label(cell.label).name, "color": color},
             "measurements": {"visible": cell.visible},
         },
     }

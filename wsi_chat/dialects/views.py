@@ -11,18 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageFilter
 
 from tilers.field import Field
-from wsi_chat.dialects import Dialect, Frame
-from wsi_chat.dialects.dialect import query_key
-from wsi_chat.schema import Box, Query, Turn
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from wsi_chat.tasks import Ask
+from wsi_chat.dialects.dialect import Beside
+from wsi_chat.schema import Box
 
 CLIP = 1e-6
 """Probabilities are clipped to CLIP .. 1 - CLIP before a logit is taken."""
@@ -33,9 +27,6 @@ BLUR = 1 / 16
 CONTEXT = 2.0
 """Side of the surroundings shown with a field, as a multiple of the field's."""
 
-MANY_IMAGES = frozenset({"qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl", "medgemma"})
-"""Dialects whose models were trained on several images in one question."""
-
 NOTE = {
     "quadrants": "Image 1 is the field; images 2 to 5 are its quarters enlarged: upper left, upper right, lower left,"
     " lower right. Answer for image 1, with coordinates in image 1.",
@@ -43,13 +34,8 @@ NOTE = {
     " in image 1.",
 }
 
-Reader = Callable[[Box, int], "Image.Image"]
+Reader = Callable[[Box, int], Image.Image]
 """Reads a level-0 rectangle as a picture whose longer side has so many pixels."""
-
-
-def takes_many(dialect: Dialect) -> bool:
-    """Whether the dialect's models take several images in one question."""
-    return dialect.name in MANY_IMAGES
 
 
 def other_views(field: Field, kind: str, read: Reader) -> tuple[Field, ...]:
@@ -79,10 +65,13 @@ def other_views(field: Field, kind: str, read: Reader) -> tuple[Field, ...]:
     return tuple(found)
 
 
+def beside(views: Sequence[Field], kind: str) -> Beside | None:
+    """The other views as images to be shown in the field's own question; None where there are none."""
+    return Beside(tuple(view.image for view in views), NOTE[kind]) if views else None
+
+
 def degraded(image: Image.Image, kind: str) -> Image.Image:
     """The picture without what is asked about: ``blank`` (background only) or ``blur``."""
-    from PIL import Image, ImageFilter
-
     if kind == "blank":
         return Image.new("RGB", image.size, BLANK_RGB)
     return image.convert("RGB").filter(ImageFilter.GaussianBlur(max(image.size) * BLUR))
@@ -133,50 +122,3 @@ def contrasted_choice(chances: Mapping[str, float], reference: Mapping[str, floa
     weights = {option: math.exp(value - top) for option, value in logs.items()}
     total = math.fsum(weights.values())
     return {option: weight / total for option, weight in weights.items()}
-
-
-# ---------------------------------------------------------------------------------------------- queries
-
-
-def rekeyed(query: Query, dialect: Dialect, *, model_id: str, decoding: Mapping[str, Any]) -> Query:
-    """The query with the key that belongs to its turns and images."""
-    key = query_key(
-        task=query.task,
-        turns=query.turns,
-        images=query.images,
-        choices=query.choices,
-        max_tokens=query.max_tokens,
-        decoding=decoding,
-        model_id=model_id,
-        dialect=f"{dialect.name}/{dialect.spec.version}/{dialect.prompts_sha256}",
-    )
-    return replace(query, key=key)
-
-
-class ViewedDialect(Dialect):
-    """A dialect whose questions show other views beside the field, for models that take several images."""
-
-    def __init__(self, dialect: Dialect, kind: str) -> None:
-        super().__init__(dialect.spec)
-        self._kind = kind
-        self._beside: dict[int, tuple[Image.Image, ...]] = {}
-
-    def show_beside(self, image: Image.Image, others: Sequence[Image.Image]) -> None:
-        """With this very picture, show these as well (in the next question about it)."""
-        self._beside[id(image)] = tuple(others)
-
-    def build(
-        self, ask: Ask, image: Image.Image, *, tile_id: str = "", model_id: str, decoding: Mapping[str, Any]
-    ) -> tuple[Query, Frame]:
-        from wsi_chat.dialects.frame import fit
-
-        query, frame = super().build(ask, image, tile_id=tile_id, model_id=model_id, decoding=decoding)
-        others = self._beside.pop(id(image), ())
-        if not others:
-            return query, frame
-        shown = [fit(other, self.frame(other.size).sent) for other in others]
-        *before, last = query.turns
-        text = last.text.removeprefix("<image>")
-        turn = Turn("user", "<image>" * (1 + len(shown)) + f"{NOTE[self._kind]} {text}")
-        query = replace(query, turns=(*before, turn), images=(*query.images, *shown))
-        return rekeyed(query, self, model_id=model_id, decoding=decoding), frame

@@ -1,0 +1,68 @@
+"""run.log and -v: what a run says beside its results, and how much of it stderr shows."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from wsi_chat.analysis.run_log import run_log
+from wsi_chat.engines.protocol import failed
+from wsi_chat.schema import Query
+
+from .test_cli import run
+
+log = logging.getLogger("tilers.test")
+
+
+def test_lines_wait_for_the_folder_and_are_added_to_what_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with run_log(out):
+        log.info("before the folder")
+        assert not out.exists()
+        out.mkdir()
+        log.warning("after")
+    with run_log(out):
+        log.info("resumed")
+        logging.getLogger("httpx").warning("of a library")
+    log.warning("outside")
+    text = (out / "run.log").read_text(encoding="utf-8")
+    found = [line.split(" ", 1)[1] for line in text.splitlines() if "test:" in line]
+    assert found == [
+        "INFO tilers.test: before the folder", "WARNING tilers.test: after", "INFO tilers.test: resumed",
+    ]  # fmt: skip
+
+
+def test_the_levels_of_the_loggers_are_as_before(tmp_path: Path) -> None:
+    before = logging.getLogger("wsi_chat").level
+    with pytest.raises(RuntimeError), run_log(tmp_path):
+        raise RuntimeError
+    assert logging.getLogger("wsi_chat").level == before
+    assert not [h for h in logging.getLogger("wsi_chat").handlers if type(h).__name__ == "_RunLog"]
+
+
+def test_a_failed_answer_and_its_cause_are_logged(tmp_path: Path) -> None:
+    with run_log(tmp_path):
+        failed(Query("k", "screen", ()), "HTTP 503: overloaded")
+    assert "no answer to a screen question: HTTP 503: overloaded" in (tmp_path / "run.log").read_text()
+
+
+def test_a_slide_that_fails_is_in_run_log_with_its_cause_and_on_stderr_in_short(tmp_path: Path) -> None:
+    (tmp_path / "bad.svs").write_text("no slide")
+    for command, source in (("analyze", tmp_path / "bad.svs"), ("cohort", tmp_path)):
+        out = tmp_path / f"out-{command}"
+        done = run(command, str(source), "-o", str(out), "--engine", "transformers")
+        assert "Traceback" not in done.stderr
+        text = (out / "run.log").read_text(encoding="utf-8")
+        assert "bad.svs" in text
+        assert "SlideUnsupported" in text
+        assert "Traceback" in text
+
+
+def test_v_shows_what_is_being_done(tmp_path: Path) -> None:
+    (tmp_path / "bad.svs").write_text("no slide")
+    quiet, loud = (run("analyze", str(tmp_path / "bad.svs"), "-o", str(tmp_path / "o"), *v) for v in ([], ["-v"]))
+    assert "INFO: " not in quiet.stderr
+    assert "INFO: wsi-chat" in loud.stderr
+    assert quiet.stderr.count("error: ") == loud.stderr.count("error: ") == 1

@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM: from the first import on, and with a second one on top, the exit is 130, the state saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wsi_chat.commands import signals
+from wsi_chat.commands.signals import every_interrupt, signals_handled
+
+RUN = (
+    "import sys, time\nfrom wsi_chat.commands.signals import handle_signals\nhandle_signals()\n"
+    "import wsi_chat.engines as engines\n"
+    "def slowly(q):\n    time.sleep(0.05)\n    return {'A': 0.9, 'B': 0.1}\n"
+    "engines.load_engine = lambda *a, **k: engines.ScriptedEngine(slowly)\n"
+    "from wsi_chat.__main__ import main\n"
+    "sys.argv = ['wsi-chat', 'analyze', sys.argv[1], '-o', sys.argv[2], '--top-k', '0']\n"
+    "main()"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_program_is_imported_ends_it_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    script = (
+        "import builtins, os, sys\nreal = builtins.__import__\n"
+        "def load(name, *rest, **more):\n"
+        f"    if name == 'typer':\n        os.kill(os.getpid(), {int(number)})\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = load\nfrom wsi_chat.__main__ import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_impatient_second_signal_does_not_break_off_the_saving(
+    number: signal.Signals, small_slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(small_slide), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not list(out.glob("*/journal.sqlite")):
+        time.sleep(0.02)
+    while process.poll() is None:  # to the very end of the process
+        os.kill(process.pid, number)
+        time.sleep(0.005)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert "saved" in shown
+    assert "Traceback" not in shown
+    assert (out / "run.json").exists()
+
+
+def test_only_the_first_of_two_signals_interrupts_and_a_late_one_does_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_handled():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        now[0] += 5
+        signal.raise_signal(signal.SIGINT)
+        now[0] += 6
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_a_conversation_every_interrupt_counts() -> None:
+    with signals_handled(), every_interrupt():
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,45 @@
+"""What a conversation is about: the finished run of a slide, with its settings, or nothing but a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.errors import SettingError
+from wsi_chat.settings import Settings
+
+INHERITED = (
+    "model", "adapter", "engine", "base_url", "dialect", "specimen", "mpp", "reader", "tile_px", "tile_mpp", "seed",
+)  # fmt: skip
+"""Settings that a conversation about a run folder takes from the run, unless they are given anew."""
+
+
+def result_of(source: str | Path | SlideResult, slide: str | Path | None) -> SlideResult | None:
+    """The finished run that ``source`` names: a slide's folder, or a run folder of one slide; None for a picture.
+
+    Raises:
+        SettingError: the run folder holds several slides; OutputError: what is there cannot be read.
+    """
+    if isinstance(source, SlideResult):
+        return source
+    folder = Path(source)
+    if (folder / "report.json").is_file():
+        return load_result(folder, slide=slide)
+    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
+    if len(inside) == 1:
+        return load_result(inside[0].parent, slide=slide)
+    if inside:
+        names = ", ".join(path.parent.name for path in inside[:5])
+        raise SettingError(
+            f"{folder} holds {len(inside)} slides.",
+            hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",
+        )
+    return None
+
+
+def inherited_settings(result: SlideResult) -> dict[str, Any]:
+    """The run's own settings, as far as they say who answers and how places are read."""
+    config = result.report.provenance.config
+    inherited = {key: config[key] for key in INHERITED if config.get(key) is not None and key in Settings.model_fields}
+    return {"dialect": result.report.provenance.model.dialect, **inherited} if "dialect" not in inherited else inherited

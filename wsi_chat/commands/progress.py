@@ -1,0 +1,84 @@
+"""Progress bars on stderr, for commands that take long: on a terminal only, silent elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+STAGES = {
+    "screen": "screening",
+    "detail": "looking closer",
+    "adequacy": "counting cells",
+    "documents": "writing the report",
+}
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on a terminal, silence elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    with Progress(console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def slide_bar(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal with tiles/s and time left; silence elsewhere."""
+    if quiet:
+        yield lambda stage, done, total: None
+        return
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        console.print(slide.name, style="bold", markup=False)
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
+            elapsed = next(task.elapsed for task in bars.tasks if task.id == tasks[stage])
+            rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
+            bars.update(tasks[stage], completed=done, total=total, rate=rate)
+
+        yield update
+
+
+@contextmanager
+def answers_bar(console: Console, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    if quiet:
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("answers"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("answers", total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            elapsed = bars.tasks[0].elapsed
+            bars.update(task, completed=done, total=total, rate=f"{done / elapsed:.1f} answers/s" if elapsed else "")
+
+        yield update

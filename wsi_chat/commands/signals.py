@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM end a run with its state saved, from the program's first import to its last line.
+
+Imports nothing but the standard library, so that it can come before everything else.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 10.0
+"""Seconds in which a second signal does not break off what the first one began: saving the state."""
+
+_interrupted_at = float("-inf")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted_at
+    now = time.monotonic()
+    if now - _interrupted_at < PATIENCE:
+        return
+    _interrupted_at = now
+    raise KeyboardInterrupt
+
+
+def handle_signals() -> None:
+    """Both signals raise KeyboardInterrupt in the main thread, once within `PATIENCE`; for the rest of the process."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def ignore_signals() -> None:
+    """For the last moments of the process: all is saved, and only the exit code is still to be given."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def signals_handled() -> Iterator[None]:
+    """As `handle_signals` within the block; nothing where that was called before, or outside the main thread."""
+    global _interrupted_at
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if _interrupt in before.values():
+        yield
+        return
+    try:
+        handle_signals()
+    except ValueError:  # not the main thread: whoever runs the threads decides about signals
+        yield
+        return
+    _interrupted_at = float("-inf")
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def every_interrupt() -> Iterator[None]:
+    """Within the block each Ctrl-C counts, as in a conversation, where one stops an answer and not the program."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
