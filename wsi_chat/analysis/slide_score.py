@@ -88,7 +88,7 @@ def apply_or_pass(
             f" {'; '.join(differences)}.",
             hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
         )
-    if any(fitted.record.conditions.get(key) != conditions.get(key) for key in ("model", "reporting system")):
+    if not all(fitted.meets(key, conditions.get(key)) for key in ("model", "reporting system")):
         return None, None
     return None, Remark("aggregator.other_settings", differences=differences)
 

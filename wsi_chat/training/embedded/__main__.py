@@ -187,14 +187,14 @@ def learn_fast(run: Run, options: argparse.Namespace, folder: Path, minutes: flo
         "asked": options.asked,
     }
     newest = options.out / "current"
-    learn_from_workers(
+    steps = learn_from_workers(
         run,
         Recipe(folder, options.bccd, options.pbc, batch=options.batch, asked=options.asked),
         minutes,
         workers=options.workers,
         saved=lambda: export(run.model, run.tokenizer, newest, summary | {"state": "in training"}),
     )
-    export(run.model, run.tokenizer, options.export or options.out / "final", summary)
+    export(run.model, run.tokenizer, options.export or options.out / "final", summary | {"steps": steps})
 
 
 if __name__ == "__main__":

@@ -61,8 +61,11 @@ def learn_from_workers(
     decay: float = 0.6,
     save_seconds: float = 60.0,
     saved: Callable[[], None] = lambda: None,
-) -> None:
-    """Joint training for `minutes`; restartable: the state is kept every `save_seconds`, then `saved` is called."""
+) -> int:
+    """Joint training for `minutes`; returns the steps in all.
+
+    Restartable: the state is kept every `save_seconds`, then `saved` is called.
+    """
     state = run.load("joint")
     named = [*run.model.named_parameters(), *run.heads.named_parameters()]
     optimisers = Optimisers(named, matrix_lr=2e-3 * rate, other_lr=1e-3 * rate)
@@ -114,6 +117,7 @@ def learn_from_workers(
         prepared = next(batches)
     run.save("joint", optimisers, clock, step)
     run.log(f"joint done {step}")
+    return step
 
 
 def half_precision() -> AbstractContextManager[object]:
