@@ -7,6 +7,7 @@ drawn again from a run folder. What is missing (an unreadable tile, a failed ans
 from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.category import CategoryCall, call_category
 from aggregators.counts import count_findings
+from aggregators.differential import differential
 from aggregators.merge import merge_boxes
 from aggregators.pooling import (
     POOLS,
@@ -29,6 +30,7 @@ __all__ = [
     "aggregate",
     "call_category",
     "count_findings",
+    "differential",
     "draw",
     "estimate",
     "findings_share",

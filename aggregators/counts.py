@@ -17,6 +17,8 @@ def count_findings(
 ) -> tuple[Count, ...]:
     """Rows in the order of the system's labels: those asked by default, asked of any tile, or found.
 
+    A cell counts in the row of its own label and in that of the label that it is a kind of (a neutrophil as a WBC).
+
     Args:
         findings: merged findings, each cell once.
         tile_verdicts: whose ``asked`` names the labels that were answered for.
@@ -24,6 +26,11 @@ def count_findings(
     ids: dict[str, list[str]] = {}
     for finding in findings:
         ids.setdefault(finding.label, []).append(finding.id)
+    own = dict(ids)
+    for label in system.labels:
+        kinds = [code for code in system.kinds_of(label.code) if code in own]
+        if kinds:
+            ids[label.code] = sorted(name for code in kinds for name in own[code])
     asked = {label for verdict in tile_verdicts for label in verdict.asked}
     return tuple(
         Count(

@@ -32,7 +32,8 @@ from aggregators.features import (
     verdict_features,
 )
 from aggregators.logistic import LogisticHead
-from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.atomic import write_bytes, write_text
+from wsi_chat.errors import SettingError
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import Fitted, Probability, Record, Remark
 
@@ -213,39 +214,34 @@ class FittedAggregator:
         Raises:
             SettingError: it was fitted without patients held out, or with too few of them.
         """
-        held = self.record.conformal
-        if miss_rate is None and held is not None:
-            miss_rate = held.miss_rate
-        if false_alarm_rate is None and held is not None:
-            false_alarm_rate = held.false_alarm_rate
+        conformal = self.record.conformal
+        if miss_rate is None and conformal is not None:
+            miss_rate = conformal.miss_rate
+        if false_alarm_rate is None and conformal is not None:
+            false_alarm_rate = conformal.false_alarm_rate
         if miss_rate is None:
             if false_alarm_rate is not None:
                 raise SettingError("--false-alarm-rate without --miss-rate.", hint="Give both, or --miss-rate alone.")
             return None
-        if held is None:
+        if conformal is None:
             raise SettingError(
                 f"--miss-rate {miss_rate:g}: the aggregator was fitted without patients held out for thresholds.",
                 hint="Fit it again with --miss-rate.",
             )
-        chosen = band(held.positives, held.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
+        chosen = band(conformal.positives, conformal.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
         if false_alarm_rate is None:
-            return chosen, Remark("guarantee.misses", rate=miss_rate, n=len(held.positives))
+            return chosen, Remark("guarantee.misses", rate=miss_rate, n=len(conformal.positives))
         return chosen, Remark(
-            "guarantee.misses_and_alarms", rate=miss_rate, n=len(held.positives), alarms=false_alarm_rate,
-            normal=len(held.negatives),
+            "guarantee.misses_and_alarms", rate=miss_rate, n=len(conformal.positives), alarms=false_alarm_rate,
+            normal=len(conformal.negatives),
         )  # fmt: skip
 
     def save(self, folder: Path) -> Path:
         """Write the folder's files; returns aggregator.json. Raises OutputError."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.attention is not None:
-                _put(folder / WEIGHTS, to_bytes(self.attention))
-            payload = {**_said(self.record), "sha256": self.sha256}
-            text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
-            return _put(folder / FILE, text.encode())
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
+        if self.attention is not None:
+            write_bytes(folder / WEIGHTS, to_bytes(self.attention))
+        payload = {**_said(self.record), "sha256": self.sha256}
+        return write_text(folder / FILE, json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
 
 
 def _about(slides: str) -> Remark | str:
@@ -253,13 +249,6 @@ def _about(slides: str) -> Remark | str:
     if slides == "rendered":
         return Remark("about.rendered")
     return Remark("about.given", about=slides) if slides else ""
-
-
-def _put(path: Path, data: bytes) -> Path:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return path
 
 
 def _said(record: Aggregator) -> dict[str, Any]:

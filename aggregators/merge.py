@@ -18,8 +18,9 @@ competes with one).
 the largest. Each takes all that are one cell with it. Pieces that no tile showed whole join into their union.
 
 **Which label stays.** The one that most tiles gave; on a tie the graver one by the reporting system, then the
-one listed first. A label of the ``generic`` axis ("abnormal") yields to any specific abnormal one. The others
-are kept in ``other_labels``.
+one listed first. A label of the ``generic`` axis ("abnormal") yields to any specific abnormal one, and one of which
+another is a kind (WBC) to that kind (neutrophil). The others
+are kept in ``other_labels``, but for the label that it is a kind of.
 """
 
 from __future__ import annotations
@@ -248,7 +249,7 @@ def _finding(number: int, cell: _Cell, system: System) -> Finding:
     label = system.label(_winner(votes, system))
     scores = [member.p for member in cell.members if member.p is not None]
     own = [m.confidence for m in cell.members if m.label == label.code and m.confidence is not None]
-    listed = [other.code for other in system.labels if other.code in votes and other.code != label.code]
+    listed = [o.code for o in system.labels if o.code in votes and o.code not in (label.code, label.kind_of)]
     return Finding(
         id=f"f{number:04d}",
         label=label.code,
@@ -269,6 +270,8 @@ def _winner(votes: dict[str, int], system: System) -> str:
     specific = [label for label in labels if label.axis != "generic"]
     if any(label.abnormal for label in specific):
         labels = specific
+    wholes = {label.kind_of for label in labels}
+    labels = [label for label in labels if label.code not in wholes]
     return max(labels, key=lambda label: (votes[label.code], system.severity(label.code))).code
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aggregators.adequacy import Supplied, TileSample, estimate
 from aggregators.category import call_category
 from aggregators.counts import count_findings
+from aggregators.differential import differential
 from aggregators.features import ImageFeatures, evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pooling import find_pool
@@ -152,6 +153,7 @@ def aggregate(
         coverage_floor=coverage_floor,
         adequacy=adequacy,
         counts=count_findings(findings, verdicts, system),
+        differential=differential(findings, verdicts, system),
         findings=findings,
         carrying=tuple(carrying),
     )
@@ -247,16 +249,33 @@ def _count(seen: _Evidence) -> tuple[VerdictStatus, Remark]:
         return "indeterminate", Remark("verdict.not_counted", n=len(seen.ranked))
     if done == 0 or done / tried < seen.floor:
         return "indeterminate", Remark("verdict.few_counted", done=done, tried=tried, floor=seen.floor)
-    totals = [
-        Remark(
-            "part.number_and_class",
-            n=sum(finding.label == label.code for finding in seen.findings),
-            name=Remark("name.label", code=label.code, name=label.name),
-        )
-        for label in seen.system.labels
-    ]
+    totals = _totals(seen.findings, seen.system)
     counted = Remark("verdict.counted", done=done, screened=len(seen.ranked), totals=totals, sample=seen.sample())
     return "counted", together(counted, *seen.detail_gaps())
+
+
+def _totals(findings: Sequence[Finding], system: System) -> list[Remark]:
+    """How many cells of each class: those always asked for, others where any was marked; kinds behind their whole."""
+    numbers = {label.code: sum(finding.label == label.code for finding in findings) for label in system.labels}
+    totals = []
+    for label in system.labels:
+        kinds = [other for other in system.labels if other.kind_of == label.code and numbers[other.code]]
+        n = sum(numbers[code] for code in system.kinds_of(label.code))
+        if label.kind_of is not None or not (label.ask or n):
+            continue
+        name = Remark("name.label", code=label.code, name=label.name)
+        if not kinds:
+            totals.append(Remark("part.number_and_class", n=n, name=name))
+            continue
+        parts = [
+            Remark(
+                "part.number_and_class", n=numbers[kind.code],
+                name=Remark("name.label", code=kind.code, name=kind.name),
+            )
+            for kind in kinds
+        ]  # fmt: skip
+        totals.append(Remark("part.number_and_kinds", n=n, name=name, kinds=parts))
+    return totals
 
 
 def _p(verdict: TileVerdict) -> float:

@@ -67,9 +67,9 @@ def tokens_of(row: LabelledSlide) -> float:
     assert row.folder is not None
     if row.report.provenance.generated_tokens is not None:
         return float(row.report.provenance.generated_tokens)
-    if not (row.folder / "journal.sqlite").is_file():
+    if not row.folder.journal_path.is_file():
         return float("nan")
-    with sqlite3.connect(f"file:{row.folder / 'journal.sqlite'}?mode=ro", uri=True) as journal:
+    with sqlite3.connect(f"file:{row.folder.journal_path}?mode=ro", uri=True) as journal:
         return float(journal.execute("SELECT coalesce(sum(new_tokens), 0) FROM answers").fetchone()[0])
 
 

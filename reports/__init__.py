@@ -16,7 +16,7 @@ from reports.maps import read_outline, write_maps_zarr
 from reports.narrative import narrate
 from reports.pdf import write_pdf
 from reports.scan import read_scan, write_scan
-from reports.tables import read_tiles_parquet, write_tiles_parquet
+from reports.tables import read_tiles_parquet, write_differential_csv, write_findings_csv, write_tiles_parquet
 from reports.webpage import write_html
 
 __all__ = [
@@ -37,6 +37,8 @@ __all__ = [
     "read_scan",
     "read_tiles_parquet",
     "verdict_html",
+    "write_differential_csv",
+    "write_findings_csv",
     "write_geojson",
     "write_html",
     "write_maps_zarr",

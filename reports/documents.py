@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reports.files import write_bytes
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import SCHEMA_VERSION, Report
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reports.files import replacing
 from reports.language import Words
+from wsi_chat.atomic import replacing
 from wsi_chat.schema import Report, TileVerdict
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
@@ -28,7 +28,10 @@ INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
 # where cells are only counted: a mark and a colour for each class, told apart without colour too
-COUNTED = (("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"))
+COUNTED = (
+    ("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"), ("^", "#1b7f3b"), ("p", "#a0236b"),
+    ("h", "#8a6d00"), ("<", "#2a4fa3"), (">", "#00767a"), ("X", "#7a2020"),
+)  # fmt: skip
 HEAT_MAP = "magma_r"
 HEAT_ALPHA = 0.78
 MISSING_GREY, STRIPE_GREY = 158, 74
@@ -90,8 +93,8 @@ def draw_overview(
         handles.append(legend.scatter([], [], **{**style, "s": 20.0}, label=f"{text} ({len(group)})"))
     if handles:
         legend.legend(
-            handles=handles, loc="center left", ncols=2, frameon=False, prop=_text(font), labelcolor=INK,
-            handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
+            handles=handles, loc="center left", ncols=2 if len(handles) <= 4 else 4, frameon=False, prop=_text(font),
+            labelcolor=INK, handletextpad=0.3, columnspacing=1.2, borderpad=0, bbox_to_anchor=(-0.01, 0.62),
         )  # fmt: skip
     else:
         legend.text(0.0, 0.62, words("figures.no_findings"), fontproperties=_text(font), color=INK, va="center")

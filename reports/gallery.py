@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from reports.files import HINT, replacing
+from wsi_chat.atomic import HINT, replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.files import write_bytes
+from wsi_chat.atomic import write_bytes
 from wsi_chat.schema import Box, Finding, Report, TileVerdict
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:wsi-chat:geojson")

@@ -92,6 +92,14 @@ class Words:
         found = self._names.labels.get(code) if self._names else None
         return found.name if found else name
 
+    def label_of(self, code: str) -> str:
+        """The short name of a label by its code alone; the code where the system does not have it."""
+        try:
+            name = code if self.system is None else self.system.label(code).name
+        except TerminologyError:
+            name = code
+        return self.label(code, name)
+
     def label_in_full(self, code: str, name: str) -> str:
         """A label with its full name where that says more than the short one: ``HSIL（高级别鳞状上皮内病变）``."""
         found = self._names.labels.get(code) if self._names else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from reports.files import replacing
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import SlideRecord, TileStatus, TileVerdict
 

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from aggregators.fitted import METHODS
+from reports import blood
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
 from reports.wording import (
@@ -57,6 +58,7 @@ def page_data(
         "identity": _identity(report, words),
         "verdict": _verdict(report, words),
         "findings": _findings(verdict, words),
+        "differential": blood.table(report, words),
         "narrative": _narrative(report, words),
         "legend": _legend(report, words),
         "overview": _picture(folder, "overview.png"),
@@ -123,7 +125,11 @@ def _columns(character: str) -> float:
 def _identity(report: Report, words: Words) -> list[dict[str, str]]:
     slide, specimen = report.slide, report.specimen
     objective = f"{slide.objective_power:g}×" if slide.objective_power else words("page.no_objective")
-    sources = {"flag": "page.mpp_flag", "objective power (derived)": "page.mpp_derived"}
+    sources = {
+        "flag": "page.mpp_flag",
+        "objective power (derived)": "page.mpp_derived",
+        "tiff resolution tags": "page.mpp_tiff",
+    }
     known = sources.get(slide.mpp_source)
     source = words(known) if known else words("page.mpp_from", source=slide.mpp_source)
     comma = words.between
@@ -170,6 +176,11 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
         lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
+    found = verdict.differential
+    if found is not None and found.rows:
+        lines.append({"label": words("blood.title"), "value": clean(blood.line(found, words), 300)})
+    if found is not None and found.seen:
+        lines.append({"label": words("blood.seen"), "value": clean(words.spaced(map(words.remark, found.seen)), 260)})
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
@@ -225,13 +236,13 @@ def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
 
     ``mark`` tells a model's sentences and those that stand in for one, where a model wrote the narrative.
     """
-    told: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for sentence in report.narrative:
         cited = [clean(name) for name in sentence.evidence]
         of_run = cited[0].startswith("funnel.")
         quoted = sentence.source == "model" and report.narrator is None
         refs = [] if quoted else [name for name in cited if _REFERENCE.match(name)]
-        told.append(
+        entries.append(
             {
                 "text": clean(sentence.text),
                 "evidence": id_ranges(cited),
@@ -239,11 +250,11 @@ def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
                 "refs": _short(id_ranges(refs)),
                 "mark": MARKS.get(sentence.source, "") if report.narrator else "",
                 "replaced": words.objections(sentence.replaced),
-                "opens": bool(told) and of_run and not any(entry["of_run"] for entry in told),
+                "opens": bool(entries) and of_run and not any(entry["of_run"] for entry in entries),
                 "of_run": of_run,
             }
         )
-    return told
+    return entries
 
 
 def _legend(report: Report, words: Words) -> list[dict[str, str]]:
@@ -274,8 +285,8 @@ def _short(text: str, limit: int = 30) -> str:
     """As many of the listed ranges as fit, then an ellipsis."""
     if len(text) <= limit:
         return text
-    kept = text[:limit].rsplit(", ", 1)[0]
-    return f"{kept}, …"
+    shown = text[:limit].rsplit(", ", 1)[0]
+    return f"{shown}, …"
 
 
 def _picture(folder: Path, name: str) -> str | None:
@@ -307,7 +318,7 @@ def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
         parts.append(words("page.tile_p", p=score_text(item.score)))
     score = words.between.join(parts)
     name = words("page.field_item") if is_field else words.label(item.label, item.name)
-    also = words.between.join(words.label(code, code) for code in item.also_called)
+    also = words.between.join(map(words.label_of, item.also_called))
     return {
         "image": _picture(folder, item.file),
         "id": clean(item.id, 14),
@@ -398,14 +409,14 @@ def _details(report: Report, words: Words) -> list[dict[str, str]]:
 
 def _narrator(report: Report, words: Words) -> str:
     """Who wrote the narrative, and why the template did where it had to."""
-    told = report.narrator
-    if told is None:
+    narrator = report.narrator
+    if narrator is None:
         return ""
     line = words(
-        "page.narrator_line", model=clean(told.model), revision=clean(told.revision), kept=told.kept,
-        replaced=told.replaced,
+        "page.narrator_line", model=clean(narrator.model), revision=clean(narrator.revision), kept=narrator.kept,
+        replaced=narrator.replaced,
     )  # fmt: skip
-    return clean(words.spaced([f"{line}{words.stop}", words.remark(told.note)]) if told.note else line)
+    return clean(words.spaced([f"{line}{words.stop}", words.remark(narrator.note)]) if narrator.note else line)
 
 
 def _mapping(values: dict[str, Any]) -> str:

@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from reports.files import write_bytes
 from reports.fonts import chinese_font
 from reports.language import Words
 from reports.page import page_data
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Report, TileVerdict
 

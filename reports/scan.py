@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reports.files import write_bytes
+from wsi_chat.atomic import write_bytes
 
 NAME = "scan.jpg"
 SIDE = 1600  # the pictures show it at 1,020 px

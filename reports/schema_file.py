@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reports.documents import SCHEMA_RESOURCE, json_schema
-from reports.files import write_bytes
+from wsi_chat.atomic import write_bytes
 
 
 def write_schema(path: Path | None = None) -> Path:

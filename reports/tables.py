@@ -1,18 +1,27 @@
-"""tiles.parquet: one row per planned tile, in plan order; what is not known is null, never 0 and never 'normal'."""
+"""Tables: tiles.parquet, one row per planned tile; findings.csv, one per cell; differential.csv, one per type.
+
+What is not known is null or empty, never 0 and never 'normal'.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.files import replacing
+from wsi_chat.atomic import replacing, write_bytes
 from wsi_chat.errors import OutputError
-from wsi_chat.schema import Tile, TileVerdict
+from wsi_chat.schema import Report, Tile, TileVerdict
 
+FINDING_COLUMNS = (
+    "finding", "class", "label", "abnormal", "x_um", "y_um", "width_um", "height_um", "confidence", "tile_p", "votes",
+    "tiles", "also_called", "x0_px", "y0_px", "x1_px", "y1_px",
+)  # fmt: skip
 UNITS = {
     "x": "level-0 px",
     "y": "level-0 px",
@@ -75,6 +84,74 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
     with replacing(path) as scratch:
         pq.write_table(table, scratch, compression="zstd")
     return Path(path)
+
+
+def write_findings_csv(report: Report, path: Path | str) -> Path:
+    """Write one row per finding, for spreadsheets: UTF-8 with a byte order mark, so that they read it as it is.
+
+    Positions are of the centre from the scan's top left corner in µm, sizes in µm; the box also in level-0 pixels.
+    What is not known is empty.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    mpp = report.slide.mpp
+    rows = [
+        {
+            "finding": finding.id,
+            "class": finding.name,
+            "label": finding.label,
+            "abnormal": "yes" if finding.abnormal else "no",
+            "x_um": f"{finding.box.center[0] * mpp:.2f}",
+            "y_um": f"{finding.box.center[1] * mpp:.2f}",
+            "width_um": f"{finding.box.width * mpp:.2f}",
+            "height_um": f"{finding.box.height * mpp:.2f}",
+            "confidence": "" if finding.confidence is None else f"{finding.confidence:.4f}",
+            "tile_p": "" if finding.score is None else f"{finding.score:.4f}",
+            "votes": finding.votes,
+            "tiles": " ".join(finding.tile_ids),
+            "also_called": " ".join(finding.other_labels),
+            "x0_px": f"{finding.box.x0:.1f}",
+            "y0_px": f"{finding.box.y0:.1f}",
+            "x1_px": f"{finding.box.x1:.1f}",
+            "y1_px": f"{finding.box.y1:.1f}",
+        }
+        for finding in report.verdict.findings
+    ]
+    return _write_csv(path, FINDING_COLUMNS, rows)
+
+
+def write_differential_csv(report: Report, path: Path | str) -> Path | None:
+    """Write the white-cell differential: one row per type with its share and interval; None where there is none.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    found = report.verdict.differential
+    if found is None or not found.rows:
+        return None
+    rows = [
+        {
+            "class": row.name,
+            "label": row.label,
+            "n": row.n,
+            "of": found.typed,
+            "percent": f"{100 * row.fraction:.2f}",
+            "low": f"{100 * row.interval.low:.2f}",
+            "high": f"{100 * row.interval.high:.2f}",
+            "level": f"{row.interval.level:g}",
+        }
+        for row in found.rows
+    ]
+    return _write_csv(path, tuple(rows[0]), rows)
+
+
+def _write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> Path:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_bytes(path, text.getvalue().encode("utf-8-sig"))
 
 
 def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat._version import __version__
 
 if TYPE_CHECKING:
-    from wsi_chat.analysis.pipeline import analyze
     from wsi_chat.analysis.result import SlideResult, load_result
     from wsi_chat.asking.ask import ask
     from wsi_chat.asking.result import AskResult
     from wsi_chat.chat.conversation import Conversation
     from wsi_chat.cohort.result import CohortResult
-    from wsi_chat.cohort.run import analyze_cohort
+    from wsi_chat.cohort.run import analyze, analyze_cohort
 
 __all__ = [
     "AskResult",
@@ -38,7 +37,7 @@ _HOMES = {
     "CohortResult": "wsi_chat.cohort.result",
     "Conversation": "wsi_chat.chat.conversation",
     "SlideResult": "wsi_chat.analysis.result",
-    "analyze": "wsi_chat.analysis.pipeline",
+    "analyze": "wsi_chat.cohort.run",
     "analyze_cohort": "wsi_chat.cohort.run",
     "ask": "wsi_chat.asking.ask",
     "load_result": "wsi_chat.analysis.result",

@@ -3,17 +3,23 @@
 An answer that `put` has returned from survives SIGKILL at any instant: every one is committed at once to
 SQLite's write-ahead log, which a killed process leaves with the operating system (a power cut may cost the last
 moments, never the file). The first answer to a key stays; failed and empty ones are not kept, so they are asked
-again.
+again. Every row carries a checksum: a damaged row counts as not answered, and a damaged file is set aside, with what
+can be read of it saved.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -23,18 +29,20 @@ from wsi_chat.schema import Answer
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x77736A31  # "wsj1": tells a journal from another program's database
 
-TABLES = """
+TABLE = """
 CREATE TABLE answers (
     key TEXT PRIMARY KEY, task TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL,
     finish_reason TEXT NOT NULL, probabilities TEXT, logprob REAL, seconds REAL NOT NULL,
-    prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL
+    prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL, checksum INTEGER
 ) WITHOUT ROWID;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 COLUMNS = "key, task, text, status, finish_reason, probabilities, logprob, seconds, prompt_tokens, new_tokens"
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system answers that has no locks, as some network and FUSE mounts do."""
 
 
 class Journal:
@@ -55,6 +63,8 @@ class Journal:
         self._read_only = read_only
         self._mutex = threading.Lock()
         self._lock: IO[bytes] | None = None
+        self._locks = True
+        self._columns = _columns(VERSION)
         self._database: sqlite3.Connection | None = None
         if read_only:
             self._database = self._open_to_read()
@@ -77,28 +87,48 @@ class Journal:
     def _open_to_write(self) -> sqlite3.Connection:
         try:
             return self._connected()
-        except sqlite3.OperationalError as error:
-            raise self._refused(error) from error
         except sqlite3.DatabaseError as error:
-            aside = self._moved_aside()
-            log.warning("journal %s is damaged (%s); moved to %s, starting anew", self.path, error, aside)
+            if not _is_damage(error):
+                raise self._refused(error) from error
+            return self._started_anew(error)
+
+    def _started_anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        """A new journal in place of a damaged one, which is set aside, with every answer that is whole in it."""
+        aside = self._moved_aside()
         try:
-            return self._connected()
-        except sqlite3.Error as error:
-            raise self._refused(error) from error
+            database = self._connected()
+            rows = list(_whole_rows(aside))
+            database.execute("BEGIN")
+            database.executemany(f"INSERT OR IGNORE INTO answers VALUES ({_marks(11)})", rows)
+            database.execute("COMMIT")
+        except sqlite3.Error as again:
+            raise self._refused(again) from again
+        number = f"{len(rows)} answer{'' if len(rows) == 1 else 's'}"
+        log.warning("journal %s is damaged (%s); moved to %s, %s saved", self.path, error, aside, number)
+        return database
 
     def _connected(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+        place: str = str(self.path)
+        if not self._locks:  # nor has SQLite any there; this process is the only one that it may assume
+            place = f"{self.path.absolute().as_uri()}?nolock=1"
+        database = sqlite3.connect(
+            place, uri=not self._locks, isolation_level=None, check_same_thread=False, timeout=30
+        )
+        database.text_factory = _text
         try:
-            fresh = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if not self._locks:
+                database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            fresh = _is_empty(database)
             if not fresh:
                 self._check(database)
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=NORMAL")
             if fresh:
                 database.executescript(
-                    f"BEGIN;{TABLES}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
+                    f"BEGIN;{TABLE}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
                 )
+            elif _version(database) < VERSION:
+                _add_checksums(database)
         except BaseException:
             database.close()
             raise
@@ -107,20 +137,22 @@ class Journal:
     def _check(self, database: sqlite3.Connection) -> None:
         """Raises DatabaseError for damage, OutputError for another program's or a newer file."""
         owner = database.execute("PRAGMA application_id").fetchone()[0]
-        version = database.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(database)
         if owner != APPLICATION_ID:
-            raise OutputError(f"{self.path} is a database of another program", hint="Choose another output folder.")
+            raise OutputError(f"{self.path} is a database of another program.", hint="Choose another output folder.")
         if version > VERSION:
             raise OutputError(
-                f"{self.path} was written by a newer wsi-chat (journal version {version}, this one reads {VERSION})",
+                f"{self.path} was written by a newer wsi-chat (journal version {version}, this one reads {VERSION}).",
                 hint="Upgrade wsi-chat, or start over with --overwrite.",
             )
-        verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        try:
+            verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
+            raise sqlite3.DatabaseError(str(error)) from error
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
         try:
-            database.execute(f"SELECT {COLUMNS} FROM answers LIMIT 1").fetchall()
-            database.execute("SELECT name, value FROM meta LIMIT 1").fetchall()
+            database.execute(f"SELECT {_columns(version)} FROM answers LIMIT 1").fetchall()
         except sqlite3.OperationalError as error:
             # tables of ours with other columns are damage, not a full disk
             raise sqlite3.DatabaseError(str(error)) from error
@@ -137,11 +169,11 @@ class Journal:
                 # on read-only media the log's index cannot be made; then no writer can be there either
                 database = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
                 self._check(database)
+            database.text_factory = _text
+            self._columns = _columns(_version(database))
             return database
         except sqlite3.Error as error:
-            raise OutputError(
-                f"journal {self.path} cannot be read: {error}", hint="Run wsi-chat analyze again."
-            ) from error
+            raise self._unreadable(error) from error
 
     def _moved_aside(self) -> Path:
         number = 1
@@ -158,6 +190,9 @@ class Journal:
             hint="Check the folder's permissions and the free space.",
         )
 
+    def _unreadable(self, error: Exception) -> OutputError:
+        return OutputError(f"journal {self.path} cannot be read: {error}", hint="Run wsi-chat analyze again.")
+
     # ------------------------------------------------------------------------------------------ locking
 
     def _locked(self) -> IO[bytes]:
@@ -168,7 +203,7 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from error
         try:
-            lock_file(file)
+            self._locks = lock_file(file)
         except OSError as error:
             file.close()
             raise OutputError(
@@ -197,17 +232,33 @@ class Journal:
     def get_many(self, keys: Iterable[str]) -> dict[str, Answer]:
         """Key -> answer for those keys that have one."""
         wanted = list(keys)
-        found: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            sql = f"SELECT {self._columns} FROM answers WHERE key IN ({_marks(len(part))})"
+            answers.update((row[0], _answer(row)) for row in self._rows(sql, part) if _whole(row))
+        return answers
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query; where the file turns out to be damaged, those of the journal that replaces it."""
         with self._mutex:
-            for start in range(0, len(wanted), 500):
-                part = wanted[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = self._open.execute(f"SELECT {COLUMNS} FROM answers WHERE key IN ({marks})", part)
-                found.update((row[0], _answer(row)) for row in rows)
-        return found
+            try:
+                return self._open.execute(sql, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                self._replace_damaged(error)
+                return self._open.execute(sql, values).fetchall()
+
+    def _replace_damaged(self, error: sqlite3.DatabaseError) -> None:
+        """Set a file that is damaged aside. Raises OutputError where the error is of another kind."""
+        if self._read_only:
+            raise self._unreadable(error) from error
+        if not _is_damage(error):
+            raise self._refused(error) from error
+        self._open.close()
+        self._database = self._started_anew(error)
 
     def put(self, answer: Answer, *, replace: bool = False) -> bool:
-        """Keep an answer; on return it is safe. False where it was not kept: failed, empty, or known already.
+        """Store an answer; on return it is safe. False where it was not stored: failed, empty, or known already.
 
         ``replace`` puts it in the place of an earlier answer to the same key.
 
@@ -218,7 +269,8 @@ class Journal:
         if self._read_only:
             raise OutputError(f"journal {self.path} is open for reading only")
         chances = None if answer.probabilities is None else json.dumps(dict(answer.probabilities))
-        row = (
+        logprob = None if answer.logprob is None or math.isnan(answer.logprob) else float(answer.logprob)
+        row: tuple[Any, ...] = (
             answer.key,
             answer.task,
             # lone surrogates are legal in str and not in a database
@@ -226,19 +278,30 @@ class Journal:
             answer.status,
             answer.finish_reason,
             chances,
-            answer.logprob,
-            answer.seconds,
+            logprob,
+            float(answer.seconds),
             answer.prompt_tokens,
             answer.new_tokens,
         )
-        marks = ",".join("?" * len(row))
+        row = (*row, _checksum(row))
         with self._mutex:
             try:
-                either = "REPLACE" if replace else "IGNORE"
-                done = self._open.execute(f"INSERT OR {either} INTO answers ({COLUMNS}) VALUES ({marks})", row)
+                return self._insert(row, replace=replace)
+            except sqlite3.DatabaseError as error:
+                self._replace_damaged(error)
+            try:
+                return self._insert(row, replace=replace)
             except sqlite3.Error as error:
                 raise self._refused(error) from error
-        return done.rowcount == 1
+
+    def _insert(self, row: tuple[Any, ...], *, replace: bool) -> bool:
+        sql = f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers VALUES ({_marks(len(row))})"
+        if self._open.execute(sql, row).rowcount == 1:
+            return True
+        earlier = self._open.execute(f"SELECT {self._columns} FROM answers WHERE key = ?", row[:1]).fetchall()
+        if all(_whole(one) for one in earlier):
+            return False
+        return self._open.execute(sql.replace("IGNORE", "REPLACE"), row).rowcount == 1
 
     def forget(self, keys: Iterable[str]) -> None:
         """Take answers back: their questions count as never asked. Raises OutputError where that cannot be written."""
@@ -251,34 +314,14 @@ class Journal:
 
     def tally(self) -> dict[str, int]:
         """How many answers there are to each task, by task."""
-        with self._mutex:
-            rows = self._open.execute("SELECT task, count(*) FROM answers GROUP BY task ORDER BY task").fetchall()
+        rows = self._rows("SELECT task, count(*) FROM answers GROUP BY task ORDER BY task")
         return {str(task): int(number) for task, number in rows}
 
     def __len__(self) -> int:
-        with self._mutex:
-            return int(self._open.execute("SELECT count(*) FROM answers").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM answers")[0][0])
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What was noted about the run (fingerprint, settings), as JSON values."""
-        with self._mutex:
-            rows = self._open.execute("SELECT name, value FROM meta ORDER BY name").fetchall()
-        return {name: json.loads(value) for name, value in rows}
-
-    def note(self, values: Mapping[str, Any]) -> None:
-        """Write down JSON values about the run; a name that is there already is replaced."""
-        if self._read_only:
-            raise OutputError(f"journal {self.path} is open for reading only")
-        rows = [(name, json.dumps(value, sort_keys=True)) for name, value in values.items()]
-        with self._mutex:
-            try:
-                self._open.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", rows)
-            except sqlite3.Error as error:
-                raise self._refused(error) from error
 
     def close(self) -> None:
         """Close the file and let the next writer in. Safe to call twice."""
@@ -297,8 +340,108 @@ class Journal:
         self.close()
 
 
-def _answer(row: tuple[Any, ...]) -> Answer:
-    key, task, text, status, finish_reason, chances, logprob, seconds, prompt_tokens, new_tokens = row
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def _columns(version: int) -> str:
+    """What is read of a row; a journal of the first version has no checksums."""
+    return f"{COLUMNS}, {'checksum' if version > 1 else 'NULL'}"
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    """Whether a database has no tables. Raises DatabaseError for damage."""
+    try:
+        return bool(database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0)
+    except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
+        raise sqlite3.DatabaseError(str(error)) from error
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _text(content: bytes) -> str:
+    """A stored text; damaged UTF-8 is no error here, its row's checksum tells."""
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether a file is damaged, and not merely locked, full or out of reach."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return not isinstance(error, sqlite3.OperationalError)  # our own verdict on a file
+    return (code & 0xFF) in DAMAGE
+
+
+def _checksum(values: Sequence[Any]) -> int:
+    """CRC-32 of a row's values as ASCII JSON, which is the same on every machine."""
+    return zlib.crc32(json.dumps(list(values), default=repr).encode("ascii"))
+
+
+def _whole(row: Sequence[Any]) -> bool:
+    """Whether a row (with its checksum last, None where it never had one) is as it was written."""
+    *values, checksum = row
+    if checksum is not None:
+        return bool(checksum == _checksum(values))
+    try:
+        _answer(row)
+    except (TypeError, ValueError):
+        return False
+    return all(isinstance(value, str) for value in values[:5]) and isinstance(values[7], float)
+
+
+def _add_checksums(database: sqlite3.Connection) -> None:
+    """Bring a journal of the first version up to this one; what was answered stays."""
+    rows = database.execute(f"SELECT {COLUMNS} FROM answers").fetchall()
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.execute("ALTER TABLE answers ADD COLUMN checksum INTEGER")
+        database.executemany(
+            "UPDATE answers SET checksum = ? WHERE key = ?", [(_checksum(row), row[0]) for row in rows]
+        )
+        database.execute("DROP TABLE IF EXISTS meta")
+        database.execute(f"PRAGMA user_version={VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+
+
+def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
+    """Every row that can be read of a damaged journal and is whole, with its checksum; the file is left as it is.
+
+    It is read from its beginning and from its end, each as far as it goes.
+    """
+    seen: set[str] = set()
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "journal.sqlite"
+        for tail in ("", "-wal"):
+            part = path.with_name(path.name + tail)
+            if part.is_file():
+                shutil.copyfile(part, copy.with_name(copy.name + tail))
+        for order in ("ASC", "DESC"):
+            database = sqlite3.connect(copy)
+            database.text_factory = _text
+            try:
+                columns = _columns(_version(database))
+                for row in database.execute(f"SELECT {columns} FROM answers ORDER BY key {order}"):
+                    if row[0] in seen:
+                        break
+                    if _whole(row):
+                        seen.add(row[0])
+                        yield (*row[:-1], _checksum(row[:-1]))
+            except (sqlite3.Error, UnicodeDecodeError):
+                continue  # as far as it goes
+            finally:
+                database.close()
+
+
+def _answer(row: Sequence[Any]) -> Answer:
+    key, task, text, status, finish_reason, chances, logprob, seconds, prompt_tokens, new_tokens, _ = row
     return Answer(
         key=key,
         task=task,
@@ -313,13 +456,27 @@ def _answer(row: tuple[Any, ...]) -> Answer:
     )
 
 
-def lock_file(file: IO[bytes]) -> None:
-    """Raises OSError at once where another process (or another journal of this one) holds the lock."""
-    if os.name == "nt":
-        import msvcrt
+def lock_file(file: IO[bytes]) -> bool:
+    """Take the lock of a file; the operating system releases it when the process ends.
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
+    Returns:
+        False where the file system has no locks: then nothing keeps two processes apart, which is logged.
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    Raises:
+        OSError: at once, where another process (or another journal of this one) has the lock.
+    """
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s: its file system has no locks; let no second run write there meanwhile", file.name)
+        return False
+    return True

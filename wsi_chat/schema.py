@@ -138,11 +138,23 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the words of an answer are drawn, where they are not the most probable ones (greedy decoding, the default).
+
+    ``top_p`` 1 and ``top_k`` 0 rule out no word. The same question to the same batch gives the same answer.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question for an engine: everything that determines the answer, and a key made from all of it.
 
     ``choices`` non-empty asks for one token out of these strings (letters of the options) with their
-    probabilities. ``target`` is the class asked for (ground) or empty.
+    probabilities. ``target`` is the class asked for (ground) or empty. ``sampling`` None decodes greedily.
     """
 
     key: str
@@ -153,6 +165,7 @@ class Query:
     max_tokens: int = 256
     target: str = ""
     tile_id: str = ""
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +316,43 @@ class Count(Record):
     finding_ids: tuple[str, ...] = ()
 
 
+class DifferentialRow(Record):
+    """One type of the differential: cells, and their share of the typed ones with its Wilson interval, 0..1."""
+
+    label: str
+    name: str
+    n: int = Field(ge=0)
+    fraction: Probability
+    interval: Interval
+
+
+class PerField(Record):
+    """Cells of one class in each field (tile) that was read closely: their mean, fewest and most."""
+
+    label: str
+    name: str
+    mean: float = Field(ge=0)
+    fewest: int = Field(ge=0)
+    most: int = Field(ge=0)
+
+
+class Differential(Record):
+    """White cells by type. ``rows`` share out the ``typed`` cells; ``untyped`` ones were given no type.
+
+    ``seen`` are flags for review (immature granulocytes, nucleated red cells), never a diagnosis; ``notes`` say how far
+    the figures can be trusted. ``fields`` were read closely, each ``field_um`` µm wide.
+    """
+
+    typed: int = Field(ge=0)
+    untyped: int = Field(ge=0)
+    rows: tuple[DifferentialRow, ...] = ()
+    per_field: tuple[PerField, ...] = ()
+    fields: int = Field(ge=0)
+    field_um: float | None = None
+    seen: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+
+
 class Funnel(Record):
     """How many tiles came through each step; the steps of an honest denominator."""
 
@@ -381,6 +431,7 @@ class SlideVerdict(Record):
     coverage_floor: Probability
     adequacy: Adequacy
     counts: tuple[Count, ...] = ()
+    differential: Differential | None = Field(default=None, description="where the reporting system counts by type")
     findings: tuple[Finding, ...] = ()
     carrying: tuple[str, ...] = Field(default=(), description="ids of the findings and tiles that carry the verdict")
 

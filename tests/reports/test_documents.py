@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from reports import json_schema, published_schema, read_report_json, write_report_json
-from reports.files import replacing
 from reports.schema_file import write_schema
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 
 
@@ -100,5 +100,5 @@ def test_a_full_disk_is_an_output_error_that_names_the_file(tmp_path):
         with replacing(path):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match=r"report\.json: No space left"):
+    with pytest.raises(OutputError, match=r"report\.json cannot be written: No space left"):
         fill(tmp_path / "report.json")

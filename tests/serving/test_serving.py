@@ -120,7 +120,7 @@ def test_a_bad_question_fails_alone(engine: Any, questions: Any) -> None:
 
 
 def test_analyze_runs_on_it(engine: Any, small_slide: Path, tmp_path: Path) -> None:
-    from wsi_chat.analysis.pipeline import analyze
+    from wsi_chat import analyze
 
     result = analyze(small_slide, out=tmp_path, engine=engine, specimen="cervix", top_k=1, limit=6, pdf=False)
     funnel = result.report.funnel

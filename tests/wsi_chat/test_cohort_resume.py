@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import wsi_chat
 from wsi_chat import cli
 from wsi_chat.analysis.manifest import Sample
-from wsi_chat.analysis.run_folder import EarlierDocuments
+from wsi_chat.analysis.run_folder import EarlierDocuments, SlideFolder
 from wsi_chat.cohort.page import page
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.state import SlideState
@@ -269,7 +269,7 @@ def test_the_same_run_again_keeps_its_documents_until_the_new_ones_are_there(sma
 @pytest.mark.parametrize("text", ["{ half", "[]", '{"provenance": 3}', ""])
 def test_half_a_report_agrees_with_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
-    earlier = EarlierDocuments(tmp_path)
+    earlier = EarlierDocuments(SlideFolder(tmp_path))
     earlier.expect("provenance", {"seed": 0})
     assert not (tmp_path / "report.json").exists()
     assert not earlier.there

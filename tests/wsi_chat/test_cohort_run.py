@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import wsi_chat
-from wsi_chat.analysis.pipeline import PreparedSlide
+from wsi_chat.analysis.stages import Prepared
 from wsi_chat.cohort import CohortResult, read_manifest
 from wsi_chat.cohort.local import Ahead
 from wsi_chat.cohort.state import make_job
@@ -267,21 +267,21 @@ def test_slides_read_ahead_are_never_mixed_up(slides: Path, tmp_path: Path) -> N
 def test_no_more_slides_are_open_than_asked_for(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    prepared: list[PreparedSlide] = []
+    prepared: list[Prepared] = []
     closed: set[int] = set()
     most = 0
-    real = PreparedSlide.close
+    real = Prepared.close
 
-    def close(self: PreparedSlide) -> None:
+    def close(self: Prepared) -> None:
         closed.add(id(self))
         real(self)
 
-    monkeypatch.setattr(PreparedSlide, "close", close)
+    monkeypatch.setattr(Prepared, "close", close)
     import wsi_chat.cohort.local as local
 
     prepare = local.prepare_slide
 
-    def counted(*args: Any, **options: Any) -> PreparedSlide:
+    def counted(*args: Any, **options: Any) -> Prepared:
         nonlocal most
         ready = prepare(*args, **options)
         prepared.append(ready)
@@ -306,7 +306,7 @@ def test_no_more_slides_are_open_than_asked_for(
 
 
 def test_a_prepared_slide_loses_no_tile(slides: Path, tmp_path: Path) -> None:
-    from wsi_chat.analysis.pipeline import prepare_slide
+    from wsi_chat.analysis.stages import prepare_slide
 
     model = Model(Settings(), given=ScriptedEngine(calm))
     ready = prepare_slide(slides / "a.tiff", Settings(), model.dialect, read_ahead=True)

@@ -72,8 +72,8 @@ RECORD = [
     ("Is the slide abnormal?", "abnormal"),
     ("why", "reaches the threshold"),
     ("why is it abnormal?", "carried by"),
-    ("how many hsil", " hsil in the 3 tiles"),
-    ("how many lsil are there", "No lsil was located"),
+    ("how many hsil", " HSIL in the 3 tiles"),
+    ("how many lsil are there", "No LSIL was located"),
     ("where are the hsil", " at "),
     ("how many findings", "HSIL"),
     ("is it adequate", "Adequacy:"),
@@ -116,7 +116,7 @@ def test_counts_and_places_are_those_of_the_verdict(chat: wsi_chat.Conversation,
     verdict = wsi_chat.load_result(run_folder).report.verdict
     found = [f for f in verdict.findings if f.label == "hsil"]
     reply = chat.say("how many hsil")
-    assert reply.text.startswith(f"{len(found)} hsil")
+    assert reply.text.startswith(f"{len(found)} HSIL")
     assert {b.box for b in reply.boxes} == {f.box for f in found}
 
 

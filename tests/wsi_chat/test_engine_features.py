@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import wsi_chat
-from wsi_chat.analysis.features import read_features
+from wsi_chat.analysis.feature_store import read_features
 from wsi_chat.engines import EngineCrashed, SupervisedEngine, embedded_checkpoint
 from wsi_chat.engines.protocol import FeatureEngine, feature_engine
 from wsi_chat.errors import EngineError, SettingError
@@ -105,7 +105,7 @@ def test_every_family_gives_features_that_tell_pictures_apart(tiny_checkpoint: A
 def test_a_run_looks_once_and_its_probabilities_are_the_same_to_the_last_bit(
     engine: Any, small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
+    monkeypatch.setattr("wsi_chat.analysis.outputs.draw_pictures", lambda *_, **__: None)
     quick = {
         "top_k": 0,
         "adequacy_tiles": 0,
@@ -130,7 +130,7 @@ def test_a_run_looks_once_and_its_probabilities_are_the_same_to_the_last_bit(
     from wsi_chat.dialects.frame import fit
 
     index = kept.tiles["index"].to_pylist()
-    rows = read_features(kept.folder, kept.report).read(np.array(index))
+    rows = read_features(kept.files, kept.report).read(np.array(index))
     dialect_px = kept.report.provenance.tile_px
     engine._features.clear()
     from tilers import TileStream, find_foreground, open_slide, plan_tiles

@@ -490,6 +490,19 @@ def test_a_reply_from_another_model_is_no_answer(serve: Any) -> None:
     assert "from the model 'another'" in statuses[1].error
 
 
+def test_another_model_after_a_restart_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine in the place of one that died took any model's word for its own."""
+    monkeypatch.setattr("wsi_chat.engines.openai.PAUSE", 0.001)
+    server = FakeServer(lambda body, number: {**reply("x"), "model": "tiny" if number < 2 else "another"})
+    engine = load_engine(engine="openai", base_url=server.url, concurrency=1, timeout=2)
+    answers: list[Answer] = []
+    with pytest.raises(EngineDied, match="from the model 'another'"):
+        answers.extend(engine.answer([_query(number) for number in range(40)]))
+    assert {answer.key for answer in answers if answer.status == "ok"} <= {"q0", "q1"}
+    engine.close()
+    server.stop()
+
+
 def test_a_key_with_a_line_break_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSI_CHAT_API_KEY", "sk-secret\nX-Other: 1")
     with pytest.raises(SettingError, match="WSI_CHAT_API_KEY holds a line break") as caught:
@@ -816,7 +829,7 @@ def _cytologist(body: dict[str, Any], number: int) -> Said:
 def test_a_run_on_a_server_says_who_answered_and_that_its_scores_are_words(
     small_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_chat.analysis.pipeline import analyze
+    from wsi_chat import analyze
 
     monkeypatch.setenv("WSI_CHAT_API_KEY", "secret-of-the-user")
     server = FakeServer(_cytologist, models={"data": [{"id": "embedded-v2"}]})

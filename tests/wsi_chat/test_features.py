@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsi_chat
-from wsi_chat.analysis.features import STORE, FeatureStore, read_features
+from wsi_chat.analysis.feature_store import FeatureStore, read_features
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.engines import EngineCrashed, Fault, ScriptedEngine, SupervisedEngine
 from wsi_chat.errors import EngineDied, OutputError, SettingError
 from wsi_chat.schema import Query, Report
 
+STORE = "features.zarr"
 OF = {"fingerprint": "fp", "model": "m@1", "kind": "patch-mean-1"}
 WIDTH = 5
 
@@ -68,7 +70,7 @@ def analyze(slide: Path, out: Path, engine: Any, **more: Any) -> wsi_chat.SlideR
 def stored(result: wsi_chat.SlideResult) -> dict[int, np.ndarray]:
     """Tile index -> its row, for every tile of the run."""
     index = result.tiles["index"].to_pylist()
-    rows = read_features(result.folder, result.report).read(np.array(index))
+    rows = read_features(result.files, result.report).read(np.array(index))
     return dict(zip(index, rows, strict=True))
 
 
@@ -91,25 +93,25 @@ def test_what_is_put_is_read_whatever_the_order_and_the_rest_is_nan(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[list[int]], reopened: int
 ) -> None:
     folder = tmp_path_factory.mktemp("store")
-    store = FeatureStore(folder, of=OF, tiles=600, width=WIDTH)
+    store = FeatureStore(SlideFolder(folder), of=OF, tiles=600, width=WIDTH)
     expected = np.full((600, WIDTH), np.nan, dtype=np.float32)
     rng = np.random.default_rng(0)
     for number, block in enumerate(blocks):
         if number == reopened:
             store.flush()
-            store = FeatureStore(folder, of=OF, tiles=600, width=WIDTH)
+            store = FeatureStore(SlideFolder(folder), of=OF, tiles=600, width=WIDTH)
         new = [tile for tile in block if tile not in store]
         rows = rng.normal(0, 1e5, (len(new), WIDTH)).astype(np.float32)
         expected[new] = rows
         store.put(new, rows)
     store.flush()
-    again = FeatureStore(folder, of=OF, tiles=600, width=WIDTH)
+    again = FeatureStore(SlideFolder(folder), of=OF, tiles=600, width=WIDTH)
     np.testing.assert_array_equal(again.read().read(np.arange(600)), expected)
     assert [tile in again for tile in range(600)] == np.isfinite(expected[:, 0]).tolist()
 
 
 def test_rows_that_are_not_numbers_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = FeatureStore(tmp_path, of=OF, tiles=4, width=2)
+    store = FeatureStore(SlideFolder(tmp_path), of=OF, tiles=4, width=2)
     store.put([0, 1, 2], np.array([[1, 2], [np.inf, 0], [3, np.nan]], dtype=np.float32))
     assert [tile in store for tile in range(4)] == [True, False, False, False]
     assert np.isnan(store.read().read(np.array([1, 2, 3]))).all()
@@ -120,7 +122,7 @@ def test_rows_that_are_not_numbers_are_left_out(tmp_path: Path, caplog: pytest.L
 def test_a_damaged_store_is_set_aside_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
-    store = FeatureStore(tmp_path, of=OF, tiles=400, width=WIDTH)
+    store = FeatureStore(SlideFolder(tmp_path), of=OF, tiles=400, width=WIDTH)
     store.put(list(range(400)), np.ones((400, WIDTH), dtype=np.float32))
     store.flush()
     chunk = next(path for path in (tmp_path / STORE / "features" / "c").rglob("*") if path.is_file())
@@ -139,24 +141,24 @@ def test_a_damaged_store_is_set_aside_with_a_warning(
         (tmp_path / STORE).rename(tmp_path / "old")
         (tmp_path / STORE).write_bytes(b"not a folder")
     with caplog.at_level(logging.WARNING):
-        again = FeatureStore(tmp_path, of=OF, tiles=400, width=WIDTH)
+        again = FeatureStore(SlideFolder(tmp_path), of=OF, tiles=400, width=WIDTH)
     assert f"{STORE} is damaged" in caplog.text
     assert (tmp_path / f"{STORE}.damaged-1").exists()
     assert not any(tile in again for tile in range(400)), "all is computed anew"
 
 
 def test_features_of_another_model_or_scan_are_moved_aside_and_not_mixed(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path, of=OF, tiles=10, width=WIDTH)
+    store = FeatureStore(SlideFolder(tmp_path), of=OF, tiles=10, width=WIDTH)
     store.put([1], np.ones((1, WIDTH), dtype=np.float32))
     store.flush()
     for other, width in (({**OF, "model": "m@2"}, WIDTH), ({**OF, "fingerprint": "x"}, WIDTH), (OF, 3)):
-        fresh = FeatureStore(tmp_path, of=other, tiles=10, width=width)
+        fresh = FeatureStore(SlideFolder(tmp_path), of=other, tiles=10, width=width)
         assert 1 not in fresh
         assert (tmp_path / "superseded" / STORE).is_dir()
 
 
 def test_an_unwritable_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FeatureStore(tmp_path, of=OF, tiles=10, width=WIDTH)
+    store = FeatureStore(SlideFolder(tmp_path), of=OF, tiles=10, width=WIDTH)
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -171,10 +173,12 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from wsi_chat.analysis.features import FeatureStore
-import wsi_chat.analysis.features as features
+from wsi_chat.analysis.feature_store import FeatureStore
+from wsi_chat.analysis.run_folder import SlideFolder
+import wsi_chat.analysis.feature_store as features
 features.BLOCK_BYTES = 4000
-store = FeatureStore(Path(sys.argv[1]), of={"fingerprint": "fp", "model": "m@1", "kind": "k"}, tiles=5000, width=50)
+of = {"fingerprint": "fp", "model": "m@1", "kind": "k"}
+store = FeatureStore(SlideFolder(Path(sys.argv[1])), of=of, tiles=5000, width=50)
 print("ready", flush=True)
 for start in range(0, 5000, 10):
     tiles = [tile for tile in range(start, start + 10) if tile not in store]
@@ -195,7 +199,7 @@ def test_a_writer_that_is_killed_leaves_whole_rows_and_the_next_one_goes_on(tmp_
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        store = FeatureStore(tmp_path, of=of, tiles=5000, width=50)
+        store = FeatureStore(SlideFolder(tmp_path), of=of, tiles=5000, width=50)
         kept = [tile for tile in range(5000) if tile in store]
         rows = store.read().read(np.array(kept, dtype=np.intp))
         np.testing.assert_array_equal(rows, np.repeat(np.array(kept)[:, None], 50, axis=1))
@@ -212,7 +216,7 @@ def test_a_writer_that_is_killed_leaves_whole_rows_and_the_next_one_goes_on(tmp_
 def _no_pictures():
     """Overviews and heatmaps are not looked at here, and take longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.outputs.draw_pictures", lambda *_, **__: None)
         yield
 
 
@@ -258,7 +262,7 @@ def test_features_wanted_later_are_looked_at_without_asking(
 ) -> None:
     plain = analyze(small_slide, tmp_path, ScriptedEngine(says))
     with pytest.raises(SettingError, match=r"holds no image features") as raised:
-        read_features(plain.folder, plain.report)
+        read_features(plain.files, plain.report)
     assert "--features" in raised.value.hint
     engine = Seeing(batch=4)
     later = analyze(small_slide, tmp_path, engine, features=True)
@@ -329,7 +333,7 @@ def test_features_of_another_tiling_are_not_read_as_this_one(small_slide: Path, 
     analyze(small_slide, tmp_path, Seeing(), features=True)
     other = analyze(small_slide, tmp_path, ScriptedEngine(says), overlap=0.0)
     with pytest.raises(SettingError, match=r"are not those of its report: overlap 0\.25, and not 0\.0"):
-        read_features(other.folder, other.report)
+        read_features(other.files, other.report)
 
 
 def test_an_engine_without_features_is_named_before_anything_is_asked(small_slide: Path, tmp_path: Path) -> None:
@@ -398,7 +402,7 @@ def test_an_engine_that_dies_twice_over_pictures_keeps_what_was_stored(small_sli
 KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[4])
-import wsi_chat.analysis.features as features
+import wsi_chat.analysis.feature_store as features
 features.BLOCK_BYTES = 60
 from test_features import Seeing, analyze, says
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from aggregators.fitted import load_fitted
-from wsi_chat.analysis.features import STORE, FeatureStore, identity_of, read_features
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.feature_store import FeatureStore, identity_of, read_features
+from wsi_chat.analysis.run_folder import SlideFolder, slide_id
 from wsi_chat.cli import app
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError
@@ -33,7 +33,7 @@ WIDTH = 12
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aggregators.fit.checkpoints", lambda slides: (8, 20))
-        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.outputs.draw_pictures", lambda *_, **__: None)
         yield
 
 
@@ -44,7 +44,11 @@ def write_slide(root: Path, name: str, rng: np.random.Generator, *, abnormal: bo
     rows = tile_verdicts(rng, abnormal=False)
     report = write_run(folder, image, rows)
     store = FeatureStore(
-        folder, of=identity_of(report.slide, report.provenance), tiles=len(rows), width=width, overwrite=True
+        SlideFolder(folder),
+        of=identity_of(report.slide, report.provenance),
+        tiles=len(rows),
+        width=width,
+        overwrite=True,
     )
     values = rng.normal(100, 5, (len(rows), width)).astype(np.float32)
     values[: 10 * abnormal, 2] += 30
@@ -113,7 +117,7 @@ def test_a_slide_without_features_or_with_others_is_named_and_can_be_left_out(
     fit = ["fit", cohort / "manifest.csv", "--runs", cohort / "runs", "-o", tmp_path / "a", "--split", "train",
            "--head", "attention", "--image-features", "--folds", "2"]  # fmt: skip
     folder = cohort / "runs" / slide_id(cohort / "s004.tiff")
-    (folder / STORE).rename(tmp_path / "kept")
+    (folder / "features.zarr").rename(tmp_path / "kept")
     try:
         error = run(*fit).exception
         assert isinstance(error, SettingError)
@@ -141,14 +145,14 @@ def test_a_slide_that_lacks_many_tiles_features_or_whose_store_is_damaged_is_nam
     report = wsi_chat.load_result(folder).report
     try:
         store = FeatureStore(
-            folder, of=identity_of(report.slide, report.provenance), tiles=60, width=WIDTH, overwrite=True
+            SlideFolder(folder), of=identity_of(report.slide, report.provenance), tiles=60, width=WIDTH, overwrite=True
         )
         store.put(list(range(30)), np.ones((30, WIDTH), dtype=np.float32))
         store.flush()
         error = run(*fit).exception
         assert isinstance(error, SettingError)
         assert "s006: 30 of the 60 highest tiles of a slide have no image features" in error.message
-        chunk = next(path for path in (folder / STORE / "features" / "c").rglob("*") if path.is_file())
+        chunk = next(path for path in (folder / "features.zarr" / "features" / "c").rglob("*") if path.is_file())
         chunk.write_bytes(b"x")
         error = run(*fit).exception
         assert isinstance(error, SettingError)
@@ -180,7 +184,7 @@ def of_this_engine(cohort: Path, small_slide: Path, tmp_path_factory: pytest.Tem
     rng = np.random.default_rng(0)
     images = [write_slide(root, f"t{i}", rng, abnormal=i % 2 == 1, width=5) for i in range(24)]
     folders = [root / "runs" / slide_id(image) for image in images]
-    evidence = [evidence_of_folder(f, wsi_chat.load_result(f).report, image=True) for f in folders]
+    evidence = [evidence_of_folder(SlideFolder(f), wsi_chat.load_result(f).report, image=True) for f in folders]
     data = Cohort(
         tuple(f.name for f in folders), tuple(evidence), np.arange(24) % 2, tuple(map(str, range(24))),
         ("normal", "abnormal"),
@@ -197,14 +201,14 @@ def test_analyze_with_such_an_aggregator_keeps_features_by_itself_and_scores_as_
 
     result = wsi_chat.analyze(small_slide, out=tmp_path, engine=Seeing(), aggregator=str(of_this_engine), **QUICK)
     assert result.report.provenance.config["features"] is False
-    assert (result.folder / STORE).is_dir()
+    assert (result.folder / "features.zarr").is_dir()
     fitted = load_fitted(of_this_engine)
-    evidence = evidence_of_folder(result.folder, result.report, image=True)
+    evidence = evidence_of_folder(result.files, result.report, image=True)
     reading = Applied(fitted, Band(0.5, 0.5)).read(evidence)
     assert reading is not None
     assert result.report.verdict.score == reading.score
     assert result.report.verdict.fitted is not None
-    rows = read_features(result.folder, result.report).read(np.array(result.tiles["index"].to_pylist()))
+    rows = read_features(result.files, result.report).read(np.array(result.tiles["index"].to_pylist()))
     assert np.isfinite(rows).all()
 
 

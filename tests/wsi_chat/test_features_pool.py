@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import wsi_chat
-from wsi_chat.analysis.features import read_features
+from wsi_chat.analysis.feature_store import read_features
 from wsi_chat.engines import Engine
 from wsi_chat.engines.engine_pool import EnginePool
 from wsi_chat.errors import SettingError
@@ -64,7 +64,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Call
 @pytest.fixture(autouse=True)
 def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsi_chat.analysis.documents.draw_pictures", lambda *_, **__: None)
+        patch.setattr("wsi_chat.analysis.outputs.draw_pictures", lambda *_, **__: None)
         yield
 
 
@@ -74,7 +74,7 @@ def analyze(slide: Path, out: Path, engine: Any, **more: Any) -> wsi_chat.SlideR
 
 
 def rows_of(result: wsi_chat.SlideResult) -> np.ndarray:
-    return read_features(result.folder, result.report).read(np.array(result.tiles["index"].to_pylist()))
+    return read_features(result.files, result.report).read(np.array(result.tiles["index"].to_pylist()))
 
 
 @pytest.mark.parametrize("dies", [-1, 0, 4])

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from aggregators import aggregate
 from aggregators.fitted import load_fitted
 from reports import write_report_json, write_tiles_parquet
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.run_folder import SlideFolder, slide_id
 from wsi_chat.cli import app
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import (
@@ -168,7 +168,7 @@ def test_evidence_of_a_run_folder_is_that_of_its_verdicts(tmp_path: Path) -> Non
 
     rows = tile_verdicts(np.random.default_rng(5), abnormal=True, failed=4)
     report = write_run(tmp_path / "run", tmp_path / "x.tiff", rows)
-    one = evidence_of_folder(tmp_path / "run", report)
+    one = evidence_of_folder(SlideFolder(tmp_path / "run"), report)
     two = evidence_of(rows, report.verdict.findings)
     assert one.findings == two.findings == {"hsil": 3}
     np.testing.assert_array_equal(verdict_features(one, ["hsil"]), verdict_features(two, ["hsil"]))

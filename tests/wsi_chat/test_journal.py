@@ -100,14 +100,6 @@ def test_many_keys_at_once(path: Path) -> None:
         assert all(answer.key == key for key, answer in found.items())
 
 
-def test_notes_about_the_run(path: Path) -> None:
-    with Journal(path) as journal:
-        journal.note({"fingerprint": "abc", "settings": {"top_k": 24}})
-        journal.note({"fingerprint": "def"})
-    with Journal(path) as journal:
-        assert journal.meta == {"fingerprint": "def", "settings": {"top_k": 24}}
-
-
 def test_overwrite_forgets(path: Path) -> None:
     with Journal(path) as journal:
         journal.put(ANSWER)
@@ -221,6 +213,89 @@ def test_a_damaged_journal_is_put_aside_and_named(path: Path, damage: str, caplo
     assert str(aside) in caplog.text
     with Journal(path) as journal:
         assert len(journal) == 1
+
+
+def fill(path: Path, count: int = 500) -> None:
+    with Journal(path) as journal:
+        for number in range(count):
+            journal.put(replace(ANSWER, key=f"k{number:04d}", text=f"answer {number} " * 20))
+
+
+def test_a_changed_byte_in_an_answer_makes_it_unknown_and_no_other(path: Path) -> None:
+    fill(path)
+    content = path.read_bytes()
+    assert content.count(b"answer 321 ") == 20
+    path.write_bytes(content.replace(b"answer 321 ", b"answer 521 ", 1))
+    with Journal(path) as journal:
+        found = journal.get_many(f"k{number:04d}" for number in range(500))
+        assert sorted({f"k{number:04d}" for number in range(500)} - set(found)) == ["k0321"]
+        with Journal(path, read_only=True) as reader:
+            assert reader.get("k0321") is None
+        again = replace(ANSWER, key="k0321", text="asked again")
+        assert journal.put(again)  # it takes the damaged one's place
+        assert journal.get("k0321") == again
+        assert len(journal) == 500
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_what_is_whole_in_a_damaged_journal_is_saved(path: Path, when: str, caplog: pytest.LogCaptureFixture) -> None:
+    fill(path)
+    open_already = Journal(path) if when == "while it is open" else None
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = b"\xff" * 4096  # one page of answers
+    path.write_bytes(content)
+    if open_already is not None:
+        open_already._open.execute("PRAGMA shrink_memory")  # forget the pages that were read
+    with caplog.at_level(logging.WARNING), Journal(path) if open_already is None else open_already as journal:
+        found = journal.get_many(f"k{number:04d}" for number in range(500))
+        assert 400 < len(found) < 500
+        assert all(found[key].text == f"answer {int(key[1:])} " * 20 for key in found)
+        assert journal.put(replace(ANSWER, key="k9999"))
+        assert len(journal) == len(found) + 1
+    assert path.with_name("journal.sqlite.damaged-1").is_file()
+    assert f"{len(found)} answers saved" in caplog.text
+
+
+def test_a_journal_of_the_first_version_keeps_its_answers_and_gets_checksums(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(
+        "CREATE TABLE answers (key TEXT PRIMARY KEY, task TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL,"
+        " finish_reason TEXT NOT NULL, probabilities TEXT, logprob REAL, seconds REAL NOT NULL,"
+        " prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+        "PRAGMA application_id=2004052529; PRAGMA user_version=1;"
+    )
+    values = ("k1", "screen", "B", "ok", "stop", '{"A": 0.1, "B": 0.9000000000000001}', -0.1234567890123, 0.5, 120, 1)
+    database.execute("INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", values)
+    database.commit()
+    database.close()
+    with Journal(path, read_only=True) as reader:
+        assert reader.get("k1") == ANSWER
+    for _ in range(2):
+        with Journal(path) as journal:
+            assert journal.get("k1") == ANSWER
+            assert not journal.put(ANSWER)
+    rows = sqlite3.connect(path).execute("SELECT checksum IS NULL FROM answers").fetchall()
+    assert rows == [(0,)]
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS"])
+def test_a_folder_without_locks_takes_a_journal_with_a_warning(
+    path: Path, code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import errno
+    import fcntl
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(getattr(errno, code), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING), Journal(path) as journal:
+        assert journal.put(ANSWER)
+    assert "has no locks" in caplog.text
+    with Journal(path) as journal:
+        assert journal.get("k1") == ANSWER
 
 
 def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:

@@ -22,7 +22,8 @@ ROOT = Path(wsi_chat.__file__).resolve().parents[1]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # texts that are the same in every language: names, and what is joined of other remarks
 NEUTRAL = {
-    "verbatim", "part.class_and_number", "part.name_and_number", "part.number_and_class", "about.given",
+    "verbatim", "part.class_and_number", "part.name_and_number", "part.number_and_class",
+    "part.number_and_kinds", "about.given",
     "category.names",
 }  # fmt: skip
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi_chat.analysis.run_folder import open_folder, row_of_failure, slide_id, write_run, write_summary
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder, open_folder, slide_id
+from wsi_chat.analysis.summary import row_of_failure, write_summary
 from wsi_chat.errors import OutputError, SlideUnsupported
 
 
@@ -38,8 +39,8 @@ def test_a_folder_that_is_a_file_names_the_flag(tmp_path: Path) -> None:
 
 def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -> None:
     error = SlideUnsupported("no reader", hint="convert it")
-    write_summary(tmp_path, [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
-    write_summary(tmp_path, [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
+    write_summary(RunFolder(tmp_path), [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
+    write_summary(RunFolder(tmp_path), [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
     with (tmp_path / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["state"], row["reason"]) for row in rows] == [
@@ -50,10 +51,77 @@ def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -
 
 
 def test_run_json_remembers_every_slide_and_survives_damage(tmp_path: Path) -> None:
-    write_run(tmp_path, config={"top_k": 1}, origin={}, slides={"a-1": "/x/a.svs"})
-    path = write_run(tmp_path, config={"top_k": 2}, origin={"top_k": "flag"}, slides={"b-2": "/x/b.svs"})
+    RunFolder(tmp_path).write_record(config={"top_k": 1}, origin={}, slides={"a-1": "/x/a.svs"})
+    path = RunFolder(tmp_path).write_record(config={"top_k": 2}, origin={"top_k": "flag"}, slides={"b-2": "/x/b.svs"})
     assert json.loads(path.read_text())["slides"] == {"a-1": "/x/a.svs", "b-2": "/x/b.svs"}
     assert json.loads(path.read_text())["config"] == {"top_k": 2}
     path.write_text("{ half")
-    write_run(tmp_path, config={}, origin={}, slides={"c-3": "/x/c.svs"})
+    RunFolder(tmp_path).write_record(config={}, origin={}, slides={"c-3": "/x/c.svs"})
     assert json.loads(path.read_text())["slides"] == {"c-3": "/x/c.svs"}
+
+
+# ------------------------------------------------------------------------------------------ what stands where
+
+
+def test_a_run_folder_tells_finished_slides_from_begun_ones_and_from_anything_else(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert not run.is_run
+    assert run.slides() == ()
+    run.open().write_record(config={}, origin={}, slides={"a-1": tmp_path / "a.svs"})
+    for name, file in (("a-1", "report.json"), ("b-2", "journal.sqlite"), ("notes", "todo.txt"), (".hidden", "x")):
+        (run.path / name).mkdir()
+        (run.path / name / file).write_text("")
+    assert run.is_run
+    assert [folder.id for folder in run.slides()] == ["a-1", "b-2"]
+    assert [folder.id for folder in run.finished_slides()] == ["a-1"]
+    assert run.slide("a-1").slide_file() == tmp_path / "a.svs"
+    assert run.slide("a-1").slide_file(tmp_path / "moved.svs") == tmp_path / "moved.svs"
+    assert run.slide("b-2").slide_file() is None
+    assert run.slide(tmp_path / "a.svs").id == slide_id(tmp_path / "a.svs")
+
+
+@pytest.mark.parametrize("text", ["{ half", "[]", '{"slides": 3}', '{"slides": {"a-1": 7}}', "[" * 100_000])
+def test_a_damaged_run_json_knows_no_slide_and_raises_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert RunFolder(tmp_path).slide_files == {}
+    assert RunFolder(tmp_path).slide("a-1").slide_file() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "does not exist"),
+        ({"s": None}, "is not a slide's run folder"),
+        ({"s/journal.sqlite": ""}, "has not finished"),
+        ({"s/a-1/report.json": "{}", "s/b-2/report.json": "{}"}, "is a whole run, not one slide of it"),
+        ({"s/report.json": "{ half"}, "report.json"),
+    ],
+)
+def test_why_there_is_no_report_to_read_is_named(tmp_path: Path, content: dict[str, str | None], reason: str) -> None:
+    for name, text in content.items():
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            place.mkdir()
+        else:
+            place.write_text(text)
+    with pytest.raises(OutputError, match=reason) as caught:
+        SlideFolder(tmp_path / "s").read_report()
+    assert caught.value.hint
+
+
+def test_damaged_tiles_are_an_output_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "tiles.parquet").write_bytes(b"PAR1 and then nothing PAR1")
+    with pytest.raises(OutputError, match=r"tiles\.parquet cannot be read"):
+        SlideFolder(tmp_path).tiles_table()
+
+
+def test_text_that_a_spreadsheet_would_run_is_defused_and_numbers_are_not(tmp_path: Path) -> None:
+    row = {"slide_id": "a-1", "file": "=cmd|' /C calc'!A0.svs", "reason": "@SUM(1)", "score": "-0.5", "error": "-"}
+    for _ in range(2):  # rows that are read back and written again stay as they are
+        write_summary(RunFolder(tmp_path), [row])
+        write_summary(RunFolder(tmp_path), [])
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert (found["file"], found["reason"]) == ("'=cmd|' /C calc'!A0.svs", "'@SUM(1)")
+    assert (found["score"], found["error"]) == ("-0.5", "-")

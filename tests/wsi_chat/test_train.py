@@ -224,7 +224,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     tiny: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from wsi_chat import cli
-    from wsi_chat.training import cli as command
+    from wsi_chat.commands import train as command
 
     def interrupts(row: dict[str, Any]) -> None:
         if row.get("steps") and row["step"] == 3:
@@ -239,7 +239,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 130
-    assert "interrupted: the state is saved; the same command with --resume goes on" in capsys.readouterr().err
+    assert "interrupted: the state is saved; run the same command with --resume to go on" in capsys.readouterr().err
     assert last_state(out) == out / "checkpoints" / "checkpoint-3"
     assert json.loads((out / "training.json").read_text())["state"] == "interrupted"
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -7,70 +7,35 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_chat.analysis.features import FeatureStore, identity_of
-from wsi_chat.engines.protocol import FEATURES, EngineCrashed, FeatureEngine, feature_engine
+from wsi_chat.analysis.feature_store import FeatureStore, identity_of
+from wsi_chat.engines.protocol import EngineCrashed, FeatureEngine, feature_engine
 from wsi_chat.errors import EngineDied, EngineError, SettingError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from aggregators.features import ImageFeatures
-    from aggregators.fitted import Applied, FittedAggregator
     from tilers import Slide, TilePlan
+    from wsi_chat.analysis.run_folder import SlideFolder
+    from wsi_chat.analysis.slide_score import SlideScore
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
-    from wsi_chat.engines.model import Model
     from wsi_chat.schema import Provenance, Query, Tile
-    from wsi_chat.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOCAL = ("transformers",)
-"""Engines of the settings that give image features."""
-
-
-def wants_features(settings: Settings, fitted: FittedAggregator | None, model: Model) -> bool:
-    """Whether this run keeps image features: by ``--features``, or because its aggregator reads them.
-
-    Raises:
-        SettingError: it does, and the engine gives none; before anything is loaded or asked.
-    """
-    by_aggregator = fitted is not None and fitted.record.image_features > 0
-    if not (settings.features or by_aggregator):
-        return False
-    named = (
-        f"--aggregator {settings.aggregator}" if settings.aggregator != "auto" else "the checkpoint's own aggregator"
-    )
-    why = f"{named} reads image features" if by_aggregator else "--features"
-    if model.given is not None:
-        feature_engine(model.given, why=why)
-    elif model.start is None and model.choice.name not in LOCAL:
-        raise SettingError(
-            f"{why}: the {model.choice.name} engine gives no image features.",
-            hint="Run the checkpoint here with --engine transformers, or "
-            + ("take another --aggregator (none: a pool)." if by_aggregator else "leave --features out."),
-        )
-    if fitted is not None and by_aggregator and fitted.record.image_kind != FEATURES:
-        raise SettingError(
-            f"{named} reads image features of the kind {fitted.record.image_kind!r}, and {FEATURES!r} is computed.",
-            hint="Fit it again with wsi-chat fit.",
-        )
-    return True
-
 
 def open_keeper(
-    folder: Path,
+    folder: SlideFolder,
     engine: Engine,
     dialect: Dialect,
     *,
     slide: Slide,
     plan: TilePlan,
     provenance: Provenance,
-    overwrite: bool,
-    applied: Applied | None = None,
+    score: SlideScore,
 ) -> FeatureKeeper:
     """A keeper over the slide's store. One blank picture is looked at, to learn how many features there are.
 
@@ -83,14 +48,14 @@ def open_keeper(
     giver = feature_engine(engine, why="--features")
     blank = Image.new("RGB", dialect.frame((plan.tile_px, plan.tile_px)).sent, (240, 240, 240))
     width = int(giver.image_features([blank]).shape[1])
-    record = None if applied is None else applied.aggregator.record
+    record = None if score.applied is None else score.applied.aggregator.record
     if record is not None and record.image_features not in (0, width):
         raise SettingError(
             f"the aggregator reads {record.image_features} image features of a tile, and this model gives {width}.",
             hint=f"Use the model of the fit, {record.image_model}, or fit it again.",
         )
-    of = identity_of(slide.record(folder.name), provenance)
-    store = FeatureStore(folder, of=of, tiles=plan.grid, width=width, overwrite=overwrite)
+    of = identity_of(slide.record(folder.id), provenance)
+    store = FeatureStore(folder, of=of, tiles=plan.grid, width=width, overwrite=score.settings.overwrite)
     return FeatureKeeper(giver, store, lookahead=engine.lookahead)
 
 

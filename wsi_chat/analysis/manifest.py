@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from wsi_chat.analysis.run_folder import slide_id
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import read_bytes
+from wsi_chat.errors import DocumentError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ LEGACY_ENCODINGS = ("gb18030", "cp1252", "shift_jis", "cp949", "cp1250", "cp1251
 class Sample:
     """One slide of a cohort, as the manifest gives it.
 
-    ``path`` is absolute; ``mpp`` um/px of level 0 or None where the slide itself says; ``specimen`` None where the
-    run's own holds; ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none.
+    ``path`` is absolute; ``mpp`` µm/px of level 0, None for the slide's own; ``specimen`` None for the run's own;
+    ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none.
     """
 
     sample_id: str
@@ -85,11 +86,9 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SettingError(
-            f"The manifest {path} cannot be read ({error.strerror}).", hint="Name a CSV file or a folder of slides."
-        ) from error
+        data = read_bytes(path)
+    except DocumentError as error:
+        raise SettingError(f"The manifest {error.message}", hint="Name a CSV file or a folder of slides.") from error
     if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf\xff\xfe"):
         raise SettingError(
             f"The manifest {path.name} is empty.", hint="Write a header (image_path, ...) and one line per slide."
@@ -171,7 +170,7 @@ def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
     folded = [name.casefold() for name in given]
     for name in folded:
         if name and folded.count(name) > 1:
-            raise SettingError(f"{path.name}, line {line}: the column {name!r} is there twice.", hint="Rename one.")
+            raise SettingError(f"{path.name}, line {line}: the column {name!r} appears twice.", hint="Rename one.")
     names = list(given)
     for ours, aliases in ALIASES.items():
         found = next((alias for alias in aliases if alias in folded), None)
@@ -199,7 +198,7 @@ def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
         path.exists()
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"{manifest.name}, line {line}, column image_path: {written!r} is no path ({error}).",
+            f"{manifest.name}, line {line}, column image_path: {written!r} is not a valid path ({error}).",
             hint="Name the slide's file.",
         ) from error
     specimen = row.get("specimen") or None
@@ -247,8 +246,8 @@ def _mpp(manifest: Path, line: int, written: str) -> float | None:
     if not plausible(value):
         low, high = PLAUSIBLE_MPP
         raise SettingError(
-            f"{manifest.name}, line {line}, column mpp: {written!r} is no resolution.",
-            hint=f"Give um/px of level 0, {low:g} to {high:g}, or leave it empty where the slide itself says.",
+            f"{manifest.name}, line {line}, column mpp: {written!r} is not a valid resolution.",
+            hint=f"Give µm/px of level 0, {low:g} to {high:g}, or leave it empty if the slide states its own.",
         )
     return value
 
@@ -262,12 +261,12 @@ def _check_unique(manifest: Path, samples: Iterable[Sample]) -> None:
         known = paths.setdefault(sample.path.resolve(), sample.line)
         if known != sample.line:
             raise SettingError(
-                f"{manifest.name}, line {sample.line}, column image_path: {sample.path} is on line {known} too.",
+                f"{manifest.name}, line {sample.line}, column image_path: {sample.path} is also on line {known}.",
                 hint="Name every slide once.",
             )
         known = ids.setdefault(sample.sample_id, sample.line)
         if known != sample.line:
             raise SettingError(
-                f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is on line {known} too.",
+                f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is also on line {known}.",
                 hint="Give every slide an id of its own.",
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import SettingError, SlideNotFound
 from wsi_chat.schema import Box, Finding, Report
 
@@ -47,10 +47,13 @@ class SlideResult:
 
     @property
     def tiles(self) -> pyarrow.Table:
-        """One row per tile, as written to tiles.parquet."""
-        import pyarrow.parquet as parquet
+        """One row per tile, as written to tiles.parquet. Raises OutputError where it cannot be read."""
+        return self.files.tiles_table()
 
-        return parquet.read_table(self.folder / "tiles.parquet")
+    @property
+    def files(self) -> SlideFolder:
+        """Where each document is."""
+        return SlideFolder(self.folder)
 
     def finding(self, finding_id: str) -> Finding:
         """The finding with this id.
@@ -58,9 +61,9 @@ class SlideResult:
         Raises:
             SettingError: there is none.
         """
-        for found in self.findings:
-            if found.id == finding_id:
-                return found
+        for finding in self.findings:
+            if finding.id == finding_id:
+                return finding
         raise SettingError(
             f"There is no finding {finding_id!r}.",
             hint=f"This slide has {len(self.findings)}: see result.findings.",
@@ -111,20 +114,8 @@ def load_result(folder: str | Path, *, slide: str | Path | None = None) -> Slide
         slide: where the slide file is now; None takes the place that run.json remembers.
 
     Raises:
-        OutputError: the folder holds no report.json.
+        OutputError: the folder holds no report.json, or one that cannot be read.
     """
-    from reports import read_report_json
-
-    folder = Path(folder)
-    report = read_report_json(folder / "report.json")
-    if slide is None:
-        slide = _remembered(folder.parent / "run.json").get(report.slide.id)
-    return SlideResult(report=report, folder=folder, slide_path=Path(slide) if slide else None)
-
-
-def _remembered(run: Path) -> dict[str, Any]:
-    try:
-        slides = json.loads(run.read_text(encoding="utf-8"))["slides"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return slides if isinstance(slides, dict) else {}
+    files = SlideFolder(Path(folder))
+    report = files.read_report()
+    return SlideResult(report=report, folder=files.path, slide_path=files.slide_file(Path(slide) if slide else None))

@@ -1,38 +1,38 @@
-"""The run folder: where each slide's results go, and the two files above them, ``run.json`` and ``summary.csv``.
+"""The run folder: where every file of a run and of its slides is, what counts as one, and what it says.
 
-Every file is written beside its place and moved into it, so that a kill at any instant leaves the old or the new
-file, never half of one. Documents of an earlier run stay only while the run under way would write the same.
+`RunFolder` owns OUT with ``run.json``, ``summary.csv``, ``index.html`` and ``run.log``; `SlideFolder` owns
+OUT/<slide id> with the documents, the journal and what people added. Every other module asks these two for a place
+and for what stands there.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wsi_chat.errors import OutputError, WsiChatError
-from wsi_chat.schema import Report
+from wsi_chat.atomic import write_text
+from wsi_chat.errors import OutputError
 
-SUMMARY_COLUMNS = (
-    "slide_id", "file", "state", "status", "score", "score_kind", "category", "coverage", "findings_abnormal",
-    "tiles_grid", "tiles_foreground", "tiles_selected", "tiles_read", "tiles_screened", "tiles_failed",
-    "tiles_detailed", "tiles_detail_failed", "seconds", "reason", "error",
-)  # fmt: skip
-JOURNAL = "journal.sqlite"
-TRACEBACK = "error.log"
-SUPERSEDED = "superseded"
+if TYPE_CHECKING:
+    import pyarrow
+
+    from wsi_chat.schema import Report, TileVerdict
+
 # what a run writes about a slide; a slide's folder may hold more (its journal, a saved conversation), which stays
 DOCUMENTS = (
     "report.*", "findings.*", "tiles.*", "maps.zarr", "scan.*", "overview.*", "heatmap.*", "gallery", "thumbnail.*",
     "*.dcm",
 )  # fmt: skip
+DEFAULT_OUT = "wsi-chat-out"
+RUN_HINT = "Choose another folder with -o."
 
 
 def slide_id(path: Path) -> str:
@@ -45,22 +45,6 @@ def slide_id(path: Path) -> str:
             break
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "slide"
     return f"{safe[:80]}-{digest}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 beside ``path`` and move it into place.
-
-    Raises:
-        OutputError: the place cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}).", hint="Choose another folder with -o."
-        ) from error
 
 
 def open_folder(path: Path) -> Path:
@@ -82,118 +66,272 @@ def open_folder(path: Path) -> Path:
     return path
 
 
-def row_of(report: Report) -> dict[str, Any]:
-    """One finished slide as a row of ``summary.csv``."""
-    verdict, funnel = report.verdict, report.funnel
-    return {
-        "slide_id": report.slide.id,
-        "file": report.slide.file_name,
-        "state": "done",
-        "status": verdict.status,
-        "score": "" if verdict.score is None else f"{verdict.score:.4f}",
-        "score_kind": verdict.score_kind,
-        "category": verdict.category_name or "",
-        "coverage": f"{verdict.coverage:.4f}",
-        "findings_abnormal": sum(f.abnormal for f in verdict.findings),
-        "tiles_grid": funnel.grid,
-        "tiles_foreground": funnel.foreground,
-        "tiles_selected": funnel.selected,
-        "tiles_read": funnel.read,
-        "tiles_screened": funnel.screened,
-        "tiles_failed": funnel.unreadable + funnel.screen_failed,
-        "tiles_detailed": funnel.detailed,
-        "tiles_detail_failed": funnel.detail_failed,
-        "seconds": round(sum(report.timings.seconds.values()), 3),
-        "reason": verdict.reason,
-    }
+@dataclass(frozen=True)
+class SlideFolder:
+    """One slide's folder, OUT/<slide id>. It need not exist yet; `finished` says whether a report stands in it."""
 
+    path: Path
 
-def row_of_failure(path: Path, error: Exception) -> dict[str, Any]:
-    """One slide that gave no verdict, as a row of ``summary.csv``."""
-    why = reason_of(error)
-    return {"slide_id": slide_id(path), "file": path.name, "state": "failed", "reason": why, "error": _kind(error)}
+    # ------------------------------------------------------------------------------------------ places
 
+    @property
+    def id(self) -> str:
+        """The slide id."""
+        return self.path.name
 
-def row_of_waiting(path: Path) -> dict[str, Any]:
-    """One slide that has no verdict of this run yet, so that an earlier run's row is not taken for one."""
-    return {"slide_id": slide_id(path), "file": path.name, "state": "queued"}
+    @property
+    def run(self) -> RunFolder:
+        """The run folder above."""
+        return RunFolder(self.path.parent)
 
+    @property
+    def report_path(self) -> Path:
+        """report.json, the last document of a run: where it stands, the slide is finished."""
+        return self.path / "report.json"
 
-def reason_of(error: Exception) -> str:
-    """An exception in words; one that was not raised on purpose is named by its type."""
-    return str(error) if isinstance(error, WsiChatError) else f"{_kind(error)}: {error}".rstrip(": ")
+    @property
+    def pdf_path(self) -> Path:
+        return self.path / "report.pdf"
 
+    @property
+    def html_path(self) -> Path:
+        return self.path / "report.html"
 
-def _kind(error: Exception) -> str:
-    return type(error).__name__
+    @property
+    def tiles_path(self) -> Path:
+        return self.path / "tiles.parquet"
 
+    @property
+    def maps_path(self) -> Path:
+        """The zarr group of per-tile grids."""
+        return self.path / "maps.zarr"
 
-def indeterminate_by_error(report: Report) -> bool:
-    """Whether the slide has no verdict because tiles or answers failed (and not because its score is in doubt)."""
-    verdict, funnel = report.verdict, report.funnel
-    if verdict.status != "indeterminate":
-        return False
-    few = verdict.coverage < verdict.coverage_floor or not funnel.screened
-    screening = few and funnel.unreadable + funnel.screen_failed > 0
-    return screening or (verdict.score is None and funnel.detail_failed > 0)
+    @property
+    def findings_path(self) -> Path:
+        return self.path / "findings.geojson"
 
+    @property
+    def overview_path(self) -> Path:
+        return self.path / "overview.png"
 
-def write_traceback(folder: Path, error: BaseException) -> Path:
-    """Keep where an unexpected exception came from, in the slide's folder."""
-    open_folder(folder)
-    path = folder / TRACEBACK
-    write_atomically(path, "".join(traceback.format_exception(error)))
-    return path
+    @property
+    def heatmap_path(self) -> Path:
+        return self.path / "heatmap.png"
 
+    @property
+    def thumbnail_path(self) -> Path:
+        return self.path / "thumbnail.jpg"
 
-def write_summary(
-    out: Path,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    columns: Sequence[str] = SUMMARY_COLUMNS,
-    keep_earlier: bool = True,
-) -> Path:
-    """Write ``summary.csv``.
+    @property
+    def features_path(self) -> Path:
+        """The zarr group of the model's image features, where they were asked for."""
+        return self.path / "features.zarr"
 
-    Args:
-        rows: by column; each has a ``slide_id``.
-        columns: the order of the columns; those of the file's earlier rows are kept behind them.
-        keep_earlier: keep rows of earlier runs in the same folder unless they are repeated here.
-    """
-    path = out / "summary.csv"
-    merged: dict[str, Mapping[str, Any]] = {}
-    names = list(columns)
-    if keep_earlier and path.is_file():
-        with path.open(encoding="utf-8", newline="") as old:
-            reader = csv.DictReader(old)
-            merged = {row["slide_id"]: row for row in reader if row.get("slide_id")}
-            earlier = [name for name in reader.fieldnames or () if name]
-        names = [*earlier, *(name for name in names if name not in earlier)]
-    for row in rows:
-        key = str(row["slide_id"])
-        # a cohort's own columns (label, patient) outlive a single slide that is analyzed again
-        own = {name: merged[key][name] for name in merged.get(key, {}) if name not in SUMMARY_COLUMNS}
-        merged[key] = {**own, **row}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(merged.values())
-    write_atomically(path, text.getvalue())
-    return path
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.sqlite"
 
+    @property
+    def state_path(self) -> Path:
+        """Where the slide stands in its run; see `wsi_chat.cohort.state`."""
+        return self.path / "state.json"
 
-def write_run(out: Path, *, config: Mapping[str, Any], origin: Mapping[str, str], slides: Mapping[str, str]) -> Path:
-    """Write ``run.json``: the effective settings, where each came from, and which file each slide id is."""
-    path = out / "run.json"
-    known: dict[str, str] = {}
-    if path.is_file():
+    @property
+    def review_path(self) -> Path:
+        """The reviewer's decisions on findings and tiles; a rerun leaves it alone."""
+        return self.path / "review.sqlite"
+
+    @property
+    def conversation_path(self) -> Path:
+        """The saved conversation about the slide; a rerun leaves it alone."""
+        return self.path / "chat.json"
+
+    @property
+    def traceback_path(self) -> Path:
+        """Where an exception that nobody foresaw came from."""
+        return self.path / "error.log"
+
+    @property
+    def superseded_path(self) -> Path:
+        """Documents of an earlier run that no longer hold, until the new ones are complete."""
+        return self.path / "superseded"
+
+    # ------------------------------------------------------------------------------------------ what stands there
+
+    @property
+    def finished(self) -> bool:
+        """Whether the slide has a report."""
+        return self.report_path.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run of the slide was begun here: it has a report, or answers in its journal."""
+        return self.finished or self.journal_path.exists()
+
+    def problem(self) -> str:
+        """Why this is not a finished slide's folder, as the end of a sentence that it begins; empty where it is."""
+        if self.finished:
+            return ""
+        if not self.path.exists():
+            return "does not exist"
+        if not self.path.is_dir():
+            return "is a file"
+        if self.begun:
+            return "holds a run that has not finished (there is no report.json yet)"
+        return "is not a slide's run folder: it holds no report.json"
+
+    def read_report(self) -> Report:
+        """The slide's report.
+
+        Raises:
+            OutputError: the folder holds none, or one that cannot be read; a whole run's folder is told apart.
+        """
+        from reports import read_report_json
+
+        if self.finished:
+            return read_report_json(self.report_path)
+        inside = RunFolder(self.path).finished_slides()
+        if inside:
+            some = ", ".join(str(folder.path) for folder in inside[:3])
+            more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+            raise OutputError(
+                f"{self.path} is a whole run, not one slide of it.", hint=f"Name one of its slides: {some}{more}."
+            )
+        raise OutputError(
+            f"{self.path} {self.problem()}.", hint="Name a folder that wsi-chat analyze wrote, OUT/<slide id>."
+        )
+
+    def read_tiles(self) -> list[TileVerdict]:
+        """The verdicts of all tiles, in plan order. Raises OutputError where they cannot be read."""
+        from reports import read_tiles_parquet
+
+        return read_tiles_parquet(self.tiles_path)
+
+    def tiles_table(self, columns: list[str] | None = None) -> pyarrow.Table:
+        """tiles.parquet: one row a tile.
+
+        Raises:
+            OutputError: it is missing or damaged, or lacks a column.
+        """
+        from pyarrow import parquet
+
         try:
-            known = dict(json.loads(path.read_text(encoding="utf-8")).get("slides", {}))
-        except (ValueError, AttributeError, TypeError):
-            known = {}  # a damaged run.json holds nothing that this run cannot say again
-    payload = {"config": dict(config), "origin": dict(origin), "slides": {**known, **slides}}
-    write_atomically(path, json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    return path
+            return parquet.read_table(self.tiles_path, columns=columns)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OutputError(
+                f"{self.tiles_path} cannot be read: {reason}.", hint="Analyze the slide again."
+            ) from error
+
+    def slide_file(self, moved_to: Path | None = None) -> Path | None:
+        """Where the slide file is: ``moved_to``, else the place that run.json remembers; None where neither is known.
+
+        A remembered place is given also where nothing is there now, so that an error can name it.
+        """
+        return moved_to if moved_to is not None else self.run.slide_files.get(self.id)
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def open(self) -> SlideFolder:
+        """Make the folder and prove that it can be written. Raises OutputError."""
+        open_folder(self.path)
+        return self
+
+    def keep_traceback(self, error: BaseException) -> Path:
+        """Write down where an exception that nobody foresaw came from."""
+        self.open()
+        return write_text(self.traceback_path, "".join(traceback.format_exception(error)), hint=RUN_HINT)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, OUT. It need not exist yet; `open` makes it."""
+
+    path: Path
+
+    def open(self) -> RunFolder:
+        """Make the folder and prove that it can be written. Raises OutputError."""
+        open_folder(self.path)
+        return self
+
+    @property
+    def record_path(self) -> Path:
+        """run.json: the effective settings, where each came from, and which file each slide id is."""
+        return self.path / "run.json"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.csv"
+
+    @property
+    def index_path(self) -> Path:
+        """The page over all slides of a cohort."""
+        return self.path / "index.html"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the one cohort that writes the folder."""
+        return self.path / ".cohort.lock"
+
+    def slide(self, of: Path | str) -> SlideFolder:
+        """The folder of a slide file (a Path) or of a slide id (a text)."""
+        return SlideFolder(self.path / (of if isinstance(of, str) else slide_id(of)))
+
+    def slides(self) -> tuple[SlideFolder, ...]:
+        """The folders of all slides that were begun here, by id."""
+        return tuple(folder for folder in self._folders() if folder.begun)
+
+    def finished_slides(self) -> tuple[SlideFolder, ...]:
+        """The folders of the slides that have a report, by id."""
+        return tuple(folder for folder in self._folders() if folder.finished)
+
+    def _folders(self) -> Iterator[SlideFolder]:
+        try:
+            names = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        except OSError:
+            return
+        yield from map(SlideFolder, names)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was written here."""
+        return self.record_path.is_file()
+
+    @cached_property
+    def slide_files(self) -> Mapping[str, Path]:
+        """Slide id -> the slide's file as it was analyzed; empty where run.json is missing or damaged."""
+        files = self.read_record().get("slides")
+        if not isinstance(files, dict):
+            return {}
+        return {str(name): Path(file) for name, file in files.items() if isinstance(file, str)}
+
+    def read_record(self) -> dict[str, Any]:
+        """run.json as it is; empty where it is missing or damaged."""
+        try:
+            content = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def write_record(
+        self, *, config: Mapping[str, Any], origin: Mapping[str, str], slides: Mapping[str, Path | str]
+    ) -> Path:
+        """Write run.json; slides of earlier runs in the same folder stay known.
+
+        Args:
+            config: the effective settings.
+            origin: where each setting that is not a default came from.
+            slides: slide id -> file.
+        """
+        known = {name: str(file) for name, file in RunFolder(self.path).slide_files.items()}
+        files = {name: str(file) for name, file in slides.items()}
+        payload = {"config": dict(config), "origin": dict(origin), "slides": {**known, **files}}
+        text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return write_text(self.record_path, text, hint=RUN_HINT)
 
 
 class EarlierDocuments:
@@ -204,14 +342,13 @@ class EarlierDocuments:
     The journal stays, so nothing that was answered is lost.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SlideFolder) -> None:
         self._folder = folder
         self._report: Any = None
-        path = folder / "report.json"
-        if path.exists():
+        if folder.report_path.exists():
             try:
-                self._report = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                self._report = json.loads(folder.report_path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
                 self._report = {}  # half a report is nobody's verdict: it agrees with nothing
 
     @property
@@ -221,11 +358,11 @@ class EarlierDocuments:
 
     def agree(self, block: str, values: Mapping[str, Any]) -> bool:
         """Whether the earlier report has these values in one of its blocks."""
-        held = self._report.get(block) if isinstance(self._report, dict) else None
-        if not isinstance(held, dict):
+        earlier = self._report.get(block) if isinstance(self._report, dict) else None
+        if not isinstance(earlier, dict):
             return False
         wanted = json.loads(json.dumps(dict(values)))  # as it reads after writing: tuples are lists
-        return all(name in held and held[name] == value for name, value in wanted.items())
+        return all(name in earlier and earlier[name] == value for name, value in wanted.items())
 
     def expect(self, block: str, values: Mapping[str, Any]) -> None:
         """Set the documents aside unless the earlier report has these values in ``block``."""
@@ -240,20 +377,19 @@ class EarlierDocuments:
         """
         if not self.there:
             return
-        place = self._folder / SUPERSEDED
+        place = self._folder.superseded_path
+        report = self._folder.report_path
         try:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            found = [path for pattern in DOCUMENTS for path in sorted(self._folder.glob(pattern))]
-            for path in sorted(dict.fromkeys(found), key=lambda path: path.name != "report.json"):
+            documents = [path for pattern in DOCUMENTS for path in sorted(self._folder.path.glob(pattern))]
+            for path in sorted(dict.fromkeys(documents), key=lambda path: path != report):
                 path.rename(place / path.name)
         except OSError as error:
-            raise OutputError(
-                f"{place}: cannot be written ({error.strerror}).", hint="Choose another folder with -o."
-            ) from error
+            raise OutputError(f"{place}: cannot be written ({error.strerror}).", hint=RUN_HINT) from error
         self._report = None
 
     def forget(self) -> None:
         """The new documents are complete: what they replace goes, and so does the traceback of an earlier failure."""
-        shutil.rmtree(self._folder / SUPERSEDED, ignore_errors=True)
-        (self._folder / TRACEBACK).unlink(missing_ok=True)
+        shutil.rmtree(self._folder.superseded_path, ignore_errors=True)
+        self._folder.traceback_path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.analysis.result import SlideResult, load_result
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
 from wsi_chat.errors import SettingError
 from wsi_chat.settings import Settings
 
@@ -24,13 +25,14 @@ def result_of(source: str | Path | SlideResult, slide: str | Path | None) -> Sli
     if isinstance(source, SlideResult):
         return source
     folder = Path(source)
-    if (folder / "report.json").is_file():
+    if SlideFolder(folder).finished:
         return load_result(folder, slide=slide)
-    inside = sorted(folder.glob("*/report.json")) if (folder / "run.json").is_file() else []
+    run = RunFolder(folder)
+    inside = run.finished_slides() if run.is_run else ()
     if len(inside) == 1:
-        return load_result(inside[0].parent, slide=slide)
+        return load_result(inside[0].path, slide=slide)
     if inside:
-        names = ", ".join(path.parent.name for path in inside[:5])
+        names = ", ".join(finished.id for finished in inside[:5])
         raise SettingError(
             f"{folder} holds {len(inside)} slides.",
             hint=f"Name one of its folders: {names}{' ...' if inside[5:] else ''}.",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from reports.blood import interval_text, sentences, share_text
+from reports.language import Words
 from wsi_chat.asking.intent import find_label
 from wsi_chat.errors import WsiChatError
 from wsi_chat.journal import Journal
@@ -55,7 +57,7 @@ class SlideFacts:
         """Tile id -> its row of tiles.parquet; empty where the file is gone."""
         try:
             return {row["tile_id"]: row for row in self.result.tiles.to_pylist()}
-        except (OSError, KeyError):
+        except (WsiChatError, KeyError):
             return {}
 
     def exists(self, name: str) -> bool:
@@ -123,6 +125,7 @@ class SlideFacts:
 
         return [
             route(r"\bwhy\b|\breasons?\b|\bwhat carries\b", False, self.why),
+            route(r"\bdifferential\b|\bleft shift\b|\bper field\b", False, self.differential),
             route(r"\badequa\w*|\b(?:un)?satisfactory\b|\benough cells\b", False, self.adequacy),
             route(r"\bcategory\b|\bbethesda\b", True, self.category),
             route(
@@ -223,7 +226,7 @@ class SlideFacts:
 
     def journal(self) -> RecordAnswer:
         try:
-            with Journal(self.result.folder / "journal.sqlite", read_only=True) as journal:
+            with Journal(self.result.files.journal_path, read_only=True) as journal:
                 tally = journal.tally()
         except WsiChatError as error:
             return RecordAnswer(f"The journal cannot be read: {error}")
@@ -232,7 +235,8 @@ class SlideFacts:
 
     def of_label(self, label: str) -> RecordAnswer:
         """How many findings of a class there are, and where."""
-        found = sorted((f for f in self.result.findings if f.label == label), key=lambda f: (-(f.score or 0.0), f.id))
+        kinds = self._system.kinds_of(label)
+        found = sorted((f for f in self.result.findings if f.label in kinds), key=lambda f: (-(f.score or 0.0), f.id))
         row = next((count for count in self.report.verdict.counts if count.label == label), None)
         detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
         name = self._name(label)
@@ -244,8 +248,26 @@ class SlideFacts:
         where = "; ".join(f"{f.id} at {corners(f.box)}" for f in found[:LISTED])
         more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
         boxes = tuple(LabelledBox(f.label, f.box) for f in found)
-        text = f"{len(found)} {name} in {detailed}: {where}{more}."
+        text = f"{len(found)} {name} in {detailed}: {where}{more}.{self._share(label)}"
         return RecordAnswer(text, tuple(f.id for f in found[:LISTED]), boxes)
+
+    def differential(self) -> RecordAnswer:
+        """White cells by type, what was seen for review, and how far the figures can be trusted."""
+        found = self.report.verdict.differential
+        if found is None:
+            return RecordAnswer("This slide has no differential: its reporting system counts no white cells by type.")
+        words = Words("en", self._system)
+        cites = self._known(f.id for f in self.result.findings if any(f.label == row.label for row in found.rows))
+        text = " ".join(sentence.text for sentence in sentences(self.report, words))
+        return RecordAnswer(text, cites[:LISTED] or self._detailed(3))
+
+    def _share(self, label: str) -> str:
+        """What a type makes of the differential; empty for a class that is no part of one."""
+        found = self.report.verdict.differential
+        row = next((row for row in found.rows if row.label == label), None) if found is not None else None
+        if row is None or found is None:
+            return ""
+        return f" That is {share_text(row)} of {found.typed} white cells of a stated type ({interval_text(row)})."
 
     def _name(self, label: str) -> str:
         """The display name of a class, as the findings table has it."""

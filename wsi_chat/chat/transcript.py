@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from wsi_chat.analysis.run_folder import write_atomically
+from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import DISCLAIMER, Box, LabelledBox, Record
 
@@ -54,8 +54,8 @@ def write_transcript(transcript: Transcript, path: Path) -> tuple[Path, Path]:
     """
     stem = path.with_suffix("") if path.suffix in (".json", ".md") else path
     data, text = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")
-    write_atomically(data, transcript.model_dump_json(indent=2) + "\n")
-    write_atomically(text, as_markdown(transcript))
+    write_text(data, transcript.model_dump_json(indent=2) + "\n", parents=False)
+    write_text(text, as_markdown(transcript), parents=False)
     return data, text
 
 

@@ -1,7 +1,7 @@
-"""Many slides: a manifest or a folder in, one run folder, one summary and one page out, on this machine or on Ray.
+"""Runs: one slide or many in, one run folder and one summary out, on this machine or on Ray.
 
 One bad slide never stops the others, whatever it raises; each slide's state is on disk, so a run that was killed at
-any instant goes on where it was and asks nothing twice.
+any instant is resumed where it was and asks nothing twice.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wsi_chat.analysis.manifest import Sample, read_manifest
     from wsi_chat.cohort.result import CohortResult
-    from wsi_chat.cohort.run import analyze_cohort
+    from wsi_chat.cohort.run import analyze_cohort, analyze_slides
     from wsi_chat.cohort.search import find_slides
     from wsi_chat.cohort.state import SlideState
 
-__all__ = ["CohortResult", "Sample", "SlideState", "analyze_cohort", "find_slides", "read_manifest"]
+__all__ = ["CohortResult", "Sample", "SlideState", "analyze_cohort", "analyze_slides", "find_slides", "read_manifest"]
 
 _HOMES = {
-    "CohortResult": "result",
-    "Sample": "manifest",
-    "SlideState": "state",
-    "analyze_cohort": "run",
-    "find_slides": "search",
-    "read_manifest": "manifest",
+    "CohortResult": "wsi_chat.cohort.result",
+    "Sample": "wsi_chat.analysis.manifest",
+    "SlideState": "wsi_chat.cohort.state",
+    "analyze_cohort": "wsi_chat.cohort.run",
+    "analyze_slides": "wsi_chat.cohort.run",
+    "find_slides": "wsi_chat.cohort.search",
+    "read_manifest": "wsi_chat.analysis.manifest",
 }
 
 
@@ -32,7 +33,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'wsi_chat.cohort' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"wsi_chat.cohort.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

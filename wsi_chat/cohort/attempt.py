@@ -1,4 +1,4 @@
-"""One slide of a cohort, from queued to its end: the same on this machine and in a Ray worker.
+"""One slide of a run, from queued to its end: the same on this machine and in a Ray worker.
 
 Whatever a slide raises is that slide's failure, kept with its traceback; only what concerns every slide (an engine
 that is dead or cannot be loaded, an interrupt) goes further, and leaves the slide queued.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
-from wsi_chat.analysis.pipeline import PreparedSlide, analyze_slide
+from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
-from wsi_chat.analysis.run_folder import indeterminate_by_error, reason_of, row_of, row_of_failure, write_traceback
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
+from wsi_chat.analysis.stages import Prepared
+from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of, row_of_failure
+from wsi_chat.atomic import replacing
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, WsiChatError
@@ -21,18 +24,26 @@ from wsi_chat.progress import Progress, no_progress
 
 log = logging.getLogger(__name__)
 
-THUMBNAIL = "thumbnail.jpg"
 THUMBNAIL_PX = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a slide ended: its state, and on this machine also its result or the exception that it raised."""
+
+    state: SlideState
+    result: SlideResult | None = None
+    error: Exception | None = None
 
 
 def attempt(
     job: Job,
-    out: Path,
+    run: RunFolder,
     model: Model,
     *,
-    prepared: Callable[[], PreparedSlide] | None = None,
+    prepared: Callable[[], Prepared] | None = None,
     progress: Progress = no_progress,
-) -> SlideState:
+) -> Outcome:
     """Analyze one slide and write down how it ended.
 
     Raises:
@@ -40,18 +51,18 @@ def attempt(
         KeyboardInterrupt: the same.
         OutputError: not even the state can be written.
     """
-    begun = time.perf_counter()
-    write_state(out, job.state(status="running"))
+    began = time.perf_counter()
+    write_state(run, job.state(status="running"))
     try:
-        result = analyze_slide(job.sample.path, out, job.settings, model, progress=progress, prepared=prepared)
-        _write_thumbnail(result.folder)
+        result = analyze_slide(job.sample.path, run, job.settings, model, progress=progress, prepared=prepared)
+        _write_thumbnail(result.files)
     except (EngineError, KeyboardInterrupt) as error:
-        why = error.message if isinstance(error, WsiChatError) else "interrupted"
-        write_state(out, job.state(reason=f"{why}; its answers so far are kept"))
+        reason = error.message if isinstance(error, WsiChatError) else "interrupted"
+        write_state(run, job.state(reason=f"{reason}; its answers so far are kept"))
         raise
     except Exception as error:
-        return write_state(out, _failed(job, out, error, time.perf_counter() - begun))
-    return write_state(out, _finished(job, result, time.perf_counter() - begun))
+        return Outcome(write_state(run, failed(job, run, error, time.perf_counter() - began)), error=error)
+    return Outcome(write_state(run, _finished(job, result, time.perf_counter() - began)), result=result)
 
 
 def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
@@ -66,34 +77,36 @@ def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
     )
 
 
-def _failed(job: Job, out: Path, error: Exception, seconds: float) -> SlideState:
+def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = None) -> SlideState:
+    """The state of a slide that raised an exception; the traceback of one that nobody foresaw is kept."""
     if not isinstance(error, WsiChatError):
         log.warning("%s: %s", job.sample.path.name, reason_of(error))
-        write_traceback(out / job.slide_id, error)
+        run.slide(job.slide_id).keep_traceback(error)
     else:
         log.info("%s failed: %s", job.sample.path.name, error, exc_info=error)
     return job.state(
         status="failed",
         reason=reason_of(error),
         error=type(error).__name__,
-        seconds=round(seconds, 3),
+        seconds=None if seconds is None else round(seconds, 3),
         row=row_of_failure(job.sample.path, error),
     )
 
 
-def failed_outside(job: Job, out: Path, reason: str, *, error: str) -> SlideState:
+def failed_outside(job: Job, run: RunFolder, reason: str, *, error: str) -> SlideState:
     """The state of a slide whose worker did not live to write one."""
     row = {"slide_id": job.slide_id, "file": job.sample.path.name, "state": "failed", "reason": reason, "error": error}
-    return write_state(out, job.state(status="failed", reason=reason, error=error, row=row))
+    return write_state(run, job.state(status="failed", reason=reason, error=error, row=row))
 
 
-def _write_thumbnail(folder: Path) -> None:
+def _write_thumbnail(folder: SlideFolder) -> None:
     """A small overview for the cohort's page; where it cannot be made, the page says so."""
     from PIL import Image
 
     try:
-        with Image.open(folder / "overview.png") as picture:
+        with Image.open(folder.overview_path) as picture:
             picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            picture.convert("RGB").save(folder / THUMBNAIL, quality=70)
-    except (OSError, SyntaxError, ValueError) as error:
-        log.info("%s: no thumbnail: %s", folder.name, error)
+            with replacing(folder.thumbnail_path) as scratch:
+                picture.convert("RGB").save(scratch, format="JPEG", quality=70)
+    except (OSError, SyntaxError, ValueError, WsiChatError) as error:
+        log.info("%s: no thumbnail: %s", folder.id, error)

@@ -10,11 +10,11 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from pathlib import Path
 
-from wsi_chat.analysis.pipeline import PreparedSlide, prepare_slide
-from wsi_chat.cohort.attempt import attempt
-from wsi_chat.cohort.state import Job, SlideState
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.stages import Prepared, prepare_slide
+from wsi_chat.cohort.attempt import Outcome, attempt
+from wsi_chat.cohort.state import Job
 from wsi_chat.engines.model import Model
 from wsi_chat.progress import Progress
 
@@ -23,24 +23,24 @@ AHEAD = 1
 
 def run_local(
     jobs: Iterable[Job],
-    out: Path,
+    run: RunFolder,
     model: Model,
     *,
     ahead: int = AHEAD,
     begun: Callable[[Job], Progress],
-) -> Iterator[SlideState]:
-    """Yield each slide's state as it ends, in order.
+) -> Iterator[Outcome]:
+    """Yield how each slide ended, in order.
 
     Args:
         ahead: slides prepared beside the one that is asked about; 0 prepares each when its turn comes.
-        begun: told when a slide's turn comes; gives the function that is told its progress.
+        begun: called when a slide's turn comes; gives the function that its progress is reported to.
 
     Raises:
         EngineError, OutputError, KeyboardInterrupt: the run ended early; its slides are queued.
     """
     with Ahead(jobs, model, ahead=ahead) as queue:
         for job, prepared in queue:
-            yield attempt(job, out, model, prepared=prepared, progress=begun(job))
+            yield attempt(job, run, model, prepared=prepared, progress=begun(job))
 
 
 class Ahead:
@@ -53,11 +53,11 @@ class Ahead:
         self._jobs = iter(jobs)
         self._model = model
         self._ahead = ahead
-        self._waiting: deque[tuple[Job, Future[PreparedSlide]]] = deque(maxlen=max(1, ahead))
-        self._taken: Future[PreparedSlide] | None = None
+        self._waiting: deque[tuple[Job, Future[Prepared]]] = deque(maxlen=max(1, ahead))
+        self._taken: Future[Prepared] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-slide")
 
-    def __iter__(self) -> Iterator[tuple[Job, Callable[[], PreparedSlide]]]:
+    def __iter__(self) -> Iterator[tuple[Job, Callable[[], Prepared]]]:
         while True:
             self._fill(1)
             if not self._waiting:
@@ -73,7 +73,7 @@ class Ahead:
                 return
             self._waiting.append((job, self._thread.submit(self._prepare, job)))
 
-    def _prepare(self, job: Job) -> PreparedSlide:
+    def _prepare(self, job: Job) -> Prepared:
         return prepare_slide(job.sample.path, job.settings, self._model.dialect, read_ahead=True)
 
     def __enter__(self) -> Ahead:

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.address import notice
-from wsi_chat.cohort.attempt import attempt, failed_outside
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.cohort.attempt import Outcome, attempt, failed_outside
 from wsi_chat.cohort.state import Job, SlideState
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, SettingError, WsiChatError
@@ -51,13 +52,13 @@ class SlideActor:
     def __init__(self, out: str, settings: Settings, start: Callable[[], Engine] | None, threads: int) -> None:
         # Ray gives a process one thread per core that it is granted; without GPUs the engine is what needs more
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        self._out = Path(out)
+        self._run = RunFolder(Path(out))
         self._model = Model(settings, start=start)
 
     def attempt(self, job: Job) -> SlideState | WsiChatError:
         """The slide's state, or the error that no other slide would escape."""
         try:
-            return attempt(job, self._out, self._model)
+            return attempt(job, self._run, self._model).state
         except WsiChatError as error:
             # returned, not raised: an exception with keyword arguments does not survive being sent
             return type(error)(error.message, hint=error.hint)
@@ -65,14 +66,14 @@ class SlideActor:
 
 def run_on_ray(
     jobs: Sequence[Job],
-    out: Path,
+    run: RunFolder,
     model: Model,
     *,
     actors: int | None,
     address: str | None,
     begun: Callable[[Job], Progress],
-) -> Iterator[SlideState]:
-    """Yield each slide's state as it ends, in the order in which they end.
+) -> Iterator[Outcome]:
+    """Yield how each slide ended, in the order in which they end.
 
     Raises:
         SettingError: ray is not installed, the cluster cannot be reached, or ``actors`` is not positive.
@@ -82,18 +83,18 @@ def run_on_ray(
         raise SettingError(f"--actors is {actors}.", hint="Give at least 1.")
     if not jobs:
         return
-    if model.settings.base_url and (said := notice(model.settings.base_url)):
-        log.warning(said)  # the engine says it too, but in a worker's log
+    if model.settings.base_url and (leaving := notice(model.settings.base_url)):
+        log.warning(leaving)  # the engine says it too, but in a worker's log
     with _cluster(address, most=min(actors or len(jobs), len(jobs))) as ray:
-        yield from _work(ray, jobs, out, model, actors=actors, begun=begun)
+        yield from _work(ray, jobs, run, model, actors=actors, begun=begun)
 
 
 def _work(
-    ray: Any, jobs: Sequence[Job], out: Path, model: Model, *, actors: int | None, begun: Callable[[Job], Progress]
-) -> Iterator[SlideState]:
+    ray: Any, jobs: Sequence[Job], run: RunFolder, model: Model, *, actors: int | None, begun: Callable[[Job], Progress]
+) -> Iterator[Outcome]:
     from ray.util import ActorPool
 
-    workers = _workers(ray, out, model, wanted=actors, most=len(jobs))
+    workers = _workers(ray, run, model, wanted=actors, most=len(jobs))
     pool: Any = ActorPool(workers)
     sent: dict[str, tuple[Job, Any]] = {}
 
@@ -112,7 +113,7 @@ def _work(
             except ray.exceptions.RayActorError as error:
                 job = _lost(ray, sent)
                 reason = f"Its worker process died {TRIES} times: {str(error).splitlines()[0]}"
-                ended = failed_outside(job, out, reason, error="WorkerDied")
+                ended = failed_outside(job, run, reason, error="WorkerDied")
             except ray.exceptions.RayTaskError as error:
                 raise EngineDied(
                     f"A Ray worker failed: {str(error).splitlines()[-1]}",
@@ -121,13 +122,13 @@ def _work(
             if isinstance(ended, WsiChatError):
                 raise ended
             sent.pop(ended.slide_id, None)
-            yield ended
+            yield Outcome(ended)
     finally:
         for worker in workers:
             ray.kill(worker)
 
 
-def _workers(ray: Any, out: Path, model: Model, *, wanted: int | None, most: int) -> list[Any]:
+def _workers(ray: Any, run: RunFolder, model: Model, *, wanted: int | None, most: int) -> list[Any]:
     """The actors, with shares of the cluster that add up whatever its machines are."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
@@ -139,7 +140,9 @@ def _workers(ray: Any, out: Path, model: Model, *, wanted: int | None, most: int
         max_task_retries=TRIES - 1,
     )
     log.info("ray: %d actors on %d GPUs and %d cores", count, gpus, cpus)
-    return [kind.remote(str(out.resolve()), model.settings, model.start, max(1, cpus // count)) for _ in range(count)]
+    return [
+        kind.remote(str(run.path.resolve()), model.settings, model.start, max(1, cpus // count)) for _ in range(count)
+    ]
 
 
 def _lost(ray: Any, sent: Mapping[str, tuple[Job, Any]]) -> Job:

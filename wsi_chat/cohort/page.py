@@ -10,16 +10,12 @@ from urllib.parse import quote
 
 from reports.html import COLORS, SYMBOLS
 from reports.wording import VERDICT_WORDS
-from wsi_chat.analysis.run_folder import TRACEBACK, write_atomically
-from wsi_chat.cohort.attempt import THUMBNAIL
+from wsi_chat.analysis.run_folder import RUN_HINT, SlideFolder
+from wsi_chat.atomic import write_text
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.schema import DISCLAIMER
 
 STATE_MARKS = {"done": "●", "indeterminate": "◐", "failed": "✕", "running": "▸", "queued": "·"}
-LINKS = (
-    ("report.pdf", "PDF"), ("report.html", "HTML"), ("report.json", "JSON"), ("findings.geojson", "GeoJSON"),
-    ("heatmap.png", "heat map"), ("tiles.parquet", "tiles"), (TRACEBACK, "traceback"),
-)  # fmt: skip
 # title, and how it is sorted: by words, by number, or not at all
 HEADS = (
     ("Overview", None), ("Sample and documents", "text"), ("State", "text"), ("Verdict", "text"), ("Score", "number"),
@@ -96,7 +92,7 @@ def write_index(result: CohortResult) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_atomically(result.out / "index.html", page(result))
+    write_text(result.run.index_path, page(result), hint=RUN_HINT)
 
 
 def page(result: CohortResult) -> str:
@@ -150,7 +146,7 @@ def _row(result: CohortResult, row: dict[str, Any]) -> str:
         f"<td>{_thumbnail(result, row)}</td>",
         f'<td data-v="{_safe(row["sample_id"])}">{_safe(row["sample_id"])}'
         f'<div class="file">{_safe(row["file"])}</div>'
-        f'<div class="docs">{_links(result, str(row["slide_id"]))}</div></td>',
+        f'<div class="docs">{_links(result.run.slide(str(row["slide_id"])))}</div></td>',
         f'<td class="state" data-v="{state}">{STATE_MARKS[state]} {state}</td>',
         f'<td class="verdict" data-v="{_safe(words)}" style="color:{color}">{_safe(mark)}</td>',
         _number(score, f"{float(score):.3f}" if score else ""),
@@ -180,18 +176,20 @@ def _why(reason: str, most: int = 110) -> str:
     return f"<details><summary>{_safe(reason[:most])} ...</summary>{_safe(reason[most:])}</details>"
 
 
-def _links(result: CohortResult, slide_id: str) -> str:
-    folder = result.out / slide_id
-    return "".join(
-        f'<a href="{quote(slide_id)}/{name}">{title}</a>' for name, title in LINKS if (folder / name).is_file()
-    )
+def _links(folder: SlideFolder) -> str:
+    places = (
+        (folder.pdf_path, "PDF"), (folder.html_path, "HTML"), (folder.report_path, "JSON"),
+        (folder.findings_path, "GeoJSON"), (folder.heatmap_path, "heat map"), (folder.tiles_path, "tiles"),
+        (folder.traceback_path, "traceback"),
+    )  # fmt: skip
+    return "".join(f'<a href="{quote(folder.id)}/{path.name}">{title}</a>' for path, title in places if path.is_file())
 
 
 def _thumbnail(result: CohortResult, row: dict[str, Any]) -> str:
     # a slide that is done anew shows no picture of its earlier run
     if row["state"] in ("done", "indeterminate"):
         try:
-            data = (result.out / str(row["slide_id"]) / THUMBNAIL).read_bytes()
+            data = result.run.slide(str(row["slide_id"])).thumbnail_path.read_bytes()
         except OSError:
             data = b""
         if data:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult, load_result
-from wsi_chat.analysis.run_folder import SUMMARY_COLUMNS
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.summary import SUMMARY_COLUMNS
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.errors import SettingError
+from wsi_chat.errors import SettingError, WsiChatError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,13 +33,20 @@ class CohortResult:
     Attributes:
         out: the run folder, with summary.csv and index.html.
         samples, states: what was asked for, and what came of it.
-        interrupted: the run was stopped before its end; the same call goes on from there.
+        interrupted: the run was stopped before its end; the same call resumes it.
+        stopped_by: the error that ended the run early (an engine that died or cannot be loaded), None where none did.
     """
 
     out: Path
     samples: tuple[Sample, ...]
     states: tuple[SlideState, ...]
     interrupted: bool = False
+    stopped_by: WsiChatError | None = None
+
+    @property
+    def run(self) -> RunFolder:
+        """Where each file of the run is."""
+        return RunFolder(self.out)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -77,7 +85,7 @@ class CohortResult:
         """
         for sample in self.samples:
             if sample.sample_id == sample_id:
-                return load_result(self.out / sample.slide_id, slide=sample.path)
+                return load_result(self.run.slide(sample.slide_id).path, slide=sample.path)
         raise SettingError(f"There is no slide {sample_id!r} in this cohort.", hint="See cohort.table['sample_id'].")
 
     def __repr__(self) -> str:

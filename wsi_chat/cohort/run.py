@@ -1,24 +1,30 @@
-"""analyze_cohort(): the one path from a manifest or a folder to a run folder with every slide's documents."""
+"""One lifecycle for every run: one slide, slides named one by one, or a cohort, into one run folder.
+
+`analyze` is the run over one path, `analyze_slides` over several, `analyze_cohort` over a manifest or a folder.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
+from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, read_manifest
-from wsi_chat.analysis.pipeline import DEFAULT_OUT
-from wsi_chat.analysis.run_folder import open_folder, write_run, write_summary
+from wsi_chat.analysis.pipeline import check_settings
+from wsi_chat.analysis.result import SlideResult
+from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
+from wsi_chat.cohort.attempt import Outcome
+from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
-from wsi_chat.cohort.page import write_index
-from wsi_chat.cohort.result import CohortResult, columns_of
+from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.search import find_slides
-from wsi_chat.cohort.state import Job, SlideState, make_job, settled, write_state
+from wsi_chat.cohort.state import Job, make_job
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.errors import EngineError, OutputError, SettingError
+from wsi_chat.journal import lock_file
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
 
@@ -26,32 +32,102 @@ if TYPE_CHECKING:
     from wsi_chat.engines import Engine
 
 Executor = Literal["local", "ray"]
-PAGE_SECONDS = 30.0  # between two writings of index.html; it holds every slide's picture
-LOCK = ".cohort.lock"
 
 
-class Watcher(Protocol):
-    """Who is told how the cohort goes."""
+def analyze(
+    slide: str | Path,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    engine: Engine | str | None = None,
+    config: str | Path | None = None,
+    progress: Progress = no_progress,
+    **settings: Any,
+) -> SlideResult:
+    """Analyze one slide: tile, screen, detail, aggregate, report.
 
-    def planned(self, total: int, settled: Sequence[SlideState]) -> None:
-        """Before the first slide: how many there are, and which need not be done again."""
+    Args:
+        slide: the slide file (or OME-Zarr folder).
+        out: the run folder; results go to ``out/<slide id>/``.
+        engine: an engine that is already loaded; a name (``transformers``) is the setting; None loads the one that the
+            settings name.
+        config: a YAML file of settings.
+        progress: called as ``progress(stage, done, total)``.
+        **settings: any field of :class:`wsi_chat.settings.Settings`, e.g. ``specimen="cervix"``.
+
+    Returns:
+        The verdict with its report, findings and folder; draws itself in a notebook.
+
+    Raises:
+        WsiChatError: see :mod:`wsi_chat.errors`; the message names the file or setting and the way out.
+        KeyboardInterrupt: every answer so far is saved, and the same call resumes.
+    """
+    watcher = _Single(progress)
+    result = analyze_slides([slide], out=out, engine=engine, config=config, watcher=watcher, **settings)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    if result.stopped_by is not None:
+        raise result.stopped_by
+    assert watcher.outcome is not None  # a run that was not stopped has ended every slide
+    if watcher.outcome.error is not None:
+        raise watcher.outcome.error
+    assert watcher.outcome.result is not None
+    return watcher.outcome.result
+
+
+class _Single(Silent):
+    """Follows the run of one slide."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.outcome: Outcome | None = None
+        self._progress = progress
 
     def begun(self, sample: Sample) -> Progress:
-        """A slide's turn has come; the function returned is told its progress."""
+        return self._progress
 
-    def ended(self, state: SlideState) -> None:
-        """A slide is finished."""
+    def ended(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
 
-class Silent:
-    """The default watcher: nobody is told."""
+def analyze_slides(
+    slides: Sequence[str | Path],
+    *,
+    out: str | Path = DEFAULT_OUT,
+    engine: Engine | Callable[[], Engine] | str | None = None,
+    config: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> CohortResult:
+    """Analyze slides that are named one by one. Each is done, also where it has a verdict; known answers are kept.
 
-    def planned(self, total: int, settled: Sequence[SlideState]) -> None: ...
+    They join those of earlier runs in ``run.json`` and ``summary.csv``. A slide that fails never stops the others.
 
-    def begun(self, sample: Sample) -> Progress:
-        return no_progress
+    Args:
+        slides: their files; one that is named twice is done once.
+        out, engine, config, environ, watcher, settings: as in `analyze_cohort`.
 
-    def ended(self, state: SlideState) -> None: ...
+    Returns:
+        One state per slide. An engine that died or cannot be loaded ends the run: it is in ``stopped_by``. After an
+        interrupt (Ctrl-C), what there is, with ``interrupted`` set.
+
+    Raises:
+        SettingError: a setting cannot be used; before anything runs.
+        OutputError: the run folder cannot be written.
+    """
+    effective, origin, model = _resolved(settings, engine, config, environ)
+    check_settings(effective, model)
+    run = RunFolder(Path(out)).open()
+    samples = {sample.slide_id: sample for sample in map(_sample, slides)}
+    jobs = [Job(sample, effective, key="") for sample in samples.values()]
+    book = Book(run, jobs, watcher or Silent(), whole=False)
+    return _work_through(
+        book,
+        jobs,
+        lambda: run_local(book.to_do, run, model, begun=book.begun),
+        config=effective,
+        origin=origin,
+        model=model,
+    )
 
 
 def analyze_cohort(
@@ -81,8 +157,8 @@ def analyze_cohort(
         executor: ``local``, or ``ray``: see `wsi_chat.cohort.on_ray`.
         actors, ray_address: Ray workers (default: one per GPU) and the cluster (default: one on this machine).
         ahead: slides that are opened, planned and begun to be read while another is asked about (local only).
-        watcher: told how it goes.
-        **settings: any field of `wsi_chat.settings.Settings`; a row's own mpp and specimen go before them.
+        watcher: follows the run as it goes.
+        **settings: any field of `wsi_chat.settings.Settings`; a row's own mpp and specimen take precedence.
 
     Returns:
         One state per slide; ``.table`` for notebooks, ``.failures`` for what went wrong. After an interrupt
@@ -93,47 +169,86 @@ def analyze_cohort(
         OutputError: the run folder cannot be written, or another cohort is writing it.
         EngineError: the engine cannot be loaded, or died; everything so far is kept.
     """
-    if isinstance(engine, str):
-        settings["engine"], engine = engine, None
-    check_names(settings, "analyze_cohort()")
     if executor not in ("local", "ray"):
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
-    effective, origin = resolve(settings, config=Path(config) if config else None, environ=environ)
+    effective, origin, model = _resolved(settings, engine, config, environ, executor=executor)
     samples = _samples(source, Path(out))
-    model = _model(effective, engine, executor)
-    _check_settings(effective, model)
-    folder = open_folder(Path(out))
-    with _only_writer(folder):
-        try:
-            jobs = _jobs(samples, effective, model)
-            known = {job.slide_id: str(job.sample.path) for job in jobs}
-            write_run(folder, config=effective.model_dump(mode="json"), origin=origin, slides=known)
-            book = _Book(folder, jobs, watcher or Silent(), retry_failed=retry_failed)
-            try:
-                if executor == "ray":
-                    from wsi_chat.cohort.on_ray import run_on_ray
+    check_settings(effective, model)
+    _check_specimen(effective)
+    run = RunFolder(Path(out)).open()
+    with _only_writer(run):
+        jobs = _jobs(samples, effective, model)
+        book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
 
-                    ended = run_on_ray(book.to_do, folder, model, actors=actors, address=ray_address, begun=book.begun)
-                else:
-                    ended = run_local(book.to_do, folder, model, ahead=ahead, begun=book.begun)
-                for state in ended:
-                    book.enter(state)
-            except KeyboardInterrupt:
-                book.interrupted = True
-            finally:
-                book.close()
+        def work() -> Iterator[Outcome]:
+            if executor == "local":
+                return run_local(book.to_do, run, model, ahead=ahead, begun=book.begun)
+            from wsi_chat.cohort.on_ray import run_on_ray
+
+            return run_on_ray(book.to_do, run, model, actors=actors, address=ray_address, begun=book.begun)
+
+        result = _work_through(book, jobs, work, config=effective, origin=origin, model=model)
+    if result.stopped_by is not None:
+        raise result.stopped_by
+    return result
+
+
+def _work_through(
+    book: Book,
+    jobs: Sequence[Job],
+    work: Callable[[], Iterator[Outcome]],
+    *,
+    config: Settings,
+    origin: Mapping[str, str],
+    model: Model,
+) -> CohortResult:
+    """Write run.json, do the slides, and leave every file as the run stands, however it ends."""
+    try:
+        slides = {job.slide_id: job.sample.path.resolve() for job in jobs}
+        book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides)
+        try:
+            for outcome in work():
+                book.enter(outcome)
+        except KeyboardInterrupt:
+            book.interrupted = True
+        except EngineError as error:
+            book.stopped_by = error
         finally:
-            model.close()
+            book.close()
+    finally:
+        model.close()
     return book.result()
+
+
+def _resolved(
+    settings: Mapping[str, Any],
+    engine: Engine | Callable[[], Engine] | str | None,
+    config: str | Path | None,
+    environ: Mapping[str, str] | None,
+    *,
+    executor: Executor = "local",
+) -> tuple[Settings, dict[str, str], Model]:
+    """The effective settings, where each came from, and the model that they or the caller give."""
+    named = {"engine": engine} if isinstance(engine, str) else {}
+    check_names(settings, "analyze()")
+    effective, origin = resolve({**settings, **named}, config=Path(config) if config else None, environ=environ)
+    return effective, origin, _model(effective, None if isinstance(engine, str) else engine, executor)
+
+
+def _sample(path: str | Path) -> Sample:
+    """A slide that is named by its path alone."""
+    sample = Sample("", Path(path).expanduser().absolute())
+    return replace(sample, sample_id=sample.slide_id)
 
 
 def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Sample, ...]:
     if not isinstance(source, str | Path):
-        paths = [Path(path).expanduser().absolute() for path in source]
-        twice = [path for path in paths if paths.count(path) > 1]
-        if twice or not paths:
+        named = [_sample(path) for path in source]
+        ids = [sample.slide_id for sample in named]
+        twice = [sample.path for sample in named if ids.count(sample.slide_id) > 1]
+        if twice or not named:
             raise SettingError(f"{twice[0]} is named twice." if twice else "No slide is named.", hint="Name each once.")
-        return tuple(replace(Sample("", path), sample_id=Sample("", path).slide_id) for path in paths)
+        return tuple(named)
     source = Path(source).expanduser()
     if source.is_dir():
         return find_slides(source, skip=out)
@@ -142,18 +257,10 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
     return read_manifest(source)
 
 
-def _check_settings(settings: Settings, model: Model) -> None:
-    """What would be wrong with every slide is said before the first."""
-    from aggregators.pooling import find_pool
-    from wsi_chat.analysis.ancillary import read_ancillary
-    from wsi_chat.analysis.box_precision import read_box_precision
-    from wsi_chat.analysis.feature_keeper import wants_features
-    from wsi_chat.analysis.slide_score import load_for
+def _check_specimen(settings: Settings) -> None:
+    """What is wrong with the run's own specimen is found before the first slide."""
     from wsi_chat.terminology import load_system
 
-    find_pool(settings.pool)
-    read_ancillary(settings.ancillary)
-    wants_features(settings, load_for(settings), model)
     system = load_system(settings.specimen)
     read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
 
@@ -198,76 +305,13 @@ def _model_id(settings: Settings, model: Model) -> str:
 
 
 @contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
+def _only_writer(run: RunFolder) -> Iterator[None]:
     """Two cohorts in one folder would take each other's slides for their own dead ones."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"-o {out}: another cohort is being written there.", hint="Wait for it, or choose another folder."
-        ) from error
-    try:
+    with run.lock_path.open("ab") as file:
+        try:
+            lock_file(file)
+        except OSError as error:
+            raise OutputError(
+                f"-o {run.path}: another cohort is being written there.", hint="Wait for it, or choose another folder."
+            ) from error
         yield
-    finally:
-        lock.release()
-
-
-class _Book:
-    """The states of a cohort in order, on disk after every slide: summary.csv always, index.html now and then."""
-
-    def __init__(self, out: Path, jobs: Sequence[Job], watcher: Watcher, *, retry_failed: bool) -> None:
-        self.out = out
-        self.interrupted = False
-        self._watcher = watcher
-        self._jobs = {job.slide_id: job for job in jobs}
-        self._states: dict[str, SlideState] = {}
-        self._page_at = time.monotonic()
-        done: list[SlideState] = []
-        self.to_do: list[Job] = []
-        for job in jobs:
-            state = settled(job, out, retry_failed=retry_failed)
-            if state is None:
-                state = write_state(out, job.state())
-                self.to_do.append(job)
-            else:
-                done.append(state)
-            self._states[job.slide_id] = state
-        watcher.planned(len(jobs), done)
-        self._write_summary()
-        self._write_page()
-
-    def begun(self, job: Job) -> Progress:
-        self._states[job.slide_id] = job.state(status="running")
-        self._write_summary()
-        return self._watcher.begun(job.sample)
-
-    def enter(self, state: SlideState) -> None:
-        self._states[state.slide_id] = state
-        self._write_summary()
-        if time.monotonic() - self._page_at > PAGE_SECONDS:
-            self._write_page()
-        self._watcher.ended(state)
-
-    def close(self) -> None:
-        """What was under way when the run ended is queued again; both files say how it stands."""
-        for key, state in self._states.items():
-            if state.status == "running":
-                reason = "the run ended before it was finished; its answers so far are kept"
-                self._states[key] = write_state(self.out, self._jobs[key].state(reason=reason))
-        self._write_summary()
-        self._write_page()
-
-    def result(self) -> CohortResult:
-        samples = tuple(job.sample for job in self._jobs.values())
-        return CohortResult(self.out, samples, tuple(self._states.values()), interrupted=self.interrupted)
-
-    def _write_summary(self) -> None:
-        result = self.result()
-        write_summary(self.out, result.rows, columns=columns_of(result.samples), keep_earlier=False)
-
-    def _write_page(self) -> None:
-        write_index(self.result())
-        self._page_at = time.monotonic()

@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 from wsi_chat.analysis.cell_sample import what_was_supplied
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp
-from wsi_chat.analysis.run_folder import EarlierDocuments, write_atomically
+from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
+from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, WsiChatError
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE = "state.json"
 Status = Literal["queued", "running", "done", "failed", "indeterminate"]
 
 
@@ -112,21 +112,19 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def write_state(out: Path, state: SlideState) -> SlideState:
+def write_state(run: RunFolder, state: SlideState) -> SlideState:
     """Write a slide's state into its folder, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    folder = out / state.slide_id
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / STATE, state.model_dump_json(indent=1) + "\n")
+    write_text(run.slide(state.slide_id).state_path, state.model_dump_json(indent=1) + "\n", hint=RUN_HINT)
     return state
 
 
-def read_state(out: Path, slide: str) -> SlideState | None:
+def read_state(run: RunFolder, slide: str) -> SlideState | None:
     """What is on disk; None where there is nothing that can be used."""
-    path = out / slide / STATE
+    path = run.slide(slide).state_path
     try:
         return SlideState.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -136,7 +134,7 @@ def read_state(out: Path, slide: str) -> SlideState | None:
         return None
 
 
-def settled(job: Job, out: Path, *, retry_failed: bool) -> SlideState | None:
+def settled(job: Job, run: RunFolder, *, retry_failed: bool) -> SlideState | None:
     """The state of a slide that need not be done again; None where it must.
 
     Done slides stay done while settings and scan are the same; a scan that is not there now is not held against
@@ -144,7 +142,7 @@ def settled(job: Job, out: Path, *, retry_failed: bool) -> SlideState | None:
     """
     if job.settings.overwrite:
         return None
-    state = read_state(out, job.slide_id)
+    state = read_state(run, job.slide_id)
     if state is None or not state.finished or state.key != job.key:
         return None
     if state.status != "done" and retry_failed:
@@ -154,7 +152,7 @@ def settled(job: Job, out: Path, *, retry_failed: bool) -> SlideState | None:
         # a full disk or a folder in use is not the slide's fault, and may be over
         same = now is not None and now == state.stamp and state.error != OutputError.__name__
         return _renamed(state, job) if same else None
-    if not _report_stands(job, out, state):
+    if not _report_stands(job, run, state):
         return None
     if now is None:
         log.warning("%s is not there now; its earlier result is kept", job.sample.path)
@@ -168,9 +166,9 @@ def _renamed(state: SlideState, job: Job) -> SlideState:
     return state.model_copy(update={"sample_id": job.sample.sample_id})
 
 
-def _report_stands(job: Job, out: Path, state: SlideState) -> bool:
+def _report_stands(job: Job, run: RunFolder, state: SlideState) -> bool:
     """Whether report.json is there, whole, and of this scan and these settings."""
-    report = EarlierDocuments(out / job.slide_id)
+    report = EarlierDocuments(run.slide(job.slide_id))
     same: Mapping[str, Any] = {"config": config_of(job.settings)}
     return (
         report.there and report.agree("provenance", same) and report.agree("slide", {"fingerprint": state.fingerprint})

@@ -5,37 +5,30 @@ One bad slide never stops the others; a dead engine does, with everything answer
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
-from rich.console import Console
 
-from wsi_chat.analysis.pipeline import analyze_slide
+from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult
-from wsi_chat.analysis.run_folder import (
-    indeterminate_by_error,
-    open_folder,
-    reason_of,
-    row_of,
-    row_of_failure,
-    row_of_waiting,
-    slide_id,
-    write_run,
-    write_summary,
-    write_traceback,
-)
+from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.run_log import run_log
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain
+from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of
+from wsi_chat.cohort.attempt import Outcome
+from wsi_chat.cohort.book import Silent
+from wsi_chat.cohort.run import analyze_slides
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.signals import signals_handled
-from wsi_chat.engines.model import Model
+from wsi_chat.commands.terminal import Console
 from wsi_chat.errors import EngineDied, WsiChatError
-from wsi_chat.settings import declared, resolve
+from wsi_chat.progress import Progress
+from wsi_chat.settings import declared
 
 
 @with_settings(*declared())
@@ -72,58 +65,70 @@ def run_analyze(
         0 done; 1 or 2 the one slide failed; 3 finished, but some slides failed or are indeterminate by error, or
         the engine died; 130 interrupted, state saved.
     """
-    settings, origin = resolve(flags, config=config, environ=environ)
-    open_folder(out)
-    model = Model(settings)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    results: list[SlideResult] = []
-    failures: list[tuple[Path, Exception]] = []
-    code: int | None = None
-    write_summary(out, [row_of_waiting(slide) for slide in slides])
-    try:
-        with signals_handled():
-            for slide in slides:
-                try:
-                    with slide_bar(errors, slide, quiet=quiet or not errors.is_terminal) as progress:
-                        result = analyze_slide(slide, out, settings, model, progress=progress)
-                except EngineDied as error:
-                    failures.append((slide, error))
-                    complain(error)
-                    code = error.exit_code
-                    break
-                except WsiChatError as error:
-                    failures.append((slide, error))
-                    complain(error)
-                    continue
-                except Exception as error:
-                    failures.append((slide, error))
-                    complain(_unexpected(slide, out, error))
-                    continue
-                results.append(result)
-                if not (quiet or as_json):
-                    _tell(result)
-    except KeyboardInterrupt:
-        errors.print("interrupted: every answer so far is saved; run the same command again to resume")
-        code = EXIT_INTERRUPTED
-    finally:
-        model.close()
-        rows = [row_of(result.report) for result in results] + [row_of_failure(*failure) for failure in failures]
-        if rows:
-            write_summary(out, rows)
-        known = {slide_id(slide): str(slide.resolve()) for slide in slides}
-        write_run(out, config=settings.model_dump(), origin=origin, slides=known)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    bars = not quiet and console.is_terminal
+    watcher = _Teller(RunFolder(out), console, bars=bars, verdicts=not (quiet or as_json))
+    given = {name: value for name, value in flags.items() if value is not None}
+    with signals_handled(), watcher:
+        run = analyze_slides(slides, out=out, config=config, environ=environ, watcher=watcher, **given)
+    if run.stopped_by is not None:
+        watcher.fail(run.stopped_by)
+    if run.interrupted:
+        console.print("interrupted: every answer so far is saved; run the same command again to resume")
     if as_json:
-        print(json.dumps([_as_json(result) for result in results], indent=2, ensure_ascii=False))
-    return code if code is not None else _exit_code(results, [error for _, error in failures])
+        say_json([_as_json(result) for result in watcher.results])
+    if run.interrupted:
+        return EXIT_INTERRUPTED
+    if isinstance(run.stopped_by, EngineDied):
+        return run.stopped_by.exit_code
+    return _exit_code(watcher.results, watcher.errors)
 
 
-def _unexpected(slide: Path, out: Path, error: Exception) -> WsiChatError:
-    """What nobody foresaw, as an error like the others: one slide's failure, its traceback kept beside it."""
-    trace = write_traceback(out / slide_id(slide), error)
-    return WsiChatError(
-        f"{slide.name} failed: {reason_of(error)}.",
-        hint=f"What was answered is kept. The traceback is in {trace}: please report it.",
-    )
+class _Teller(Silent):
+    """Shows how far each slide is, and says what came of it: a verdict on stdout, an error on stderr."""
+
+    def __init__(self, run: RunFolder, console: Console, *, bars: bool, verdicts: bool) -> None:
+        self.results: list[SlideResult] = []
+        self.errors: list[Exception] = []
+        self._run = run
+        self._console = console
+        self._bars = bars
+        self._verdicts = verdicts
+        self._slide = ExitStack()
+
+    def begun(self, sample: Sample) -> Progress:
+        self._slide.close()
+        return self._slide.enter_context(slide_bar(self._console, sample.path, quiet=not self._bars))
+
+    def ended(self, outcome: Outcome) -> None:
+        self._slide.close()
+        if outcome.result is not None:
+            self.results.append(outcome.result)
+            if self._verdicts:
+                _tell(outcome.result)
+        elif outcome.error is not None:
+            self.fail(outcome.error, outcome)
+
+    def fail(self, error: Exception, outcome: Outcome | None = None) -> None:
+        """One slide's failure, or that of the whole run, on stderr."""
+        self._slide.close()
+        self.errors.append(error)
+        if isinstance(error, WsiChatError):
+            complain(error)
+        elif outcome is not None:
+            trace = self._run.slide(outcome.state.slide_id).traceback_path
+            complain(
+                WsiChatError(
+                    f"{outcome.state.file} failed: {reason_of(error)}.",
+                    hint=f"What was answered is kept. The traceback is in {trace}: please report it.",
+                )
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._slide.close()
 
 
 def _exit_code(results: Sequence[SlideResult], failures: Sequence[Exception]) -> int:
@@ -137,7 +142,7 @@ def _exit_code(results: Sequence[SlideResult], failures: Sequence[Exception]) ->
 def _as_json(result: SlideResult) -> dict[str, Any]:
     return {
         "folder": str(result.folder),
-        "report": str(result.folder / "report.json"),
+        "report": str(result.files.report_path),
         **row_of(result.report),
         "score": result.score,
     }
@@ -154,14 +159,14 @@ def _tell(result: SlideResult) -> None:
         console.print(f"  score {verdict.score:.3f} ({verdict.score_kind})", end="", markup=False)
     console.print()
     if verdict.category_name:
-        sure = verdict.category_confidence
-        told = "" if sure is None else f"  (confidence {sure:.2f}: {verdict.category_confidence_kind})"
-        console.print(f"  category  {verdict.category_name}{told}", markup=False)
+        share, kind = verdict.category_confidence, verdict.category_confidence_kind
+        confidence = "" if share is None else f"  (confidence {share:.2f}: {kind})"
+        console.print(f"  category  {verdict.category_name}{confidence}", markup=False)
     console.print(f"  reason    {verdict.reason}", markup=False)
     if verdict.fitted is not None and verdict.fitted.guarantee:
         console.print(f"  threshold {verdict.threshold:.3g}: {verdict.fitted.guarantee}", markup=False)
-    seen = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
-    console.print(f"  findings  {seen or 'none'}", markup=False)
+    findings = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
+    console.print(f"  findings  {findings or 'none'}", markup=False)
     console.print(
         f"  tiles     {funnel.grid} in the grid, {funnel.foreground} foreground, {funnel.screened} screened, "
         f"{funnel.detailed} detailed, {funnel.unreadable + funnel.screen_failed} failed"
@@ -170,9 +175,11 @@ def _tell(result: SlideResult) -> None:
     )
     model = report.provenance.model
     console.print(f"  model     {model.name}, engine {model.engine} ({model.engine_reason})", markup=False)
-    for name in ("report.pdf", "report.html", "report.json", "findings.geojson", "overview.png", "heatmap.png"):
-        if (result.folder / name).exists():
-            console.print(f"  {result.folder / name}", markup=False)
+    files = result.files
+    for path in (files.pdf_path, files.html_path, files.report_path, files.findings_path, files.overview_path,
+                 files.heatmap_path):  # fmt: skip
+        if path.exists():
+            console.print(f"  {path}", markup=False)
     for line in result.unwritten:
         console.print(f"  not written: {line}", markup=False)
     console.print(f"  {report.disclaimer}", style="dim", markup=False)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from wsi_chat.asking.ask import as_region, ask_with
+from wsi_chat.asking.result import AskResult
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import ENGINE, Json, with_settings
-
-if TYPE_CHECKING:
-    from wsi_chat.asking.result import AskResult
+from wsi_chat.engines.model import Model
+from wsi_chat.settings import resolve
 
 CONTEXT_SETTINGS = {"allow_interspersed_args": True}
 
@@ -64,12 +66,6 @@ def run_ask(
     picture: Path, question: str, *, flags: dict[str, Any], config: Path | None, as_json: bool, **asked: Any
 ) -> int:
     """Ask and print. Returns the exit code: 0, or 1 where no usable answer came."""
-    import os
-
-    from wsi_chat.asking.ask import as_region, ask_with
-    from wsi_chat.engines.model import Model
-    from wsi_chat.settings import resolve
-
     settings, _ = resolve(flags, config=config, environ=os.environ)
     model = Model(settings)
     try:
@@ -77,7 +73,7 @@ def run_ask(
     finally:
         model.close()
     if as_json:
-        print(result.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
     else:
         tell(result)
     return 1 if result.status == "failed" else 0
@@ -85,31 +81,31 @@ def run_ask(
 
 def tell(result: AskResult) -> None:
     """The answer on stdout, one thing a line; the task taken, notes and the reminder on stderr."""
-    print(f"task: {result.task} ({result.task_reason})", file=sys.stderr)
+    say(f"task: {result.task} ({result.task_reason})", err=True)
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(result.answer or "no usable answer")
+        say(f"note: {note}", err=True)
+    say(result.answer or "no usable answer")
     if result.probabilities:
         width = max(map(len, result.probabilities))
         for option, p in result.probabilities.items():
-            print(f"  {option:<{width}}  {p:.3f}")
+            say(f"  {option:<{width}}  {p:.3f}")
     if len(result.fields) > 1 and result.task in ("screen", "mcq") and result.probabilities:
         option = result.target or result.choice or max(result.probabilities, key=result.probabilities.__getitem__)
         top = sorted(result.fields, key=lambda f: -(f.probabilities or {}).get(option, -1.0))
         over = f"of {result.highest}" if result.highest else f"the mean of {len(result.fields)} fields"
-        print(f"  these are {over}; the highest fields for {option}:")
+        say(f"  these are {over}; the highest fields for {option}:")
         for given in top[:3]:
             if given.probabilities:
-                print(f"    {given.id}  {given.probabilities[option]:.3f}  at {corners(given.box)}")
+                say(f"    {given.id}  {given.probabilities[option]:.3f}  at {corners(given.box)}")
     for found in result.boxes[:SHOWN]:
-        print(f"  {found.label}  {corners(found.box)}")
+        say(f"  {found.label}  {corners(found.box)}")
     if len(result.boxes) > SHOWN:
-        print(f"  ... and {len(result.boxes) - SHOWN} more (--json lists all)")
+        say(f"  ... and {len(result.boxes) - SHOWN} more (--json lists all)")
     if result.status == "truncated":
-        print("note: an answer was cut off; there may be more", file=sys.stderr)
+        say("note: an answer was cut off; there may be more", err=True)
     if result.drawing:
-        print(result.drawing)
-    print(result.disclaimer, file=sys.stderr)
+        say(result.drawing)
+    say(result.disclaimer, err=True)
 
 
 def corners(box: Any) -> str:

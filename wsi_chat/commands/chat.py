@@ -11,19 +11,17 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED
+from wsi_chat.chat.conversation import Conversation
+from wsi_chat.chat.record import corners
+from wsi_chat.chat.transcript import Reply
+from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json, visible
 from wsi_chat.commands.options import ENGINE, with_settings
 from wsi_chat.commands.signals import every_interrupt
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from wsi_chat.chat.conversation import Conversation
-    from wsi_chat.chat.transcript import Reply
+from wsi_chat.commands.terminal import Console
 
 PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")
@@ -40,8 +38,6 @@ def chat(
     **settings: Any,
 ) -> None:
     """Talk about an analyzed slide, a slide or an image; /help in the conversation lists what can be asked."""
-    from wsi_chat.chat.conversation import Conversation
-
     opened = Conversation(source, slide=slide, config=config, environ=dict(os.environ), **settings)
     with opened as conversation, every_interrupt():
         code = talk(conversation, save=save, as_json=json_)
@@ -50,8 +46,6 @@ def chat(
 
 def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool = False) -> int:
     """Read questions until the end of input or /quit. Returns the exit code: 0, or 130 after Ctrl-C at the prompt."""
-    from rich.console import Console
-
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     aside = Console(stderr=True, highlight=False, soft_wrap=True)
     for note in conversation.notes:
@@ -87,7 +81,7 @@ def _lines(terminal: bool) -> Iterator[str]:
         try:
             yield input(PROMPT)
         except EOFError:
-            print()
+            say()
             return
 
 
@@ -110,16 +104,16 @@ def _exchange(conversation: Conversation, line: str, aside: Console, *, terminal
         pieces.close()
         writer.end()
         if started:
-            print()
+            say()
         if not terminal:
             raise
         aside.print("stopped", style="dim")
         return
     if as_json:
-        print(reply.model_dump_json(), flush=True)
+        say_json(reply.model_dump_json())
         return
     writer.end()
-    print(flush=True)
+    say()
     _tell(reply, aside, terminal=terminal)
 
 
@@ -133,7 +127,7 @@ class _Writer:
 
     def write(self, text: str) -> None:
         if self._width is None:
-            sys.stdout.write(text)
+            sys.stdout.write(visible(text))
         else:
             for letter in text:
                 if letter in " \n":
@@ -147,7 +141,7 @@ class _Writer:
         if self._column and self._column + len(self._word) >= self._width:
             sys.stdout.write("\n")
             self._column = 0
-        sys.stdout.write(self._word + after)
+        sys.stdout.write(visible(self._word) + after)
         self._column = 0 if after == "\n" else self._column + len(self._word) + len(after)
         self._word = ""
 
@@ -160,8 +154,6 @@ class _Writer:
 
 def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
     """What supports the answer: on the terminal below it, when piped as one more line of stdout."""
-    from wsi_chat.chat.record import corners
-
     facts = []
     if reply.cites:
         facts.append(f"cites {', '.join(reply.cites)}")
@@ -173,6 +165,6 @@ def _tell(reply: Reply, aside: Console, *, terminal: bool) -> None:
         if terminal:
             aside.print(text, style="cyan", markup=False)
         else:
-            print(text, flush=True)
+            say(text)
     for note in reply.notes:
         aside.print(f"note: {note}", style="dim", markup=False)

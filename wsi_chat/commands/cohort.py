@@ -5,7 +5,6 @@ Progress while it lasts, one line per slide, and one exit code.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,18 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_log import run_log
+from wsi_chat.cohort.attempt import Outcome
+from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.cohort.run import Executor, Silent, Watcher, analyze_cohort
+from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
 from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.terminal import Console
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
 from wsi_chat.schema import DISCLAIMER
@@ -127,7 +128,7 @@ def run_cohort(
             **{name: value for name, value in flags.items() if value is not None},
         )
     if as_json:
-        print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+        say_json(_as_json(result))
     elif not quiet:
         _tell(result)
     if result.interrupted:
@@ -139,8 +140,8 @@ def run_cohort(
 def _as_json(result: CohortResult) -> dict[str, Any]:
     return {
         "out": str(result.out),
-        "summary": str(result.out / "summary.csv"),
-        "index": str(result.out / "index.html"),
+        "summary": str(result.run.summary_path),
+        "index": str(result.run.index_path),
         "interrupted": result.interrupted,
         "counts": result.counts,
         "slides": result.rows,
@@ -150,12 +151,12 @@ def _as_json(result: CohortResult) -> dict[str, Any]:
 def _tell(result: CohortResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
-    console.print(f"{len(result.samples)} slides: {counts}", markup=False)
+    console.print(f"{len(result.samples)} slide{'' if len(result.samples) == 1 else 's'}: {counts}", markup=False)
     for state in result.states:
         if state in result.failures or state.unwritten:
             console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
-    for name in ("summary.csv", "index.html"):
-        console.print(f"  {result.out / name}", markup=False)
+    for path in (result.run.summary_path, result.run.index_path):
+        console.print(f"  {path}", markup=False)
     console.print(f"  {DISCLAIMER}", style="dim", markup=False)
 
 
@@ -192,21 +193,21 @@ class Lines(Silent):
 
         return update
 
-    def ended(self, state: SlideState) -> None:
+    def ended(self, outcome: Outcome) -> None:
         self._done += 1
-        row = state.row
-        said = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
+        state, row = outcome.state, outcome.state.row
+        parts = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
         if state.status == "failed":
-            said.append(state.reason)
+            parts.append(state.reason)
         else:
-            said.append(str(row.get("status", "")).upper())
-            said += [f"score {float(row['score']):.3f}"] if row.get("score") else []
-            said += [str(row["category"])] if row.get("category") else []
-            said += [state.reason] if state.status == "indeterminate" else []
-            said += [f"not written: {line}" for line in state.unwritten]
+            parts.append(str(row.get("status", "")).upper())
+            parts += [f"score {float(row['score']):.3f}"] if row.get("score") else []
+            parts += [str(row["category"])] if row.get("category") else []
+            parts += [state.reason] if state.status == "indeterminate" else []
+            parts += [f"not written: {line}" for line in state.unwritten]
         if state.seconds is not None:
-            said.append(f"{state.seconds:.1f} s")
-        self._console.print("  ".join(said), markup=False)
+            parts.append(f"{state.seconds:.1f} s")
+        self._console.print("  ".join(parts), markup=False)
         if self._bars is not None and self._all is not None:
             self._bars.update(self._all, completed=self._done)
 
@@ -227,4 +228,4 @@ def _watch(console: Console, *, quiet: bool) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Lines(bars.console, bars)
+        yield Lines(console, bars)

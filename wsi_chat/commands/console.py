@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
 from typing import Any
@@ -16,11 +17,46 @@ log = logging.getLogger(__name__)
 EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
+# what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, bidirectional controls
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with symbols for its control characters, e.g. ``␛`` for escape, and ``\ufffd`` for those without one."""
+
+    def symbol(found: re.Match[str]) -> str:
+        code = ord(found.group())
+        return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+    return _CONTROLS.sub(symbol, text)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """One line on stdout or stderr; text of unknown origin cannot steer the terminal."""
+    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def counted(number: int, noun: str, *, plural: str = "") -> str:
+    """The number with its noun: ``1 slide``, ``0 slides``, ``2 queries``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def say_json(payload: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout. Control characters are escaped, so that the data stay what they are.
+
+    Args:
+        payload: what `json` can write, or a document as text.
+        indent: as of `json.dumps`.
+    """
+    text = payload if isinstance(payload, str) else json.dumps(payload, indent=indent, ensure_ascii=False)
+    print(_CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
+
+
 class _ToStderr(logging.Handler):
     """A line for each record, without its traceback, which is for run.log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname}: {record.getMessage()}", file=sys.stderr)
+        say(f"{record.levelname}: {record.getMessage()}", err=True)
 
 
 _stderr = _ToStderr(logging.WARNING)
@@ -30,9 +66,9 @@ _stderr.addFilter(lambda record: not getattr(record, "printed", False))
 
 def complain(error: WsiChatError) -> None:
     """One error on stderr: what is wrong, then the way out."""
-    print(f"error: {error.message}", file=sys.stderr)
+    say(f"error: {error.message}", err=True)
     if error.hint:
-        print(f"  fix: {error.hint}", file=sys.stderr)
+        say(f"  fix: {error.hint}", err=True)
     log.error("%s", error, exc_info=error, extra={"printed": True})
 
 
@@ -62,8 +98,8 @@ def set_verbosity(level: int) -> None:
 def show(payload: Any, lines: Any, *, as_json: bool) -> None:
     """One JSON document on stdout, or the lines or table for a reader."""
     if as_json:
-        print(json.dumps(payload, indent=2, ensure_ascii=False))
+        say_json(payload)
         return
-    from rich.console import Console
+    from wsi_chat.commands.terminal import Console
 
     Console(highlight=False, soft_wrap=True).print(lines)

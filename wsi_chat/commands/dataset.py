@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from wsi_chat.dialects import Dialect
+from wsi_chat.commands.console import counted, say, say_json
+from wsi_chat.commands.options import UNDERSCORES, Json
+from wsi_chat.datasets.build import build_dataset
+from wsi_chat.datasets.check import check_file
+from wsi_chat.datasets.collect import Sources, collect
+from wsi_chat.datasets.questions import KINDS
+from wsi_chat.datasets.rewrite import rewriting
+from wsi_chat.datasets.splits import parse_fractions
+from wsi_chat.datasets.wordings import Names
+from wsi_chat.dialects import get_dialect
+from wsi_chat.terminology import load_system
 
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 
 
@@ -66,15 +74,7 @@ def dataset_build(
     json_: Json = False,
 ) -> None:
     """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
-    from wsi_chat.datasets.build import build_dataset
-    from wsi_chat.datasets.collect import Sources, collect
-    from wsi_chat.datasets.questions import KINDS
-    from wsi_chat.datasets.rewrite import rewriting
-    from wsi_chat.datasets.splits import parse_fractions
-    from wsi_chat.datasets.wordings import Names
-    from wsi_chat.terminology import load_system
-
-    spoken = _dialect(dialect)
+    spoken = get_dialect(dialect)
     system = load_system(specimen)
     pictures = collect(
         Sources(
@@ -97,49 +97,45 @@ def dataset_build(
             rewriter=rewriter,
         )  # fmt: skip
     if json_:
-        import json
-
         payload = {"out": str(out), "lines": built.lines, "pictures": built.pictures, "kinds": built.kinds}
-        typer.echo(json.dumps({**payload, "silent": built.silent, "rewritten": built.rewritten}, indent=2))
+        say_json({**payload, "silent": built.silent, "rewritten": built.rewritten})
         return
     for part, number in built.lines.items():
-        typer.echo(f"{out / f'{name}_{part}.jsonl'}: {number} conversations about {built.pictures[part]} pictures")
-    typer.echo(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
+        say(
+            f"{out / f'{name}_{part}.jsonl'}: {counted(number, 'conversation')} about "
+            f"{counted(built.pictures[part], 'picture')}"
+        )
+    say(", ".join(f"{number} {kind_}" for kind_, number in built.kinds.items()))
     if built.rewritten:
-        told = built.rewritten
-        why = ", ".join(f"{number} {reason}" for reason, number in told["template_stays"].items())
-        typer.echo(f"{told['kept']} of {told['tried']} wordings rewritten; the template stays: {why or 'nowhere'}")
+        counts = built.rewritten
+        why = ", ".join(f"{number} {reason}" for reason, number in counts["template_stays"].items())
+        unchanged = f"; unchanged: {why}" if why else ""
+        say(f"{counts['kept']} of {counted(counts['tried'], 'wording')} rewritten{unchanged}")
     if built.silent:
-        typer.echo(f"nothing was asked about {built.silent} pictures", err=True)
+        say(f"nothing was asked about {counted(built.silent, 'picture')}", err=True)
 
 
-@dataset.command("check")
+@dataset.command("check", context_settings=UNDERSCORES)
 def dataset_check(
-    file: Annotated[Path, typer.Argument(help="A ShareGPT JSONL file.")],
+    file: Annotated[str, typer.Argument(help="A .jsonl or .json file, or a name in dataset_info.json.")],
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder of dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then the file's own.")
+    ] = None,
     dialect: Annotated[
         str | None, typer.Option(help="Box format of the file: a dialect. Default: the one it was built with.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """List what is wrong with a JSONL file, line by line. Exits with 1 if anything is."""
-    from wsi_chat.datasets.check import check_file
-
-    checked = check_file(file, dialect=_dialect(dialect) if dialect else None)
+    """List what is wrong with a data set, line by line. Exits with 1 if anything is."""
+    checked = check_file(file, folder=dataset_dir, media=media_dir, dialect=get_dialect(dialect) if dialect else None)
     if json_:
-        import json
-
-        typer.echo(json.dumps(checked.payload(), indent=2, ensure_ascii=True))
+        say_json(checked.payload())
     else:
         for problem in checked.problems:
-            where = f"{file}:{problem.line}" if problem.line else str(file)
-            typer.echo(f"{where}: {problem.kind}: {problem.message}")
+            where = f"{file}:{problem.line}" if problem.line else file
+            say(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
-        typer.echo(f"{checked.lines} lines: {counts or 'nothing wrong'}")
+        say(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)
-
-
-def _dialect(name: str) -> Dialect:
-    from wsi_chat.dialects import get_dialect, load_dialect
-
-    return load_dialect(Path(name)) if name.endswith((".yaml", ".yml")) else get_dialect(name)

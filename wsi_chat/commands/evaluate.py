@@ -1,4 +1,4 @@
-"""The command ``wsi-chat evaluate``: parse, call, print; heavy imports inside."""
+"""The command ``wsi-chat evaluate``: its options, the call, and what it prints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from wsi_chat.commands.console import say, say_json
+from wsi_chat.commands.terminal import Console
+from wsi_chat.errors import OutputError
+from wsi_chat.evaluation.evaluate import evaluate as score
+from wsi_chat.evaluation.figure import draw
+from wsi_chat.evaluation.summary import render
 
 
 def evaluate(
@@ -28,13 +35,6 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Score predictions: choices, boxes, classes, phrases and text, with baselines and intervals."""
-    from rich.console import Console
-
-    from wsi_chat.errors import OutputError
-    from wsi_chat.evaluation.evaluate import evaluate as score
-    from wsi_chat.evaluation.figure import draw
-    from wsi_chat.evaluation.summary import render
-
     result = score(file, dialect=dialect, image_size=image_size, resamples=resamples, seed=seed)
     folder = out or file.with_name(f"{file.stem}-evaluation")
     try:
@@ -44,10 +44,10 @@ def evaluate(
         raise OutputError(f"{folder} cannot be written: {error}", hint="Choose another -o.") from error
     draw(result, folder / "evaluation.png")
     if json_:
-        typer.echo(result.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 200
     console.print(render(result))
-    typer.echo(f"{folder / 'evaluation.json'}\n{folder / 'evaluation.png'}")
+    say(f"{folder / 'evaluation.json'}\n{folder / 'evaluation.png'}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
+from wsi_chat.atomic import write_text
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
 from wsi_chat.scoring.fitting import read_labelled, ready_to_fit
@@ -141,20 +141,23 @@ def run_fit(
             progress=progress,
         )
     for line in ready.mixed:
-        print(f"warning: mixed (--force): {line}", file=sys.stderr)
+        say(f"warning: mixed (--force): {line}", err=True)
     if not ready.cohort.patients_given:
-        print("warning: not every slide names its patient; each of those counts as a patient of its own, and slides of"
-              " one patient may then be in two folds", file=sys.stderr)  # fmt: skip
+        say(
+            "warning: not every slide names its patient; each such slide counts as a patient of its own, and slides of"
+            " one patient may then be in two folds",
+            err=True,
+        )
     path = fitted.aggregator.save(out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("sample_id", "label", "fold", "p_positive"))
     writer.writerows((row.sample_id, row.label, row.fold, f"{row.p:.6f}") for row in fitted.predictions)
-    write_atomically(out / "cv.csv", text.getvalue())
+    write_text(out / "cv.csv", text.getvalue())
     if as_json:
-        print(json.dumps(_summary(fitted, path), indent=2, ensure_ascii=False))
+        say_json(_summary(fitted, path))
     else:
-        print("\n".join(_lines(fitted, path)))
+        say("\n".join(_lines(fitted, path)))
 
 
 def _summary(fitted: Fit, path: Path) -> dict[str, object]:

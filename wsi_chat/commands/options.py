@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,12 +20,15 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from wsi_chat.commands.console import set_verbosity
+from wsi_chat.commands.console import say, set_verbosity
 from wsi_chat.declaration import Declared
 from wsi_chat.settings import declared
 
 ENGINE = ("model", "adapter", "engine", "base_url", "dialect", "device", "dtype")
 """Settings of the commands that ask a model."""
+
+UNDERSCORES: dict[str, Any] = {"token_normalize_func": lambda option: option.replace("_", "-")}
+"""Settings of a command whose options may be written as LLaMA-Factory's scripts have them: ``--dataset_dir``."""
 
 WIDEST = 24
 """Characters of a placeholder, so that a description beside it has room in 80 columns."""
@@ -153,11 +155,11 @@ def _say_where_options_went(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name in _FORMER_SWITCHES:
             option = f"--{name}" if value else f"--no-{name}"
-            print(f"note: {option} is now part of --format, e.g. --format pdf,html.", file=sys.stderr)
+            say(f"note: {option} is now part of --format, e.g. --format pdf,html.", err=True)
         elif declared()[name].rare:
             one = declared()[name]
-            print(
+            say(
                 f"note: {one.option} is no longer listed among the options: set {name} in a YAML file (--config) or "
                 f"{one.variable} in the environment.",
-                file=sys.stderr,
+                err=True,
             )  # fmt: skip

@@ -6,7 +6,6 @@ for byte as they were.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsi_chat.analysis.ancillary import read_ancillary
-from wsi_chat.analysis.documents import rebuild_documents
-from wsi_chat.commands.console import EXIT_PARTIAL
+from wsi_chat.analysis.outputs import is_dicom, rebuild_documents
+from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
 from wsi_chat.commands.options import Json, with_settings
-from wsi_chat.errors import OutputError, SettingError, TerminologyError, WsiChatError
+from wsi_chat.errors import SettingError, TerminologyError, WsiChatError
 from wsi_chat.schema import Language, Report, TileVerdict
 from wsi_chat.settings import FORMATS, resolve
 
@@ -60,7 +60,10 @@ def report(
     given = {name: getattr(effective, name) for name in REBUILT if name in origin}
     formats = given.pop("format", None)
     payload, lines, code = run_report(folder, formats=",".join(formats) if formats else None, slide=slide, **given)
-    typer.echo(json.dumps(payload, indent=2, ensure_ascii=False) if json_ else "\n".join(lines))
+    if json_:
+        say_json(payload)
+    else:
+        say("\n".join(lines))
     raise typer.Exit(code)
 
 
@@ -96,26 +99,27 @@ def run_report(
         OutputError: the folder is no slide's run folder, or its report cannot be read.
         SettingError: a language, a format or a result that cannot be used.
     """
-    from reports import Words, read_tiles_parquet
+    from reports import Words
 
     wanted = FORMATS if formats is None else resolve({"format": formats})[0].format
-    report = _report_of(folder)
+    files = SlideFolder(folder)
+    report = files.read_report()
     chosen = _language(language, report)
-    tiles = read_tiles_parquet(folder / "tiles.parquet")
+    tiles = files.read_tiles()
     system = _system_of(report, needed=chosen != report.language or narrative is not None or bool(ancillary))
-    slide_path = _slide_of(folder, report, slide)
+    slide_path = _slide_of(files, slide)
     told = _retold(report, tiles, system, chosen, narrative, read_ancillary(ancillary))
     if narrative == "model" and system is not None:
         told = _written_by_model(
-            told, tiles, system, folder, model=model, dialect=dialect, engine=engine, slide_path=slide_path
+            told, tiles, system, files, model=model, dialect=dialect, engine=engine, slide_path=slide_path
         )
     if formats is None:
-        is_dicom = report.slide.file_name.lower().endswith((".dcm", ".dicom"))
-        wanted = tuple(name for name in FORMATS if name != "dicom" or is_dicom)
+        dicom = is_dicom(report.slide.file_name)
+        wanted = tuple(name for name in FORMATS if name != "dicom" or dicom)
     written, failed = rebuild_documents(
         told,
         tiles,
-        folder,
+        files,
         formats=wanted,
         words=Words(chosen, system),
         redraw=chosen != report.language,
@@ -139,34 +143,6 @@ def _language(text: str | None, report: Report) -> Language:
     raise SettingError(f"--language {text!r} is not known.", hint=f"Choose one of: {', '.join(LANGUAGES)}.")
 
 
-def _report_of(folder: Path) -> Report:
-    """The report of a slide's folder; a run folder one level up is told apart, with the slides that it holds.
-
-    Raises:
-        OutputError: there is none that can be read.
-    """
-    from reports import read_report_json
-
-    if (folder / "report.json").is_file():
-        return read_report_json(folder / "report.json")
-    below = sorted(path.parent.name for path in folder.glob("*/report.json")) if folder.is_dir() else []
-    if below:
-        some = ", ".join(str(folder / name) for name in below[:3])
-        more = f" and {len(below) - 3} more" if len(below) > 3 else ""
-        raise OutputError(
-            f"{folder} is a whole run, not one slide of it.", hint=f"Name one of its slides: {some}{more}."
-        )
-    if not folder.exists():
-        what = "does not exist"
-    elif not folder.is_dir():
-        what = "is a file"
-    elif (folder / "journal.sqlite").exists():
-        what = "holds a run that has not finished (there is no report.json yet)"
-    else:
-        what = "is no slide's run folder: it holds no report.json"
-    raise OutputError(f"{folder} {what}.", hint="Name a folder that wsi-chat analyze wrote, OUT/<slide id>.")
-
-
 def _system_of(report: Report, *, needed: bool) -> System | None:
     """The report's reporting system; None where its file is gone and nothing has to be said anew."""
     from wsi_chat.terminology import load_system
@@ -184,18 +160,12 @@ def _system_of(report: Report, *, needed: bool) -> System | None:
         return None
 
 
-def _slide_of(folder: Path, report: Report, given: Path | None) -> Path | None:
+def _slide_of(folder: SlideFolder, given: Path | None) -> Path | None:
     """Where the slide file is, or None."""
-    if given is not None:
-        if not given.exists():
-            raise SettingError(f"--slide {given}: there is no such file.", hint="Name the slide, or leave it out.")
-        return given
-    try:
-        slides = json.loads((folder.parent / "run.json").read_text(encoding="utf-8"))["slides"]
-        place = Path(slides[report.slide.id])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return place if place.exists() else None
+    if given is not None and not given.exists():
+        raise SettingError(f"--slide {given}: there is no such file.", hint="Name the slide, or leave it out.")
+    place = folder.slide_file(given)
+    return place if place is not None and place.exists() else None
 
 
 def _retold(
@@ -228,7 +198,7 @@ def _written_by_model(
     report: Report,
     tiles: list[TileVerdict],
     system: System,
-    folder: Path,
+    folder: SlideFolder,
     *,
     model: str | None,
     dialect: str,
@@ -246,7 +216,7 @@ def _written_by_model(
     try:
         mute = not loaded.dialect.narrates
         pictures = _pictures(report, tiles, slide_path, loaded.dialect.tile_px) if not mute else []
-        with Journal(folder / "journal.sqlite") as journal:
+        with Journal(folder.journal_path) as journal:
             return write_narrative(
                 report,
                 tiles,
@@ -254,7 +224,7 @@ def _written_by_model(
                 engine=None if mute else loaded.engine,
                 dialect=loaded.dialect,
                 journal=journal,
-                pictures=pictures or ([] if mute else stored_pictures(report, folder)),
+                pictures=pictures or ([] if mute else stored_pictures(report, folder.path)),
                 decoding={"greedy": True, "seed": report.provenance.seed},
             )
     finally:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from wsi_chat.commands.console import show
+from wsi_chat.commands.console import say, show
 from wsi_chat.commands.options import Config, Json
 from wsi_chat.declaration import Declared
 from wsi_chat.settings import Settings, declared, resolve
@@ -49,7 +49,7 @@ def settings(
     With --config, or with WSI_CHAT_* variables set, the values in effect and where each comes from.
     """
     if markdown:
-        typer.echo("\n".join(markdown_lines()))
+        say("\n".join(markdown_lines()))
         return
     effective, origin = resolve({}, config=config, environ=os.environ)
     values = effective.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What ``wsi-chat specimens`` says: the list, one reporting system in full with its sources, or what ails a file.
+"""The command ``wsi-chat specimens``: the list, one reporting system in full with its sources, or what ails a file.
 
 Each function gives a JSON-ready payload and what the terminal shows.
 """
@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from wsi_chat.commands.console import EXIT_USAGE, show
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-    from rich.text import Text
-
-    from wsi_chat.terminology import Category, Minimum, Problem, System
+from wsi_chat.errors import SettingError
+from wsi_chat.terminology import Category, Minimum, Problem, System, check_file, load_system
+from wsi_chat.terminology import specimens as list_systems
 
 
-class Said(NamedTuple):
+class Description(NamedTuple):
     """``ok`` is False where a checked file has problems."""
 
     payload: Any
@@ -35,22 +34,19 @@ def specimens(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """List the specimen types and the reporting system that each is read by; show one, or check a file."""
-    said = say_specimens(name, check=check)
-    show(said.payload, said.lines, as_json=json_)
-    if not said.ok:
+    described = describe_specimens(name, check=check)
+    show(described.payload, described.lines, as_json=json_)
+    if not described.ok:
         raise typer.Exit(EXIT_USAGE)
 
 
-def say_specimens(name: str | None = None, *, check: str | None = None) -> Said:
+def describe_specimens(name: str | None = None, *, check: str | None = None) -> Description:
     """The list of systems; with ``name`` that one in full; with ``check`` all that is wrong with a file.
 
     Raises:
         SettingError: no system has this name, or both arguments are given.
         TerminologyError: the file is missing, is no YAML, or (with ``name``) does not validate.
     """
-    from wsi_chat.errors import SettingError
-    from wsi_chat.terminology import load_system
-
     if name is not None and check is not None:
         raise SettingError(f"specimens was given both {name!r} and --check {check!r}.", hint="Give one of them.")
     if check is not None:
@@ -58,17 +54,13 @@ def say_specimens(name: str | None = None, *, check: str | None = None) -> Said:
     if name is None:
         return _list()
     system = load_system(name)
-    return Said(system.model_dump(mode="json"), _whole(system))
+    return Description(system.model_dump(mode="json"), _whole(system))
 
 
-def _list() -> Said:
-    from rich.text import Text
-
-    from wsi_chat.terminology import specimens
-
+def _list() -> Description:
     payload = []
     table = _table("--specimen", "reporting system", "categories or counts", "asked of each tile")
-    for system in specimens():
+    for system in list_systems():
         asks = [label.name for label in system.labels if label.ask]
         if_known = [label.name for label in system.labels if label.ask_if_known]
         names = [category.name for category in _ordered(system)]
@@ -93,15 +85,10 @@ def _list() -> Said:
         title = f"{system.name}" if system.version in system.name else f"{system.name}, version {system.version}"
         row = (", ".join(system.specimens), title, given, f"{', '.join(asks)}{more}")
         table.add_row(*(Text(cell) for cell in row))
-    return Said(payload, table)
+    return Description(payload, table)
 
 
-def _check(path: Path) -> Said:
-    from rich.console import Group
-    from rich.text import Text
-
-    from wsi_chat.terminology import check_file
-
+def _check(path: Path) -> Description:
     system, found = check_file(path)
     warnings = list(_warnings(system)) if system is not None else []
     payload = {
@@ -113,19 +100,17 @@ def _check(path: Path) -> Said:
     if system is None:
         lines = [Text(f"{path}: {len(found)} problem{'' if len(found) == 1 else 's'}", style="bold red")]
         lines += [_problem(problem) for problem in found]
-        return Said(payload, Group(*lines), ok=False)
+        return Description(payload, Group(*lines), ok=False)
     summary = (
         f"{path}: {system.name}, version {system.version}: {len(system.labels)} labels,"
         f" {len(system.categories)} categories, {len(system.prohibitions)} prohibitions"
     )
     lines = [Text.assemble(("ok    ", "green"), summary), *(Text(f"note  {line}", style="yellow") for line in warnings)]
     lines.append(Text(f"      use it: wsi-chat analyze SLIDE --specimen {path}", style="dim"))
-    return Said(payload, Group(*lines))
+    return Description(payload, Group(*lines))
 
 
 def _problem(problem: Problem) -> Text:
-    from rich.text import Text
-
     return Text.assemble(
         ("  ", ""), (problem.path or "the file", "bold"), f": {problem.message}",
         (f" [{problem.value}]" if problem.value else ""), ("\n    ", ""), (problem.hint, "dim"),
@@ -150,8 +135,6 @@ def _warnings(system: System) -> Iterator[str]:
 
 
 def _whole(system: System) -> RenderableType:
-    from rich.console import Group
-
     return Group(
         *_heading(system),
         *_section("Asked", _asked(system)),
@@ -166,15 +149,11 @@ def _whole(system: System) -> RenderableType:
 
 
 def _heading(system: System) -> Iterator[RenderableType]:
-    from rich.text import Text
-
     yield Text(system.name, style="bold")
     yield Text(f"{system.code}, version {system.version}; --specimen {', '.join(system.specimens)}", style="dim")
 
 
 def _section(title: str, body: RenderableType | None) -> Iterator[RenderableType]:
-    from rich.text import Text
-
     if body is not None:
         yield Text()
         yield Text(title, style="bold underline")
@@ -303,8 +282,6 @@ def _pairs(pairs: Iterable[tuple[str, str]], *, swap: bool = False) -> Renderabl
 
 
 def _rows(rows: Sequence[Sequence[str]], *columns: str) -> RenderableType:
-    from rich.text import Text
-
     table = _table(*columns)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -312,8 +289,6 @@ def _rows(rows: Sequence[Sequence[str]], *columns: str) -> RenderableType:
 
 
 def _table(*columns: str) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+from wsi_chat.commands.console import say
+from wsi_chat.datasets.cohort import render_cohort
+from wsi_chat.datasets.render import render_fields
+from wsi_chat.datasets.render.slide import render_slide
+from wsi_chat.errors import OutputError, SettingError
+
 synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
@@ -27,9 +33,6 @@ def synth_slide(
     seed: Seed = 0,
 ) -> None:
     """Render a liquid-based cervical preparation with its truth beside it (GeoJSON and JSON)."""
-    from wsi_chat.datasets.render.slide import render_slide
-    from wsi_chat.errors import OutputError, SettingError
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         render_slide(
@@ -40,7 +43,7 @@ def synth_slide(
         raise SettingError(f"{error}.", hint="See wsi-chat synth slide --help.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(path))
+    say(str(path))
 
 
 @synth.command("fields")
@@ -55,16 +58,13 @@ def synth_fields(
     seed: Seed = 0,
 ) -> None:
     """Render single fields of view with the box of every cell. Seeds count up from --seed."""
-    from wsi_chat.datasets.render import render_fields
-    from wsi_chat.errors import OutputError, SettingError
-
     try:
         truth = render_fields(out, seed, n, size=size, mpp=mpp, recipe=recipe)
     except ValueError as error:
         raise SettingError(f"{error}.", hint="See wsi-chat synth fields --help.") from error
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}.", hint="Choose another folder.") from error
-    typer.echo(str(truth))
+    say(str(truth))
 
 
 @synth.command("cohort")
@@ -79,13 +79,12 @@ def synth_cohort(
     seed: Seed = 0,
 ) -> None:
     """Render a labelled cohort, from normal slides to one abnormal cell in a slide. Rerun to resume."""
-    from wsi_chat.datasets.cohort import render_cohort
 
     def progress(sample: str, rendered: bool) -> None:
-        typer.echo(f"{sample}: {'rendered' if rendered else 'exists already'}", err=True)
+        say(f"{sample}: {'rendered' if rendered else 'exists already'}", err=True)
 
     manifest = render_cohort(
         out, slides=slides, seed=seed, width_px=width, height_px=height, mpp=mpp, density=density, suffix=format_,
         progress=progress,
     )  # fmt: skip
-    typer.echo(str(manifest))
+    say(str(manifest))

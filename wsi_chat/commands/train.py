@@ -1,4 +1,4 @@
-"""The command ``wsi-chat train``: parse, call, print; heavy imports inside."""
+"""The command ``wsi-chat train``: its options, the call, and what it prints."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED
+from wsi_chat.commands.console import EXIT_INTERRUPTED, counted, say, say_json
+from wsi_chat.commands.options import UNDERSCORES
+from wsi_chat.commands.terminal import Console
+from wsi_chat.training.finetune import Trained, finetune
+from wsi_chat.training.machine import rank as process
+from wsi_chat.training.settings import settings_of
 
 if TYPE_CHECKING:
-    from wsi_chat.training.finetune import Trained
     from wsi_chat.training.trainer import Tell
+
+
+CONTEXT_SETTINGS = UNDERSCORES
 
 
 def train(
     dataset: Annotated[list[str], typer.Option(help="A .jsonl file, or a name in --dataset-dir. May be repeated.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the trained checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json.")] = None,
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then each file's own.")
+    ] = None,
     eval_dataset: Annotated[
         str | None,
         typer.Option(
@@ -94,12 +105,9 @@ def train(
     Several GPUs: torchrun --nproc-per-node 4 -m wsi_chat.cli train ... (the same options; --batch-size counts per
     GPU). Ctrl-C saves the state and exits 130; run the same command with --resume to go on.
     """
-    from wsi_chat.training.finetune import finetune
-    from wsi_chat.training.machine import rank as process
-    from wsi_chat.training.settings import settings_of
-
     settings = settings_of(
-        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, eval_dataset=eval_dataset, out=out,
+        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir,
+        eval_dataset=eval_dataset, out=out,
         dialect=dialect, skip_bad=skip_bad_lines, overwrite=overwrite, resume=resume, method=method, rank=rank,
         alpha=alpha, dropout=dropout, targets=_names(targets), vision=vision, merge=merge, epochs=epochs, steps=steps,
         batch_size=batch_size, accumulate=accumulate, lr=lr, schedule=schedule, warmup=warmup,
@@ -112,15 +120,13 @@ def train(
         with _progress(quiet=quiet or process() > 0) as tell:
             trained = finetune(settings, tell=tell)
     except KeyboardInterrupt as stopped:
-        typer.echo("interrupted: the state is saved; run the same command with --resume to go on", err=True)
+        say("interrupted: the state is saved; run the same command with --resume to go on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stopped
     if process() > 0:
         # the first process speaks for all
         return
     if json_:
-        import json
-
-        typer.echo(json.dumps(_plain(trained), indent=2))
+        say_json(_plain(trained))
     elif not quiet:
         _report(trained)
 
@@ -139,33 +145,29 @@ def _plain(trained: Trained) -> dict[str, Any]:
 
 def _report(trained: Trained) -> None:
     best = f", the best by {trained.best_by} at step {trained.best_step}" if trained.best_step else ""
-    typer.echo(f"{trained.steps} steps{best}")
+    say(f"{counted(trained.steps, 'step')}{best}")
     for name, value in trained.metrics.items():
         then = trained.before.get(name)
-        typer.echo(f"  {name:<18} {value:.4f}" + (f"   before {then:.4f}" if then is not None else ""))
+        say(f"  {name:<18} {value:.4f}" + (f"   before {then:.4f}" if then is not None else ""))
     for kind, number in trained.left_out.items():
-        typer.echo(f"  left out: {number} lines, {kind}")
-    typer.echo(f"  {trained.merged or trained.out}")
-    typer.echo(f"  {trained.out / 'loss.png'}")
+        say(f"  left out: {counted(number, 'line')}, {kind}")
+    say(f"  {trained.merged or trained.out}")
+    say(f"  {trained.out / 'loss.png'}")
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Tell | None]:
     """A bar on a terminal with the loss and the latest metrics; silence elsewhere."""
-    from rich.console import Console
-
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     columns = (
-        TextColumn("training"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[said]}"),
+        TextColumn("training"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[latest]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=None, said="")
+        task = bar.add_task("training", total=None, latest="")
         latest: dict[str, float] = {}
 
         def tell(row: dict[str, Any]) -> None:
@@ -176,6 +178,6 @@ def _progress(*, quiet: bool) -> Iterator[Tell | None]:
                               ("eval_choice_accuracy", "choice")):  # fmt: skip
                 if key in row:
                     latest[name] = row[key]
-            bar.update(task, said="  ".join(f"{name} {value:.3f}" for name, value in latest.items()))
+            bar.update(task, latest="  ".join(f"{name} {value:.3f}" for name, value in latest.items()))
 
         yield tell

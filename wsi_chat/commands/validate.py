@@ -9,7 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.analysis.run_folder import open_folder, write_atomically
+from wsi_chat.analysis.run_folder import open_folder
+from wsi_chat.analysis.slide_score import SlideScore
+from wsi_chat.atomic import write_text
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import with_settings
 from wsi_chat.commands.progress import bar
 from wsi_chat.errors import SettingError
@@ -82,14 +85,13 @@ def run_validate(
     as_json: bool = False,
 ) -> None:
     """Compare verdicts with labels; write validation.json and validation.pdf into ``out``, print the figures."""
-    from wsi_chat.analysis.slide_score import load_for
-
     given = {"aggregator": str(aggregator or "none"), "miss_rate": miss_rate, "threshold": threshold,
              "false_alarm_rate": false_alarm_rate, "force": force or None}  # fmt: skip
     settings, _ = resolve(given)
     if aggregator is None and threshold is not None:
         raise SettingError("--threshold needs --aggregator.", hint="Reports keep the threshold they were drawn with.")
-    fitted = load_for(settings)
+    score = SlideScore.load(settings)
+    fitted = score.aggregator
     open_folder(out)
     with bar() as progress:
         rows = read_labelled(manifest, runs, label_column=label_column, split=split, progress=progress)
@@ -104,7 +106,7 @@ def run_validate(
             negative = negative or fitted.record.classes[0]
         classes = classes_of((row.label for row in rows), negative=negative, order=order)
         judged = judge(
-            rows, negative=classes[0], settings=settings, fitted=fitted, progress=progress,
+            rows, negative=classes[0], score=score, progress=progress,
             category_column=_category_column(rows, category_column, label_column),
         )  # fmt: skip
         figures = measure(judged, resamples=resamples, seed=seed, order=order)
@@ -126,18 +128,18 @@ def run_validate(
             for o in judged.outcomes
         ],
     }  # fmt: skip
-    write_atomically(out / "validation.json", json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(out / "validation.json", json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if pdf:
         from wsi_chat.scoring.pdf import write_validation_pdf
 
         write_validation_pdf(payload, judged, out / "validation.pdf")
     if as_json:
-        print(json.dumps(payload, indent=1, ensure_ascii=False))
+        say_json(payload, indent=1)
         return
     for line in lines(payload, judged):
-        print(line)
+        say(line)
     for name in ("validation.json", "validation.pdf") if pdf else ("validation.json",):
-        print(f"  {out / name}")
+        say(f"  {out / name}")
 
 
 def _order(rows: Sequence[LabelledSlide]) -> list[str]:

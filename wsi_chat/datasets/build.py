@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_text
 from wsi_chat.datasets.annotated import Annotated
 from wsi_chat.datasets.questions import IMAGE_MARK, KINDS, Exchange, Interviewer
 from wsi_chat.datasets.rewrite import Rewriter
@@ -130,15 +131,15 @@ def build_dataset(
                 asked.add(i)
         if texts:
             lines[split] = len(texts)
-            _write(out / f"{name}_{split}.jsonl", "".join(texts))
-            _write(out / f"{name}_{split}.index.csv", _table(rows))
+            write_text(out / f"{name}_{split}.jsonl", "".join(texts))
+            write_text(out / f"{name}_{split}.index.csv", _table(rows))
     if not lines:
         raise SettingError("Nothing can be asked about these pictures.", hint="Give annotations, or more --kind.")
-    _write(out / "dataset_info.json", _dump({f"{name}_{split}": _info(f"{name}_{split}.jsonl") for split in lines}))
+    write_text(out / "dataset_info.json", _dump({f"{name}_{split}": _info(f"{name}_{split}.jsonl") for split in lines}))
     held = {split: splits.count(split) for split in lines}
     built = Built(out, lines, held, dict(sorted(counted.items())), len(members) - len(asked),
                   rewriter.done.payload() if rewriter else None)  # fmt: skip
-    _write(out / "build.json", _dump(_about(built, dialect, names, seed, shares)))
+    write_text(out / "build.json", _dump(_about(built, dialect, names, seed, shares)))
     return built
 
 
@@ -187,15 +188,6 @@ def _save(image: Any, path: Path, lossless: bool) -> None:
             image.save(path)
         else:
             image.save(path, quality=QUALITY, subsampling=0)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}.", hint="Free some space.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}.", hint="Free some space.") from error
 

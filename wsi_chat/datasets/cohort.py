@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SettingError
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,4 @@ def _write_manifest(path: Path, rows: list[tuple[object, ...]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text.getvalue())

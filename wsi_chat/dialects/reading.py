@@ -75,11 +75,13 @@ def why_no_choice(answer: Answer) -> str:
 
 
 def is_usable(dialect: Dialect, answer: Answer, ask: Ask, frame: Frame) -> bool:
-    """Whether an answer says anything to its question: a refusal, nonsense or an empty text does not."""
+    """Whether an answer says anything to its question: a refusal, nonsense, an empty text or broken boxes do not."""
     if answer.status == "failed":
         return False
     if ask.options:
         return dialect.read_choice(answer, ask) is not None
     if ask.task == "ground":
-        return dialect.read_boxes(answer, frame, ask.target).understood
+        reading = dialect.read_boxes(answer, frame, ask.target)
+        nothing_but_scraps = reading.dropped > 0 and not reading.boxes and not reading.truncated
+        return reading.understood and not nothing_but_scraps
     return bool(dialect.read_text(answer))

@@ -167,20 +167,21 @@ def _of_server(
     from wsi_chat.engines.openai import CONCURRENCY, OpenAIEngine
     from wsi_chat.engines.serving import pixel_bounds
 
-    starts = 0
+    before: OpenAIEngine | None = None
 
     def start() -> Engine:
-        nonlocal starts
-        starts += 1
-        return OpenAIEngine(
+        nonlocal before
+        before = OpenAIEngine(
             base_url,
             model=None if model is None else str(model),
             concurrency=concurrency or CONCURRENCY,
             timeout=timeout,
             seed=seed,
             pixel_bounds=None if images is None else pixel_bounds(images),
-            # a server that went away may be on its way back, loading its model
-            patience=0.0 if starts == 1 else timeout,
+            # a server that went away may be on its way back, loading its model: the same one
+            patience=0.0 if before is None else timeout,
+            answering="" if before is None else before.answering,
         )
+        return before
 
     return SupervisedEngine(start)

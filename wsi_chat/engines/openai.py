@@ -97,6 +97,7 @@ class OpenAIEngine:
         patience: seconds to wait for a server that does not answer yet.
         pixel_bounds: fewest and most pixels of an image as the model's processor is to be told; None: not told.
         pause: seconds before the first retry; each further one waits twice as long. None: `PAUSE`.
+        answering: the model as the replies so far named it, where this engine takes the place of one that died.
 
     Raises:
         SettingError: an unusable address, or a model that the server does not have.
@@ -117,6 +118,7 @@ class OpenAIEngine:
         seed: int = 0,
         pixel_bounds: tuple[int, int] | None = None,
         pause: float | None = None,
+        answering: str = "",
     ) -> None:
         if concurrency < 1:
             raise SettingError(f"concurrency is {concurrency}", hint="Give 1 or more.")
@@ -143,7 +145,7 @@ class OpenAIEngine:
         self._counts = True  # whether it may yet be asked how many tokens a question has
         self._lost_in_a_row = 0
         self._gives_probabilities = False  # whether any choice came with them: then one without is no answer
-        self._answering = ""  # the model as replies name it
+        self.answering = answering
         self.lookahead = 2 * concurrency
         self.model_name = self.served.name
         self.model_id = self.served.id
@@ -328,8 +330,8 @@ class OpenAIEngine:
         """
         if not isinstance(named, str) or not named:
             return
-        if not self._answering:
-            self._answering = named
+        if not self.answering:
+            self.answering = named
             if self.served.name not in named and named not in self.served.name:
                 log.warning(
                     "%s was asked for %s and names the model of its replies %s",
@@ -337,5 +339,5 @@ class OpenAIEngine:
                     self.served.name,
                     named[:200],
                 )
-        elif named != self._answering:
-            raise AnswerError(f"the reply is from the model {named[:200]!r}, those before it from {self._answering!r}")
+        elif named != self.answering:
+            raise AnswerError(f"the reply is from the model {named[:200]!r}, those before it from {self.answering!r}")

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from wsi_chat.errors import OutputError
+from wsi_chat.atomic import replacing
+from wsi_chat.bounded import parse_json
+from wsi_chat.errors import DocumentError, OutputError
 from wsi_chat.journal import lock_file
 
 SYNC_SECONDS = 1.0
@@ -104,8 +106,8 @@ class AnswerFile:
         if not raw.endswith(b"\n"):
             return None
         try:
-            row = json.loads(raw)
-        except ValueError:
+            row = parse_json(raw, "")
+        except DocumentError:
             return None
         good = isinstance(row, dict) and all(isinstance(row.get(name), int) for name in ("line", "turn"))
         return row if good and isinstance(row.get("key"), str) else None
@@ -145,20 +147,18 @@ class AnswerFile:
         places = sorted(self._where)
         spans = [self._where[place] for place in places]
         in_order = all(a[0] + a[1] == b[0] for a, b in zip([(0, 0), *spans], spans, strict=False))
-        partial = self.path.with_name(self.path.name + ".part")
-        try:
-            if in_order and sum(size for _, size in spans) == self._end:
+        if in_order and sum(size for _, size in spans) == self._end:
+            try:
                 os.fsync(self._file.fileno())
-                return
-            with partial.open("wb") as sorted_file:
-                for start, size in spans:
-                    self._file.seek(start)
-                    sorted_file.write(self._file.read(size))
-                sorted_file.flush()
-                os.fsync(sorted_file.fileno())
-            partial.replace(self.path)
-        except OSError as error:
-            raise self._refused(error) from error
+            except OSError as error:
+                raise self._refused(error) from error
+            return
+        with replacing(self.path) as scratch, scratch.open("wb") as sorted_file:
+            for start, size in spans:
+                self._file.seek(start)
+                sorted_file.write(self._file.read(size))
+            sorted_file.flush()
+            os.fsync(sorted_file.fileno())
 
     def close(self) -> None:
         """Force it to the disk and let the next writer in. Safe to call twice."""
@@ -183,7 +183,7 @@ def _cut_off(raw: bytes) -> bool:
     if not (raw.startswith(HEAD) or HEAD.startswith(raw)):
         return False
     try:
-        json.loads(raw)
-    except ValueError:
+        parse_json(raw, "")
+    except DocumentError:
         return True
     return b'"key": "' in raw

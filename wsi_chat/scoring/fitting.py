@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.analysis.features import read_features
+from wsi_chat.analysis.feature_store import read_features
 from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder
 from wsi_chat.analysis.slide_score import conditions_of
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.progress import Progress, no_progress
@@ -37,7 +38,7 @@ class LabelledSlide:
     label: str
     patient: str
     report: Report | None = None
-    folder: Path | None = None
+    folder: SlideFolder | None = None
     problem: str = ""
 
     @property
@@ -71,7 +72,8 @@ def read_labelled(
             raise SettingError(
                 f"--split {split}: no row of {manifest.name} has it.", hint=f"Its splits: {', '.join(splits)}."
             )
-    by_name = _by_file_name(runs, taken=taken)
+    run = RunFolder(runs)
+    by_name = _by_file_name(run, taken=taken)
     rows = []
     for done, sample in enumerate(samples):
         progress("reading", done, len(samples))
@@ -82,22 +84,18 @@ def read_labelled(
                 hint="Give every slide a label, or name the column with --label-column.",
             )
         patient = sample.patient or f"slide {sample.sample_id}"
-        rows.append(_joined(LabelledSlide(sample, label, patient), runs, by_name))
+        rows.append(_joined(LabelledSlide(sample, label, patient), run, by_name))
     progress("reading", len(samples), len(samples))
     return rows
 
 
-def _by_file_name(runs: Path, *, taken: Set[str]) -> Mapping[str, list[tuple[Path, Path]]]:
-    """File name -> (run folder, file as it was then), by run.json, for runs that were made under another path."""
-    found: dict[str, list[tuple[Path, Path]]] = {}
-    try:
-        slides = json.loads((runs / "run.json").read_text(encoding="utf-8"))["slides"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return found
-    for slide_id, path in slides.items():
+def _by_file_name(run: RunFolder, *, taken: Set[str]) -> Mapping[str, list[tuple[SlideFolder, Path]]]:
+    """File name -> (slide folder, file as it was then), for slides that were analyzed under another path."""
+    folders: dict[str, list[tuple[SlideFolder, Path]]] = {}
+    for slide_id, path in run.slide_files.items():
         if slide_id not in taken:
-            found.setdefault(Path(path).name, []).append((runs / slide_id, Path(path)))
-    return found
+            folders.setdefault(path.name, []).append((run.slide(slide_id), path))
+    return folders
 
 
 def _moved(then: Path, now: Path) -> bool:
@@ -107,42 +105,34 @@ def _moved(then: Path, now: Path) -> bool:
     return then.is_file() and now.is_file() and then.stat().st_size == now.stat().st_size
 
 
-def _joined(row: LabelledSlide, runs: Path, by_name: Mapping[str, list[tuple[Path, Path]]]) -> LabelledSlide:
-    from reports import read_report_json
-
-    folder = runs / row.sample.slide_id
-    if not (folder / "report.json").is_file():
+def _joined(row: LabelledSlide, run: RunFolder, by_name: Mapping[str, list[tuple[SlideFolder, Path]]]) -> LabelledSlide:
+    folder = run.slide(row.sample.slide_id)
+    if not folder.finished:
         path = row.sample.path
-        others = [run for run, then in by_name.get(path.name, []) if _moved(then, path)]
+        others = [other for other, then in by_name.get(path.name, []) if _moved(then, path)]
         if len(others) > 1:
             return replace(row, problem=f"{len(others)} run folders hold a slide of this name")
         folder = others[0] if others else folder
-    if not (folder / "report.json").is_file():
-        return replace(row, problem="not analyzed" if not folder.is_dir() else "its analysis did not finish")
+    if not folder.finished:
+        return replace(row, problem="its analysis did not finish" if folder.path.is_dir() else "not analyzed")
     try:
-        return replace(row, report=read_report_json(folder / "report.json"), folder=folder)
+        return replace(row, report=folder.read_report(), folder=folder)
     except OutputError as error:
         return replace(row, problem=error.message)
 
 
-def evidence_of_folder(folder: Path, report: Report, *, image: bool = False) -> Evidence:
+def evidence_of_folder(folder: SlideFolder, report: Report, *, image: bool = False) -> Evidence:
     """A slide's evidence from its run folder, with ``image`` also the image features that were kept.
 
     Raises:
         OutputError: tiles.parquet is missing or damaged, or features.zarr is damaged.
         SettingError: with ``image``, the folder holds no image features, or not those of its report.
     """
-    import pyarrow.parquet as parquet
-
     from aggregators.features import evidence_from_columns
 
-    path = folder / "tiles.parquet"
-    try:
-        columns = parquet.read_table(path, columns=COLUMNS).to_pydict()
-    except Exception as error:
-        raise OutputError(f"{path} cannot be read: {error}.", hint="Analyze the slide again.") from error
-    kept = read_features(folder, report) if image else None
-    return evidence_from_columns(columns, report.verdict.findings, image=kept)
+    columns = folder.tiles_table(COLUMNS).to_pydict()
+    features = read_features(folder, report) if image else None
+    return evidence_from_columns(columns, report.verdict.findings, image=features)
 
 
 def classes_of(labels: Iterable[str], *, negative: str | None, order: Sequence[str] = ()) -> tuple[str, ...]:
@@ -184,7 +174,7 @@ def ready_to_fit(
     skip_missing: bool = False,
     force: bool = False,
     image: bool = False,
-    runs: Path = Path("wsi-chat-out"),
+    runs: Path = Path(DEFAULT_OUT),
     progress: Progress = no_progress,
 ) -> Ready:
     """The rows as a cohort.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat._version import __version__
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
 from wsi_chat.scoring.validation import Judged
 
@@ -42,11 +43,7 @@ def write_validation_pdf(payload: Mapping[str, Any], judged: Judged, path: Path)
                 # PDF/UA refuses a name in a script without a font; the page matters more than its profile
                 if not standards:
                     raise OutputError(f"Cannot make {path}: Typst says: {error}.", hint="Use --no-pdf.") from error
-    try:
-        path.write_bytes(pdf)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}).", hint="Choose another -o.") from error
-    return path
+    return write_bytes(path, pdf)
 
 
 def _draw(payload: Mapping[str, Any], judged: Judged, root: Path) -> list[dict[str, str]]:

@@ -10,14 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from wsi_chat.analysis.slide_score import apply_to
+from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.analysis.slide_score import SlideScore
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Report
 from wsi_chat.scoring.fitting import LabelledSlide, conditions_of_report, evidence_of_folder
-from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,17 +59,17 @@ def judge(
     rows: Sequence[LabelledSlide],
     *,
     negative: str,
-    settings: Settings,
-    fitted: FittedAggregator | None = None,
+    score: SlideScore,
     category_column: str | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Judged:
-    """What the reports say, or with ``fitted`` what that aggregator says, of each slide.
+    """What the reports say of each slide, or where ``score`` names an aggregator what that says.
 
     Raises:
         SettingError: a patient or a slide is among those of the fit; a slide was analyzed under other conditions
-            and ``settings.force`` is off; the reports' thresholds differ.
+            and ``force`` is off; the reports' thresholds differ.
     """
+    fitted = score.aggregator
     if fitted is not None:
         refuse_overlap(rows, fitted)
     outcomes = []
@@ -78,7 +77,7 @@ def judge(
     kinds: Counter[str] = Counter()
     for done, row in enumerate(rows):
         progress("judging", done, len(rows))
-        outcome, band, kind = _outcome(row, negative, settings, fitted, category_column)
+        outcome, band, kind = _outcome(row, negative, score, category_column)
         outcomes.append(outcome)
         if outcome.score is not None:
             bands[band] += 1
@@ -116,7 +115,7 @@ def refuse_overlap(rows: Sequence[LabelledSlide], fitted: FittedAggregator) -> N
 
 
 def _outcome(
-    row: LabelledSlide, negative: str, settings: Settings, fitted: FittedAggregator | None, category_column: str | None
+    row: LabelledSlide, negative: str, slide_score: SlideScore, category_column: str | None
 ) -> tuple[Outcome, tuple[float | None, float | None], str]:
     truth = row.sample.extra.get(category_column, "") if category_column else ""
     positive = row.label != negative
@@ -128,11 +127,11 @@ def _outcome(
     score, why, category = verdict.score, str(verdict.reason), verdict.category or ""
     low = verdict.fitted.low if verdict.fitted else verdict.threshold
     band, kind = (low, verdict.threshold), str(verdict.score_kind)
-    if fitted is not None:
-        applied = apply_to(fitted, settings, conditions_of_report(report))
+    applied = slide_score.under(conditions_of_report(report)).applied
+    if applied is not None:
         try:
             status, score, category, kind = _applied(report, row.folder, applied)
-            if len(fitted.record.classes) == 2 and status != verdict.status:
+            if len(applied.aggregator.record.classes) == 2 and status != verdict.status:
                 category = ""  # the report drew it for another verdict
             why = f"by the aggregator; the report said {verdict.status}"
         except OutputError as error:
@@ -142,7 +141,7 @@ def _outcome(
     return outcome, band, kind
 
 
-def _applied(report: Report, folder: Path, applied: Applied) -> tuple[Any, float | None, str, str]:
+def _applied(report: Report, folder: SlideFolder, applied: Applied) -> tuple[Any, float | None, str, str]:
     """Status, score, category and kind by the aggregator, in the order that `aggregators.aggregate` documents."""
     verdict, funnel = report.verdict, report.funnel
     record = applied.aggregator.record

@@ -15,7 +15,8 @@ class Label(Record):
 
     ``color`` is red, green, blue, 0..255. ``ask`` says whether detailed tiles are grounded for it by default,
     ``ask_if_known`` that they are where the model's dialect lists the class. Others are only ever counted to
-    judge adequacy, or where a model names them unasked.
+    judge adequacy, or where a model names them unasked. ``kind_of`` names the label of which this is a kind: each cell
+    of this label counts as one of that too (a neutrophil is a white cell).
     """
 
     code: Code
@@ -27,7 +28,24 @@ class Label(Record):
     color: tuple[Channel, Channel, Channel]
     ask: bool
     ask_if_known: bool = False
+    kind_of: Code | None = None
     source: Text
+
+
+class DifferentialRule(Record):
+    """Cells of ``whole`` that are counted by type, in percent of those that a type was given to.
+
+    ``per_field`` are labels counted beside them in each field. Below ``few`` and below ``reference`` typed cells the
+    report says how many a manual count takes.
+    """
+
+    whole: Code
+    types: tuple[Code, ...] = Field(min_length=2)
+    per_field: tuple[Code, ...] = ()
+    few: int = Field(ge=1)
+    few_source: Text
+    reference: int = Field(ge=1)
+    reference_source: Text
 
 
 class Risk(Record):

@@ -16,7 +16,15 @@ from wsi_chat.schema import Record
 from wsi_chat.terminology.adequacy import AdequacyRule, Component, Minimum
 from wsi_chat.terminology.fields import Code, Misfit, Text, repeated
 from wsi_chat.terminology.prohibition import Prohibition
-from wsi_chat.terminology.records import Category, FreeQuestion, Label, Note, ScreenQuestion, Wording
+from wsi_chat.terminology.records import (
+    Category,
+    DifferentialRule,
+    FreeQuestion,
+    Label,
+    Note,
+    ScreenQuestion,
+    Wording,
+)
 from wsi_chat.terminology.translation import Translation
 
 #: The source of choices that no publication backs; it needs no entry under citations.
@@ -49,6 +57,7 @@ class System(Record):
     negative_category: Code | None = None
     inadequate_category: Code | None = None
     adequacy: AdequacyRule
+    differential: DifferentialRule | None = None
     mpp: float = Field(gt=0.05, lt=5.0)
     mpp_source: Text
     wording: Wording
@@ -124,6 +133,10 @@ class System(Record):
                 return code or ""
         return None
 
+    def kinds_of(self, code: str) -> frozenset[str]:
+        """The labels whose cells count as this one: the label itself and every kind of it."""
+        return frozenset({code, *(label.code for label in self.labels if label.kind_of == code)})
+
     def severity(self, code: str) -> int:
         """How grave a label is, for choosing between labels given to one cell.
 
@@ -143,7 +156,7 @@ class System(Record):
 
         Args:
             known: classes that the model's dialect lists; empty where it takes any name. A label with
-                ``ask_if_known`` is asked for where it is among them.
+                ``ask_if_known`` is asked for where it is among them; types of a differential only where all are.
             age: of the patient in years. Labels of a category with ``min_age`` are asked for from that age on,
                 unless the dialect lists classes and not this one.
         """
@@ -153,11 +166,13 @@ class System(Record):
             if category.min_age is not None and age is not None and age >= category.min_age
             for code in category.from_labels
         }
+        types = self.differential.types if self.differential is not None else ()
+        partly = set() if set(types) <= set(known) else set(types)
         return tuple(
             label
             for label in self.labels
             if label.ask
-            or (label.ask_if_known and label.code in known)
+            or (label.ask_if_known and label.code in known and label.code not in partly)
             or (label.code in aged and (not known or label.code in known))
         )
 
@@ -203,6 +218,12 @@ class System(Record):
             for n, category in enumerate(self.categories)
             for m, code in enumerate(category.from_labels)
         ]
+        named += [(f"labels[{n}].kind_of", label.kind_of) for n, label in enumerate(self.labels) if label.kind_of]
+        rule = self.differential
+        if rule is not None:
+            named.append(("differential.whole", rule.whole))
+            named += [(f"differential.types[{n}]", code) for n, code in enumerate(rule.types)]
+            named += [(f"differential.per_field[{n}]", code) for n, code in enumerate(rule.per_field)]
         translated = self.zh.labels if self.zh is not None else {}
         named += [(f"zh.labels.{code}", code) for code in translated]
         named += [(f"label_map.{name}", code) for name, code in self.label_map.items() if code is not None]
@@ -292,6 +313,9 @@ class System(Record):
         yield "label_map_source", self.label_map_source
         if self.zh is not None:
             yield "zh.source", self.zh.source
+        if self.differential is not None:
+            yield "differential.few_source", self.differential.few_source
+            yield "differential.reference_source", self.differential.reference_source
         rule = self.adequacy
         if rule.obscuring is not None:
             yield "adequacy.obscuring.source", rule.obscuring.source

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsi_chat.atomic import replacing
+
 SHOWN = {
     "ground_f1": "grounding F1 at IoU 0.5",
     "choice_accuracy": "choice accuracy",
@@ -48,9 +50,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, *, best: int | None = None,
     axes[-1].set_xlabel("optimiser step")
     if title:
         figure.suptitle(title, fontsize=10)
-    partial = path.with_name(f"{path.stem}.part.png")
-    figure.savefig(partial)
-    partial.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SettingError
 
 RECORD, METRICS, CURVES, STATE = "training.json", "metrics.jsonl", "loss.png", "checkpoints"
@@ -101,12 +102,7 @@ def read_record(out: Path) -> dict[str, Any]:
 
 def write_record(out: Path, content: Mapping[str, Any]) -> None:
     """Replace training.json at once. Raises OutputError."""
-    partial = out / f"{RECORD}.part"
-    try:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(out / RECORD)
-    except OSError as error:
-        raise OutputError(f"{out / RECORD} cannot be written: {error}.", hint="Free some space.") from error
+    write_text(out / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 class MetricsLog:

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_chat.analysis.run_folder import SUPERSEDED
+from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.engines.protocol import FEATURES
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Provenance, Report, SlideRecord
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STORE, ARRAY = "features.zarr", "features"
+ARRAY = "features"
 FORMAT, VERSION = "wsi-chat tile features", 1
 CHUNK_BYTES = 2**20
 BLOCK_BYTES = 2**20
-"""Rows wait in memory until they are so many bytes; a kill costs no more of them."""
+"""Rows wait in memory until there are this many bytes of them; a kill costs no more."""
 
 
 def identity_of(slide: SlideRecord, provenance: Provenance) -> dict[str, Any]:
@@ -67,10 +67,13 @@ class FeatureStore:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, of: dict[str, Any], tiles: int, width: int, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: SlideFolder, *, of: dict[str, Any], tiles: int, width: int, overwrite: bool = False
+    ) -> None:
         import numpy as np
 
-        self.path = folder / STORE
+        self.path = folder.features_path
+        self._superseded = folder.superseded_path / self.path.name
         self.width = width
         self.kind, self.model = str(of["kind"]), str(of["model"])
         self._index: list[int] = []
@@ -78,12 +81,12 @@ class FeatureStore:
         try:
             if overwrite:
                 shutil.rmtree(self.path, ignore_errors=True)
-            kept = self._earlier(of, (tiles, width))
-            if kept is None:
+            earlier = self._earlier(of, (tiles, width))
+            if earlier is None:
                 self._array = _created(self.path, of, (tiles, width))
                 self._stored = np.zeros(tiles, dtype=np.bool_)
             else:
-                self._array, self._stored = kept
+                self._array, self._stored = earlier
         except OSError as error:
             raise self._refused(error) from error
 
@@ -94,7 +97,7 @@ class FeatureStore:
         try:
             array, attributes = _opened(self.path, mode="r+")
             if attributes["of"] != of or tuple(array.shape) != shape:
-                self._move(self.path.parent / SUPERSEDED / STORE)
+                self._move(self._superseded)
                 return None
             for partial in self.path.rglob("*.partial"):
                 partial.unlink(missing_ok=True)  # of a write that a kill cut off
@@ -103,11 +106,10 @@ class FeatureStore:
             raise
         except Exception as error:
             number = 1
-            while (aside := self.path.with_name(f"{STORE}.damaged-{number}")).exists():
+            while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
                 number += 1
             self._move(aside)
-            said = " ".join(str(error).split())[:200]
-            log.warning("%s is damaged (%s); moved to %s, computed anew", self.path, said, aside.name)
+            log.warning("%s is damaged (%s); moved to %s, computed anew", self.path, _one_line(error), aside.name)
             return None
 
     def _move(self, target: Path) -> None:
@@ -121,7 +123,7 @@ class FeatureStore:
         return bool(self._stored[tile])
 
     def put(self, tiles: list[int], rows: Rows) -> None:
-        """Keep (len(tiles), width) features. Rows with a value that is not a number are left out.
+        """Store (len(tiles), width) features. Rows with a value that is not a number are left out.
 
         Raises:
             OutputError: they cannot be written.
@@ -131,10 +133,10 @@ class FeatureStore:
         good = np.flatnonzero(np.isfinite(rows).all(axis=1))
         if len(good) < len(tiles):
             log.warning("features of %d tiles are not all numbers; they are left out", len(tiles) - len(good))
-        kept = [tiles[place] for place in good]
-        self._index += kept
+        stored = [tiles[place] for place in good]
+        self._index += stored
         self._rows.append(rows[good].astype(np.float32))
-        self._stored[kept] = True
+        self._stored[stored] = True
         if 4 * self.width * len(self._index) >= BLOCK_BYTES:
             self.flush()
 
@@ -231,14 +233,17 @@ def _as_evidence(array: Any, path: Path, *, model: str) -> ImageFeatures:
         try:
             found: Rows = np.asarray(array.get_orthogonal_selection((order, slice(None))))[back]
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
-            raise OutputError(f"{path} cannot be read: {said}.", hint="Analyze the slide again.") from error
+            raise OutputError(f"{path} cannot be read: {_one_line(error)}.", hint="Analyze the slide again.") from error
         return found
 
     return ImageFeatures(width=array.shape[1], kind=FEATURES, model=model, read=read)
 
 
-def read_features(folder: Path, report: Report) -> ImageFeatures:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def read_features(folder: SlideFolder, report: Report) -> ImageFeatures:
     """The image features of a finished run, read from disk tile by tile as they are wanted.
 
     Raises:
@@ -246,20 +251,19 @@ def read_features(folder: Path, report: Report) -> ImageFeatures:
         OutputError: they are damaged.
     """
     hint = "Analyze it again with --features: known answers are not asked again."
-    path = folder / STORE
+    path = folder.features_path
     if not path.exists():
-        raise SettingError(f"{folder.name} holds no image features.", hint=hint)
+        raise SettingError(f"{folder.id} holds no image features.", hint=hint)
     try:
         array, attributes = _opened(path, mode="r")
         of = dict(attributes["of"])
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise OutputError(f"{path} is damaged: {said}.", hint=hint) from error
+        raise OutputError(f"{path} is damaged: {_one_line(error)}.", hint=hint) from error
     wanted = identity_of(report.slide, report.provenance)
     for name in wanted:
         if of.get(name) != wanted[name]:
             raise SettingError(
-                f"the image features of {folder.name} are not those of its report: {name} {of.get(name)!r},"
+                f"the image features of {folder.id} are not those of its report: {name} {of.get(name)!r},"
                 f" and not {wanted[name]!r}.",
                 hint=hint,
             )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
-from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, Remark, Report, TileVerdict
 from wsi_chat.settings import FORMATS, Format, Settings
 
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reports import Words
-    from tilers import Foreground, Slide, TilePlan
-    from wsi_chat.terminology import System
+    from tilers import Slide
+    from wsi_chat.analysis.run_folder import SlideFolder
+    from wsi_chat.analysis.stages import Judged
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,7 @@ def missing_font(settings: Settings) -> Remark | None:
     return None
 
 
-def write_documents(
-    report: Report,
-    tile_verdicts: list[TileVerdict],
-    *,
-    slide: Slide,
-    plan: TilePlan,
-    foreground: Foreground,
-    system: System,
-    folder: Path,
-    settings: Settings,
-    progress: Progress = no_progress,
-) -> tuple[str, ...]:
+def write_documents(judged: Judged) -> tuple[str, ...]:
     """Write everything that the run folder holds for one slide; report.json is the last, so it marks completion.
 
     Returns:
@@ -65,35 +54,45 @@ def write_documents(
     """
     import reports
 
-    words = reports.Words(report.language, system)
-    outline = [foreground.deposit.ring] if foreground.deposit else []
-    colors = {label.code: label.color for label in system.labels}
-    tiles = tile_verdicts
+    run, report, tiles = judged.run, judged.report, judged.tile_verdicts
+    prepared, settings, folder = run.prepared, run.settings, run.folder
+    slide, font_path = prepared.slide, settings.font_path
+    words = reports.Words(report.language, prepared.system)
+    outline = [prepared.foreground.deposit.ring] if prepared.foreground.deposit else []
+    colors = {label.code: label.color for label in prepared.system.labels}
     unwritten: list[str] = []
     steps: list[Step] = [
-        lambda: reports.write_geojson(report, tiles, folder / "findings.geojson", colors=colors),
-        lambda: reports.write_tiles_parquet(tiles, folder / "tiles.parquet"),
-        lambda: reports.write_maps_zarr(plan, tiles, folder / "maps.zarr", slide=report.slide, outline=outline),
-        lambda: reports.write_scan(slide.overview(), folder),
-        lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=settings.font_path),
-        lambda: _draw_gallery(slide, report, tiles, folder, limit=settings.gallery),
+        lambda: reports.write_geojson(report, tiles, folder.findings_path, colors=colors),
+        lambda: reports.write_findings_csv(report, folder.path / "findings.csv"),
+        lambda: reports.write_differential_csv(report, folder.path / "differential.csv"),
+        lambda: reports.write_tiles_parquet(tiles, folder.tiles_path),
+        lambda: reports.write_maps_zarr(prepared.plan, tiles, folder.maps_path, slide=report.slide, outline=outline),
+        lambda: reports.write_scan(slide.overview(), folder.path),
+        lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=font_path),
+        lambda: _draw_gallery(slide, report, tiles, folder.path, limit=settings.gallery),
     ]
-    of_dicom = slide.path.suffix.lower() in (".dcm", ".dicom")
-    formats = [name for name in settings.format if name != "json" and (name != "dicom" or of_dicom)]
-    made = document_steps(report, tiles, folder, words=words, font_path=settings.font_path, slide_path=slide.path)
-    steps += [_kept_apart(name, made[name], unwritten) for name in formats]
-    steps.append(lambda: reports.write_report_json(report, folder / "report.json"))
+    dicom = is_dicom(slide.path.name)
+    formats = [name for name in settings.format if name != "json" and (name != "dicom" or dicom)]
+    writers = document_steps(report, tiles, folder, words=words, font_path=font_path, slide_path=slide.path)
+    steps += [_apart(name, writers[name], unwritten) for name in formats]
+    steps.append(writers["json"])
     for done, step in enumerate(steps):
-        progress("documents", done, len(steps))
+        run.progress("documents", done, len(steps))
         step()
-    progress("documents", len(steps), len(steps))
+    run.progress("documents", len(steps), len(steps))
+    run.clock.lap("documents")
     return tuple(unwritten)
+
+
+def is_dicom(file_name: str) -> bool:
+    """Whether a slide is DICOM, by its name."""
+    return file_name.lower().endswith((".dcm", ".dicom"))
 
 
 def document_steps(
     report: Report,
     tile_verdicts: list[TileVerdict],
-    folder: Path,
+    folder: SlideFolder,
     *,
     words: Words,
     font_path: str | None = None,
@@ -107,10 +106,10 @@ def document_steps(
     def pdf() -> Path:
         try:
             return reports.write_pdf(
-                report, tile_verdicts, folder=folder, path=folder / "report.pdf", font_paths=fonts, words=words
+                report, tile_verdicts, folder=folder.path, path=folder.pdf_path, font_paths=fonts, words=words
             )
         except reports.FontMissing:
-            (folder / "report.pdf").unlink(missing_ok=True)  # one in another language would pass for this one
+            folder.pdf_path.unlink(missing_ok=True)  # one in another language would pass for this one
             raise
 
     def dicom() -> object:
@@ -118,19 +117,19 @@ def document_steps(
 
         if slide_path is None:
             raise SettingError("the slide's DICOM file is not at hand.", hint="Name it with --slide.")
-        return write_dicom(report, folder, source=slide_path)
+        return write_dicom(report, folder.path, source=slide_path)
 
     return {
         "pdf": pdf,
         "html": lambda: reports.write_html(
-            report, tile_verdicts, folder=folder, path=folder / "report.html", words=words
+            report, tile_verdicts, folder=folder.path, path=folder.html_path, words=words
         ),
-        "json": lambda: reports.write_report_json(report, folder / "report.json"),
+        "json": lambda: reports.write_report_json(report, folder.report_path),
         "dicom": dicom,
     }
 
 
-def _kept_apart(name: Format, step: Step, unwritten: list[str]) -> Step:
+def _apart(name: Format, step: Step, unwritten: list[str]) -> Step:
     """The same step; a document that has no font, no library or no source of its own does not stop the others."""
     from reports import FontMissing
     from reports.dicom import DicomUnavailable
@@ -148,7 +147,7 @@ def _kept_apart(name: Format, step: Step, unwritten: list[str]) -> Step:
 def rebuild_documents(
     report: Report,
     tile_verdicts: list[TileVerdict],
-    folder: Path,
+    folder: SlideFolder,
     *,
     formats: Collection[Format],
     words: Words,
@@ -168,8 +167,8 @@ def rebuild_documents(
 
     written: list[Path] = []
     failed: list[str] = []
-    if redraw and read_scan(folder) is not None:
-        outline = read_outline(folder / "maps.zarr")
+    if redraw and read_scan(folder.path) is not None:
+        outline = read_outline(folder.maps_path)
         draw_pictures(report, tile_verdicts, folder, words=words, outline=outline, font_path=font_path)
     elif redraw:
         failed.append(
@@ -187,14 +186,14 @@ def rebuild_documents(
         written += made if isinstance(made, list) else [made]
     if "json" in formats:  # the last, as in a run: it says what the others hold
         steps["json"]()
-        written.append(folder / "report.json")
+        written.append(folder.report_path)
     return written, failed
 
 
 def draw_pictures(
     report: Report,
     tile_verdicts: list[TileVerdict],
-    folder: Path,
+    folder: SlideFolder,
     *,
     words: Words,
     outline: list[list[tuple[float, float]]] | list[Any],
@@ -203,9 +202,9 @@ def draw_pictures(
     """Draw overview.png and heatmap.png over the stored scan; in English where no font has Chinese."""
     import reports
 
-    scan = reports.read_scan(folder)
+    scan = reports.read_scan(folder.path)
     if scan is None:
-        raise SlideUnreadable(f"{folder / 'scan.jpg'} cannot be read back.", hint="Run the analysis again.")
+        raise SlideUnreadable(f"{folder.path / 'scan.jpg'} cannot be read back.", hint="Run the analysis again.")
     font = None
     if words.language == "zh":
         try:
@@ -214,8 +213,8 @@ def draw_pictures(
             words = reports.Words("en", words.system)
     topic = words.system.screen.topic if words.system is not None else ""
     style: dict[str, Any] = {"outline": outline, "words": words, "font": font}
-    reports.draw_overview(scan, report, tile_verdicts, folder / "overview.png", **style)
-    reports.draw_heatmap(scan, report, tile_verdicts, folder / "heatmap.png", question=topic, **style)
+    reports.draw_overview(scan, report, tile_verdicts, folder.overview_path, **style)
+    reports.draw_heatmap(scan, report, tile_verdicts, folder.heatmap_path, question=topic, **style)
 
 
 def _draw_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict], folder: Path, *, limit: int) -> None:

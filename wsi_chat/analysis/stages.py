@@ -1,0 +1,414 @@
+"""The stages of one slide as records: Prepared -> Screened -> Detailed -> Judged, each made from the one before.
+
+A record is frozen and holds the one before it, so that whatever comes later (a rule that looks at control tiles, a
+document that shows the plan) finds everything without its being handed on. What must be open or counted while
+questions are asked is in `SlideRun`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.box_precision import read_box_precision
+from wsi_chat.analysis.cascade import choose, detail, screen
+from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
+from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
+from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.analysis.provenance import (
+    count_funnel,
+    engine_notes,
+    mechanisms_on,
+    provenance_of,
+    run_notes,
+    specimen_code,
+    specimen_name,
+)
+from wsi_chat.analysis.slide_score import SlideScore, conditions_of
+from wsi_chat.engines.asker import Asker
+from wsi_chat.journal import Journal
+from wsi_chat.progress import Progress
+from wsi_chat.schema import Box, Provenance, Remark, Report, Specimen, TileVerdict, Timings
+
+if TYPE_CHECKING:
+    from aggregators import TileSample
+    from aggregators.features import ImageFeatures
+    from tilers import Foreground, Patch, Slide, TilePlan, TileStream
+    from wsi_chat.analysis.run_folder import EarlierDocuments, SlideFolder
+    from wsi_chat.dialects import Dialect
+    from wsi_chat.engines.model import Model
+    from wsi_chat.settings import Settings
+    from wsi_chat.terminology import System
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent in each stage, and when the run began."""
+
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A slide that is open and planned; with ``patches``, its first tiles are being read. Close it when done.
+
+    It holds one open file, a plan, and at most what one `TileStream` reads ahead (its ``max_bytes``). ``seconds`` is
+    how long that took.
+    """
+
+    path: Path
+    slide: Slide
+    system: System
+    foreground: Foreground
+    plan: TilePlan
+    seconds: float
+    stream: TileStream | None = None
+    patches: Iterator[Patch] | None = None
+
+    @property
+    def bounds(self) -> Box:
+        """The slide in level-0 pixels."""
+        return Box(0, 0, *self.slide.size)
+
+    def close(self) -> None:
+        """Stop reading and close the file; calling it twice is harmless."""
+        if self.stream is not None:
+            self.stream.close()
+        self.slide.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRun:
+    """What is there from a prepared slide's first question to its report: the folder, who is asked, how it is scored.
+
+    ``asker`` is None where the plan has no tile, so that there is nothing to ask; ``keeper`` where no image features
+    are kept.
+    """
+
+    prepared: Prepared
+    folder: SlideFolder
+    settings: Settings
+    model: Model
+    journal: Journal
+    score: SlideScore
+    provenance: Provenance
+    clock: Clock
+    progress: Progress
+    precision: Mapping[str, float] | float | None
+    asker: Asker | None
+    keeper: FeatureKeeper | None
+
+    @property
+    def image_features(self) -> ImageFeatures | None:
+        """The tiles' image features, for a score that reads them."""
+        return None if self.keeper is None or self.score.applied is None else self.keeper.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A slide of which every planned tile was asked the screening question. ``tiles``: tile index -> verdict."""
+
+    run: SlideRun
+    tiles: Mapping[int, TileVerdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Detailed:
+    """A screened slide whose chosen tiles were looked at closely, and normal cells counted in a random sample.
+
+    ``tiles`` holds every planned tile; ``cells`` is None where no cells were counted.
+    """
+
+    screened: Screened
+    tiles: Mapping[int, TileVerdict]
+    cells: TileSample | None = None
+
+    @property
+    def run(self) -> SlideRun:
+        return self.screened.run
+
+    @property
+    def tile_verdicts(self) -> list[TileVerdict]:
+        """In plan order."""
+        return [self.tiles[index] for index in sorted(self.tiles)]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A slide with its verdict, as the report that its documents are made from."""
+
+    detailed: Detailed
+    report: Report
+
+    @property
+    def run(self) -> SlideRun:
+        return self.detailed.run
+
+    @property
+    def tile_verdicts(self) -> list[TileVerdict]:
+        """In plan order."""
+        return self.detailed.tile_verdicts
+
+
+# ---------------------------------------------------------------------------------------------- prepare
+
+
+def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahead: bool = False) -> Prepared:
+    """Open a slide and plan its tiles: everything that comes before the first question. Needs no engine.
+
+    Args:
+        read_ahead: also begin to read tiles, on threads of their own, so that the first questions need not wait.
+
+    Raises:
+        WsiChatError: the slide or a setting cannot be used.
+    """
+    from tilers import TileStream, find_foreground, open_slide, plan_tiles
+    from wsi_chat.terminology import load_system
+
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
+        slide.require_mpp()
+        system = load_system(settings.specimen)
+        what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
+        foreground = find_foreground(slide, mask=settings.mask)
+        plan = plan_tiles(
+            slide,
+            foreground,
+            tile_px=settings.tile_px or dialect.tile_px,
+            mpp=settings.tile_mpp or dialect.mpp_for(system),
+            overlap=settings.overlap,
+            limit=settings.limit,
+        )
+        stream, patches = None, None
+        if read_ahead and plan.tiles:
+            stream = stack.enter_context(TileStream(slide, plan, workers=settings.workers))
+            # taking the first patch is what sets a stream's threads to work
+            patches = iter(stream)
+            patches = chain(list(islice(patches, 1)), patches)
+        stack.pop_all()
+    return Prepared(path, slide, system, foreground, plan, time.perf_counter() - began, stream, patches)
+
+
+@contextmanager
+def ready_to_ask(
+    prepared: Prepared,
+    folder: SlideFolder,
+    settings: Settings,
+    model: Model,
+    score: SlideScore,
+    *,
+    earlier: EarlierDocuments,
+    clock: Clock,
+    progress: Progress,
+) -> Iterator[SlideRun]:
+    """Open the slide's journal and load the model, and set aside documents of a run that differs from this one.
+
+    Raises:
+        OutputError: the folder or the journal cannot be written.
+        SettingError: a setting does not go with the slide's reporting system, or the score's conditions are not met.
+        EngineError: the model cannot be loaded.
+    """
+    slide, system, plan = prepared.slide, prepared.system, prepared.plan
+    precision = read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
+    folder.open()
+    earlier.expect("slide", {"fingerprint": slide.fingerprint, "mpp": slide.mpp})
+    clock.lap("plan")
+    clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before
+    log.info("%s: %d of %d tiles to screen", prepared.path.name, len(plan.tiles), plan.grid)
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
+        provenance = provenance_of(plan, settings, model, prepared.foreground, system)
+        if plan.tiles:
+            score = score.under(conditions_of(provenance, system=system.code, system_version=str(system.version)))
+            provenance = score.described_in(provenance)
+        earlier.expect("provenance", provenance.model_dump(mode="json", exclude={"versions", "generated_tokens"}))
+        asker, keeper = None, None
+        if plan.tiles:
+            asker = Asker(model.engine, model.dialect, journal, {"greedy": True, "seed": settings.seed})
+            if score.keeps_features:
+                keeper = open_keeper(
+                    folder, model.engine, model.dialect, slide=slide, plan=plan, provenance=provenance, score=score
+                )
+                stack.callback(keeper.close)
+                asker.keeper = keeper
+            clock.lap("load model")
+        yield SlideRun(
+            prepared, folder, settings, model, journal, score, provenance, clock, progress, precision, asker, keeper
+        )
+
+
+# ---------------------------------------------------------------------------------------------- ask
+
+
+def screen_tiles(run: SlideRun) -> Screened:
+    """Ask the screening question of every planned tile; a tile that cannot be read or answered is named as such."""
+    from tilers import TileStream
+
+    prepared, settings, asker = run.prepared, run.settings, run.asker
+    if asker is None:
+        return Screened(run, {})
+    total = len(prepared.plan.tiles)
+    with prepared.stream or TileStream(prepared.slide, prepared.plan, workers=settings.workers) as stream:
+        patches = stream if prepared.patches is None else prepared.patches
+        if settings.views == settings.contrast == "none":
+            verdicts = screen(patches, asker, prepared.system, total=total, progress=run.progress)
+        else:
+            verdicts = screen_with_views(
+                patches, asker, prepared.system, reader_of(prepared.slide), total=total, views=settings.views,
+                contrast=settings.contrast, progress=run.progress,
+            )  # fmt: skip
+    if run.keeper is not None:
+        run.keeper.finish()
+    run.clock.lap("screen")
+    return Screened(run, verdicts)
+
+
+def detail_tiles(screened: Screened) -> Detailed:
+    """Look closely at the tiles that scored highest, and count normal cells in a random sample of the plan."""
+    from tilers import TileStream
+
+    run, tiles = screened.run, dict(screened.tiles)
+    prepared, settings, asker = run.prepared, run.settings, run.asker
+    if asker is None:
+        return Detailed(screened, tiles)
+    chosen = choose(tiles, top_k=settings.top_k, exhaustive=settings.exhaustive)
+    if chosen:
+        with TileStream(prepared.slide, prepared.plan, workers=settings.workers, tiles=chosen) as patches:
+            tiles |= detail(
+                patches, asker, prepared.system, tiles, total=len(chosen), bounds=prepared.bounds, age=settings.age,
+                progress=run.progress,
+            )  # fmt: skip
+        if settings.zoom > 1:
+            again = {tile.index: tiles[tile.index] for tile in chosen}
+            tiles |= second_look(
+                again, asker, reader_of(prepared.slide), factor=settings.zoom, bounds=prepared.bounds,
+                progress=run.progress,
+            )  # fmt: skip
+    run.clock.lap("detail")
+    cells = sample_cells(prepared.slide, prepared.plan, asker, prepared.system, settings, progress=run.progress)
+    run.clock.lap("adequacy")
+    return Detailed(screened, tiles, cells)
+
+
+# ---------------------------------------------------------------------------------------------- judge
+
+
+def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
+    """Draw the slide's verdict from its tiles, and put it into words.
+
+    Args:
+        notes: for the reader, besides those that the slide, its plan, its model and its score give.
+    """
+    from aggregators import aggregate
+    from reports import narrate
+
+    run = detailed.run
+    prepared, settings, asker = run.prepared, run.settings, run.asker
+    tiles = detailed.tile_verdicts
+    funnel = count_funnel(prepared.plan, tiles, detailed.cells)
+    supplied = what_was_supplied(settings, prepared.system)
+    verdict = aggregate(
+        tiles,
+        system=prepared.system,
+        funnel=funnel,
+        bounds=prepared.bounds,
+        pool=settings.pool,
+        k=settings.pool_k,
+        threshold=settings.threshold,
+        coverage_floor=settings.coverage_floor,
+        sample=detailed.cells,
+        supplied=supplied,
+        precision=run.precision,
+        applied=run.score.applied,
+        image=run.image_features,
+    )
+    run.clock.lap("aggregate")
+    generated = {} if asker is None else {"generated_tokens": asker.generated_tokens}
+    report = Report(
+        slide=prepared.slide.record(run.folder.id),
+        specimen=_specimen(run, preparation=supplied.preparation or "", age=supplied.age),
+        verdict=verdict,
+        language=settings.language,
+        ancillary=read_ancillary(settings.ancillary),
+        funnel=funnel,
+        notes=(
+            *run_notes(prepared.slide, prepared.foreground, prepared.plan, settings),
+            *(mechanisms_on(settings, asker) if asker else ()),
+            *engine_notes(settings, asker),
+            *((run.score.not_applied,) if run.score.not_applied else ()),
+            *notes,
+        ),
+        provenance=run.provenance.model_copy(update=generated),
+        timings=_timings(run, screened=funnel.screened),
+    )
+    report = report.model_copy(update={"narrative": narrate(report, tiles, prepared.system)})
+    return Judged(detailed, report)
+
+
+def _specimen(run: SlideRun, *, preparation: str, age: int | None) -> Specimen:
+    system, given = run.prepared.system, run.settings.specimen
+    return Specimen(
+        given=given is not None and system.kind != "generic",
+        code=specimen_code(given, system),
+        name=specimen_name(given, system),
+        system=system.code,
+        system_version=str(system.version),
+        sources=tuple(system.sources),
+        preparation=preparation,
+        age=age,
+    )
+
+
+def _timings(run: SlideRun, *, screened: int) -> Timings:
+    seconds = run.clock.seconds.get("screen", 0.0)
+    return Timings(
+        started=run.clock.started,
+        seconds=dict(run.clock.seconds),
+        tiles_per_second=round(screened / seconds, 3) if seconds else None,
+        answers_reused=run.asker.answers_reused if run.asker else 0,
+        answers_new=run.asker.answers_new if run.asker else 0,
+    )
+
+
+def narrate_by_model(judged: Judged) -> Judged:
+    """The same verdict in the model's own words, as far as they pass the check (``--narrative model``)."""
+    from wsi_chat.analysis.narrator import pictures_of, write_narrative
+
+    run, tiles = judged.run, judged.tile_verdicts
+    dialect = run.model.dialect
+    mute = not dialect.narrates or not tiles
+    pictures = [] if mute else pictures_of(judged.report, run.prepared.slide, tiles, px=dialect.tile_px)
+    report = write_narrative(
+        judged.report,
+        tiles,
+        system=run.prepared.system,
+        engine=None if mute else run.model.engine,
+        dialect=dialect,
+        journal=run.journal,
+        pictures=pictures,
+        decoding={"greedy": True, "seed": run.settings.seed},
+    )
+    run.clock.lap("narrative")
+    return Judged(judged.detailed, report)

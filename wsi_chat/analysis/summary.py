@@ -1,0 +1,124 @@
+"""summary.csv: one row a slide, whether it has a verdict or not. What a slide lacks is empty, never 0."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
+from wsi_chat.atomic import write_text
+from wsi_chat.errors import WsiChatError
+from wsi_chat.schema import Report
+
+SUMMARY_COLUMNS = (
+    "slide_id", "file", "state", "status", "score", "score_kind", "category", "coverage", "findings_abnormal",
+    "tiles_grid", "tiles_foreground", "tiles_selected", "tiles_read", "tiles_screened", "tiles_failed",
+    "tiles_detailed", "tiles_detail_failed", "seconds", "reason", "error",
+)  # fmt: skip
+
+
+def row_of(report: Report) -> dict[str, Any]:
+    """The row of a finished slide."""
+    verdict, funnel = report.verdict, report.funnel
+    return {
+        "slide_id": report.slide.id,
+        "file": report.slide.file_name,
+        "state": "done",
+        "status": verdict.status,
+        "score": "" if verdict.score is None else f"{verdict.score:.4f}",
+        "score_kind": verdict.score_kind,
+        "category": verdict.category_name or "",
+        "coverage": f"{verdict.coverage:.4f}",
+        "findings_abnormal": sum(f.abnormal for f in verdict.findings),
+        "tiles_grid": funnel.grid,
+        "tiles_foreground": funnel.foreground,
+        "tiles_selected": funnel.selected,
+        "tiles_read": funnel.read,
+        "tiles_screened": funnel.screened,
+        "tiles_failed": funnel.unreadable + funnel.screen_failed,
+        "tiles_detailed": funnel.detailed,
+        "tiles_detail_failed": funnel.detail_failed,
+        "seconds": round(sum(report.timings.seconds.values()), 3),
+        "reason": verdict.reason,
+    }
+
+
+def row_of_failure(path: Path, error: BaseException) -> dict[str, Any]:
+    """The row of a slide that gave no verdict."""
+    reason = reason_of(error)
+    return {
+        "slide_id": slide_id(path), "file": path.name, "state": "failed", "reason": reason,
+        "error": type(error).__name__,
+    }  # fmt: skip
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in words; one that was not raised on purpose is named by its type."""
+    return str(error) if isinstance(error, WsiChatError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def indeterminate_by_error(report: Report) -> bool:
+    """Whether the slide has no verdict because tiles or answers failed (and not because its score is in doubt)."""
+    verdict, funnel = report.verdict, report.funnel
+    if verdict.status != "indeterminate":
+        return False
+    few = verdict.coverage < verdict.coverage_floor or not funnel.screened
+    screening = few and funnel.unreadable + funnel.screen_failed > 0
+    return screening or (verdict.score is None and funnel.detail_failed > 0)
+
+
+def write_summary(
+    run: RunFolder,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    columns: Sequence[str] = SUMMARY_COLUMNS,
+    keep_earlier: bool = True,
+) -> Path:
+    """Write ``summary.csv``.
+
+    Args:
+        rows: by column; each has a ``slide_id``.
+        columns: the order of the columns; those of the file's earlier rows are kept behind them.
+        keep_earlier: keep rows of earlier runs in the same folder unless they are repeated here.
+    """
+    path = run.summary_path
+    merged: dict[str, Mapping[str, Any]] = {}
+    names = list(columns)
+    if keep_earlier and path.is_file():
+        earlier_names, merged = _earlier(path)
+        names = [*earlier_names, *(name for name in names if name not in earlier_names)]
+    for row in rows:
+        key = str(row["slide_id"])
+        # a cohort's own columns (label, patient) outlive a single slide that is analyzed again
+        own = {name: merged[key][name] for name in merged.get(key, {}) if name not in SUMMARY_COLUMNS}
+        merged[key] = {**own, **row}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: defused(value) for name, value in row.items()} for row in merged.values())
+    return write_text(path, text.getvalue(), hint=RUN_HINT)
+
+
+def _earlier(path: Path) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
+    """The columns and the rows, by slide id, of the file as it stands."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows: dict[str, Mapping[str, Any]] = {row["slide_id"]: row for row in reader if row.get("slide_id")}
+        return [name for name in reader.fieldnames or () if name], rows
+
+
+def defused(value: Any) -> Any:
+    """A value as a spreadsheet may read it: text that would be taken for a formula gets an apostrophe before it.
+
+    Numbers stay as they are, also negative ones; see OWASP, "CSV Injection".
+    """
+    if not isinstance(value, str) or len(value) < 2 or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
