@@ -26,7 +26,7 @@ from wsi_chat.schema import Box
 KEPT_BYTES = 256 * 2**20
 QUALITY = 88
 OVERVIEW_PX = 2048
-FAR = 4.0
+FAR = 2.0
 """A square that shows this many times less than the nearest level of the file is cut from the overview."""
 
 
