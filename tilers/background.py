@@ -13,19 +13,26 @@ BRIGHT_GLASS = 180  # luminance that glass reaches in bright field
 NEUTRAL = 0.15  # (max - min) / max of a colour that is glass and no stain
 BAND = 0.88  # glass is what lies within 12 % of the brightest, shading included
 NOISE = 6.0  # standard deviations of the background's own noise
+CEILING = 1.25  # an absorbance of 0.1, the palest superficial cytoplasm, stays foreground on noisy glass too
+TEXTURE = 0.05  # log10(brightest / darkest) within a cell of glass; grain and dust stay below, a cell's edge does not
+LEAST_GLASS = 0.01  # share of the grid that must be glass before its colour is trusted
+LEAST_GLASS_CELLS = 8  # and the number of grid cells
+TINT = 0.2  # (max - min) / max of glass under a tinted lamp; a layer of stained cytoplasm has more
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
     """``rgb``: colour of the empty slide. ``noise``: its robust deviation, in the unit of ``strength``.
 
-    ``fill``: cells that the scanner painted black in a bright-field slide, or None.
+    ``fill``: cells that the scanner painted black in a bright-field slide, or None. ``certain``: enough empty glass was
+    seen to trust the colour; without it, nothing can be called empty.
     """
 
     kind: Literal["bright", "dark"]
     rgb: tuple[int, int, int]
     noise: float
     fill: NDArray[np.bool_] | None
+    certain: bool = True
 
     def strength(self, low: NDArray[np.uint8], high: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The largest difference from the background in any channel.
@@ -42,9 +49,13 @@ class Background:
         return np.maximum(np.maximum(each[0], each[1]), each[2])
 
     def threshold(self, *, absorbance: float, signal: float) -> float:
-        """What ``strength`` must exceed: the given least value, or more on a noisy background."""
-        least = absorbance if self.kind == "bright" else signal / 255
-        return max(least, NOISE * self.noise)
+        """What ``strength`` must exceed: the given least value, or more on a noisy background.
+
+        Bright: at most `CEILING` times the given value. Uneven glass then costs tiles; it must not cost pale cells.
+        """
+        if self.kind == "bright":
+            return min(max(absorbance, NOISE * self.noise), CEILING * absorbance)
+        return max(signal / 255, NOISE * self.noise)
 
 
 def _absorbance(background: int) -> NDArray[np.float32]:
@@ -52,15 +63,33 @@ def _absorbance(background: int) -> NDArray[np.float32]:
     return np.maximum(np.log10(max(background, 1) / levels), 0).astype(np.float32)
 
 
-def estimate_background(mean: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Background:
+def texture(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """log10 of the brightest over the darkest spot within each cell, in the channel where they differ most.
+
+    Args:
+        low, high: (rows, columns, 3) uint8.
+
+    Returns:
+        (rows, columns) float32, 0 for a cell of one colour. Needs no background: a cell that differs within itself
+        is not empty glass, whatever the glass looks like.
+    """
+    ratio = (high.astype(np.float32) + 1) / (low.astype(np.float32) + 1)
+    return np.asarray(np.log10(ratio).max(axis=-1), np.float32)
+
+
+def estimate_background(
+    mean: NDArray[np.uint8], valid: NDArray[np.bool_], *, flat: NDArray[np.bool_] | None = None
+) -> Background:
     """Estimate the background from the mean colours of a slide's cells.
 
     Exact white and exact black are often painted by the scanner where it did not scan; they are left out of the
-    estimate as long as something else is left.
+    estimate as long as something else is left. Bright glass is looked for among flat cells only: in a crowded field
+    most cells hold part of a red cell or of cytoplasm, and their mean colour is not that of the glass.
 
     Args:
         mean: (rows, columns, 3) uint8; at least one cell must be valid.
         valid: (rows, columns) bool.
+        flat: (rows, columns) bool, cells without structure (`texture` at most `TEXTURE`); None takes all for flat.
     """
     colours = mean[valid]
     black, white = (colours == 0).all(axis=1), (colours >= 254).all(axis=1)
@@ -73,8 +102,9 @@ def estimate_background(mean: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Ba
         return _dark(colours)
     fill = (mean == 0).all(axis=2) & valid if black.any() else None
     # Pure white counts as fill only where some other glass exists: not beside nothing but stain.
-    glass = rest if _has_glass(rest) else colours[~black]
-    return _bright(glass, fill)
+    taken = ~black & ~white if _has_glass(rest) else ~black
+    smooth = np.ones(len(colours), bool) if flat is None else flat[valid]
+    return _bright(colours[taken], smooth[taken], fill)
 
 
 def _luminance(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -96,13 +126,18 @@ def _is_dark(rest: NDArray[np.uint8], *, black_share: float) -> bool:
     return black_share > 0.5 and not _has_glass(rest)
 
 
-def _bright(glass: NDArray[np.uint8], fill: NDArray[np.bool_] | None) -> Background:
-    luminance = _luminance(glass)
-    band = glass[luminance >= BAND * np.percentile(luminance, 98)]
-    rgb = np.median(band, axis=0)
+def _bright(colours: NDArray[np.uint8], flat: NDArray[np.bool_], fill: NDArray[np.bool_] | None) -> Background:
+    luminance = _luminance(colours)
+    bright = luminance >= BAND * np.percentile(luminance, 98)
+    glass = bright & flat
+    rgb = np.median(colours[glass if glass.any() else bright], axis=0)
+    certain = bool(
+        glass.sum() >= max(LEAST_GLASS_CELLS, LEAST_GLASS * len(colours)) and rgb.max() - rgb.min() <= TINT * rgb.max()
+    )
+    band = colours[glass if certain else bright]
     r, g, b = (round(float(v)) for v in rgb)
     spread = np.log10(np.maximum(rgb, 1) / np.maximum(band.astype(np.float32), 1))
-    return Background("bright", (r, g, b), _deviation(spread), fill)
+    return Background("bright", (r, g, b), _deviation(spread), fill, certain)
 
 
 def _dark(colours: NDArray[np.uint8]) -> Background:

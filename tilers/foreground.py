@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.background import Background, estimate_background
+from tilers.background import TEXTURE, Background, estimate_background, texture
 from tilers.deposit import Deposit, find_deposit
 from tilers.reduce import cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
@@ -32,6 +32,7 @@ PIECE_PX = 2048
 # more; glass and mountant vary by about 0.03.
 ABSORBANCE = 0.08
 SIGNAL = 12.0  # grey levels above a dark background
+UNSURE = 0.6  # from this share of the threshold on, a cell is not called empty
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Foreground:
     """A grid of square cells over the slide.
 
     Attributes:
-        mask: (rows, columns) bool, True where there may be something to look at.
+        mask: (rows, columns) bool, True where something differs from the background.
+        unsure: (rows, columns) bool, cells that differ too little to be called cells and too much to be called empty
+            glass; all of them where too little empty glass is in sight to know its colour.
         cell: side of a grid cell in level-0 px (cell (r, c) covers x from c * cell to (c + 1) * cell).
         strength: (rows, columns) float32, the strongest absorbance (bright background) or signal / 255 (dark).
         scanned, unreadable: (rows, columns) bool; cells outside the scan are never foreground.
@@ -61,12 +64,19 @@ class Foreground:
     is_blank: bool
     method: Remark
     notes: tuple[Remark, ...] = field(default=())
+    unsure: NDArray[np.bool_] | None = None
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:
-        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        sums[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
-        return sums
+        return _summed(self.mask)
+
+    @cached_property
+    def _unsure_sums(self) -> NDArray[np.float64] | None:
+        return None if self.unsure is None else _summed(self.unsure)
+
+    @cached_property
+    def _scanned_sums(self) -> NDArray[np.float64]:
+        return _summed(self.scanned)
 
     def fraction(self, box: Box) -> float:
         """Share of a box (level-0 px) that is foreground, 0..1; the part beyond the slide counts as none.
@@ -76,19 +86,38 @@ class Foreground:
         inside = box.clipped(Box(0, 0, *self.size))
         if inside is None or box.area == 0:
             return 0.0
+        touched, cells = self._count(inside, self._sums)
+        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+
+    def is_unsure(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches a cell that is neither foreground nor certainly empty glass."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        if inside is None or self._unsure_sums is None:
+            return False
+        return self._count(inside, self._unsure_sums)[0] > 0
+
+    def is_scanned(self, box: Box) -> bool:
+        """Whether a box (level-0 px) touches the scanned area."""
+        inside = box.clipped(Box(0, 0, *self.size))
+        return inside is not None and self._count(inside, self._scanned_sums)[0] > 0
+
+    def _count(self, inside: Box, sums: NDArray[np.float64]) -> tuple[float, int]:
         rows, columns = self.mask.shape
         c0, c1 = int(inside.x0 // self.cell), min(columns, -int(-inside.x1 // self.cell))
         r0, r1 = int(inside.y0 // self.cell), min(rows, -int(-inside.y1 // self.cell))
-        s = self._sums
-        touched = s[r1, c1] - s[r0, c1] - s[r1, c0] + s[r0, c0]
-        cells = (r1 - r0) * (c1 - c0)
-        return float(touched / cells) * min(1.0, inside.area / box.area) if touched else 0.0
+        return sums[r1, c1] - sums[r0, c1] - sums[r1, c0] + sums[r0, c0], (r1 - r0) * (c1 - c0)
 
     @property
     def area_fraction(self) -> float:
         """Foreground as a share of the scanned area."""
         scanned = int(self.scanned.sum())
         return float(self.mask.sum() / scanned) if scanned else 0.0
+
+
+def _summed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    return sums
 
 
 def find_foreground(
@@ -117,16 +146,27 @@ def find_foreground(
                 hint="Copy the file again from its source; it looks damaged.",
             )
         return _blank(slide, grid, Remark("foreground.not_scanned"))
-    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable)
+    structure = texture(grid.low, grid.high)
+    ground = estimate_background(grid.mean, grid.scanned & ~grid.unreadable, flat=structure <= TEXTURE)
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
     threshold = ground.threshold(absorbance=absorbance, signal=signal)
     found = (strength > threshold) & grid.scanned
+    if ground.kind == "bright":
+        found |= (structure > threshold) & grid.scanned
     if ground.fill is not None:
         found &= ~ground.fill
-    blank = not found.any()
-    kept = found | grid.unreadable
     notes = []
+    unsure = (strength > UNSURE * threshold) & grid.scanned & ~found
+    if ground.kind == "bright":
+        unsure |= (structure > UNSURE * threshold) & grid.scanned & ~found
+    if not ground.certain:
+        unsure = grid.scanned & ~found
+        notes.append(Remark("foreground.no_glass"))
+    if ground.fill is not None:
+        unsure &= ~ground.fill
+    blank = not found.any() and not unsure.any()
+    kept = found | grid.unreadable
     if grid.unreadable.any():
         notes.append(Remark("foreground.unreadable", share=float(grid.unreadable.sum() / grid.unreadable.size)))
     return Foreground(
@@ -147,6 +187,7 @@ def find_foreground(
             cell=grid.cell * (slide.mpp or ASSUMED_MPP),
         ),
         notes=tuple(notes),
+        unsure=unsure,
     )
 
 

@@ -35,7 +35,10 @@ class TilePlan:
     Attributes:
         tiles: in plan order (see the module's docstring).
         grid: tiles of the full grid; ``grid_shape`` is (rows, columns).
-        foreground: tiles that hold foreground; ``selected``: those left after ``limit``.
+        foreground: tiles that hold foreground or may hold it; ``selected``: those left after ``limit``.
+        unsure: those of them that hold nothing but cells of the mask that are neither foreground nor certainly empty.
+        empty: tiles left out as empty glass: every cell differs from the background by less than `tilers.foreground`
+            allows for. ``outside``: tiles left out because the scanner did not scan there.
         stride: level-0 px between neighbouring tiles.
         tile_px, mpp, overlap: as asked; each tile has its effective mpp.
         upsampled: the slide is coarser than asked and the tiles are enlarged.
@@ -54,6 +57,9 @@ class TilePlan:
     upsampled: bool
     sha256: str
     notes: tuple[Remark, ...] = ()
+    unsure: int = 0
+    empty: int = 0
+    outside: int = 0
 
     @property
     def selected(self) -> int:
@@ -129,6 +135,7 @@ def plan_tiles(
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
     kept = []
+    unsure = empty = outside = 0
     for row, column in _order(len(ys), len(xs)):
         tile = Tile(
             index=row * len(xs) + column,
@@ -147,6 +154,13 @@ def plan_tiles(
         share = foreground.fraction(tile.box)
         if share > 0:
             kept.append(_with_cellularity(tile, share))
+        elif foreground.is_unsure(tile.box):
+            kept.append(_with_cellularity(tile, 0.0))
+            unsure += 1
+        elif foreground.is_scanned(tile.box):
+            empty += 1
+        else:
+            outside += 1
     tiles = _spread(kept, limit)
     settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(kept))
     return TilePlan(
@@ -161,6 +175,9 @@ def plan_tiles(
         upsampled=upsampled,
         sha256=_digest(settings, tiles),
         notes=_notes(slide, base, mpp, shape, upsampled),
+        unsure=unsure,
+        empty=empty,
+        outside=outside,
     )
 
 
@@ -191,7 +208,9 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(1, round(read_px * scale))
+    side = max(
+        1, math.ceil(read_px * scale - 1e-6)
+    )  # rounded down, tiles without overlap would leave a pixel between them
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.adapter import read_adapter
+from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import describe_error
@@ -103,6 +104,7 @@ class VLLMEngine:
                 hint="Set VLLM_LOGGING_LEVEL=INFO to see more, or use --engine transformers.",
             ) from error
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
+        check_template(getattr(self._vllm.renderer.get_tokenizer(), "chat_template", None), path)
         self._control = control_tokens(self._vllm.renderer.get_tokenizer())
         self.model_name = name or checkpoint.name
         revision = checkpoint.revision
@@ -285,8 +287,12 @@ class VLLMEngine:
             # one token out of these, and the log-probability of each before the others were ruled out
             each = sorted({token for spelled in ids for token in spelled})
             choice = {"allowed_token_ids": each, "logprob_token_ids": each, "logprobs": len(each)}
+        drawn: dict[str, Any] = {"temperature": 0.0}
+        if query.sampling is not None and not ids:
+            drawn = {"temperature": query.sampling.temperature, "top_p": query.sampling.top_p}
+            drawn["top_k"] = query.sampling.top_k or -1
         return SamplingParams(
-            temperature=0.0,
+            **drawn,
             seed=self._seed,
             max_tokens=1 if ids else query.max_tokens,
             # boxes of some dialects are written with special tokens
