@@ -302,7 +302,10 @@ def detail_tiles(screened: Screened) -> Detailed:
     prepared, settings, asker = run.prepared, run.settings, run.asker
     if asker is None:
         return Detailed(screened, tiles)
-    chosen = choose(tiles, top_k=settings.top_k, exhaustive=settings.exhaustive)
+    counting = not prepared.system.screen.about_abnormality
+    chosen = choose(
+        tiles, top_k=settings.top_k, exhaustive=settings.exhaustive, positive=counting and settings.top_k > 0
+    )
     if chosen:
         with TileStream(prepared.slide, prepared.plan, workers=settings.workers, tiles=chosen) as patches:
             tiles |= detail(
