@@ -68,6 +68,11 @@ class TilePlan:
     def __len__(self) -> int:
         return len(self.tiles)
 
+    def _repr_html_(self) -> str:
+        from tilers.cards import plan_card
+
+        return plan_card(self)
+
     def position(self, tile: Tile) -> tuple[int, int]:
         """(row, column) of a tile in the full grid."""
         return divmod(tile.index, self.grid_shape[1])

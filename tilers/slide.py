@@ -102,6 +102,11 @@ class Slide:
         levels = len(self.level_sizes)
         return f"<Slide {self.path.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
 
+    def _repr_html_(self) -> str:
+        from tilers.cards import slide_card
+
+        return slide_card(self)
+
     def __enter__(self) -> Self:
         return self
 
