@@ -20,7 +20,7 @@ help:
 	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
-	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=folder for blood smears)"
+	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=, PBC=folder for blood smears)"
 
 # The stamps are made anew when what they depend on changes.
 $(VENV)/.python:
@@ -76,15 +76,20 @@ test-page: $(VENV)/.test
 	  WSI_CHAT_TEST_PAGE=1 $(BIN)/python -m pytest tests/app/test_page.py; \
 	fi
 
-# goes on where it was stopped; a GPU is used where there is one
+# goes on where it was stopped; a GPU is used where there is one. START=folder trains a finished checkpoint further,
+# e.g. START=wsi_chat/embedded
 MINUTES ?= 150
 BCCD    ?= ../shared/data/bccd
+PBC     ?= ../shared/data/pbc
+START   ?=
+LEARNT   = $$(test -d $(BCCD) && echo --bccd $(BCCD)) $$(test -d $(PBC) && echo --pbc $(PBC))
 embedded: $(VENV)/.base
-	@test -d $(BCCD) || echo "$(BCCD) is absent: only the cervical domain is learned (BCCD=folder names the data set)" >&2
-	@$(BIN)/python -m wsi_chat.training.embedded --out runs/embedded --minutes $(MINUTES) \
-	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --export runs/embedded/final
+	@test -d $(BCCD) || echo "$(BCCD) is absent: untyped blood smears are left out (BCCD=folder names the data set)" >&2
+	@test -d $(PBC) || echo "$(PBC) is absent: types of white blood cells are left out (PBC=folder names the data set)" >&2
+	@$(BIN)/python -m wsi_chat.training.embedded --out runs/embedded --minutes $(MINUTES) $(LEARNT) \
+	  $(if $(START),--start $(START)) --export runs/embedded/final
 	@$(BIN)/python -m wsi_chat.training.embedded.measure --model runs/embedded/final --out runs/embedded/measured \
-	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --fields 100
+	  $(LEARNT) --fields 100
 	@echo "runs/embedded/final"
 
 $(SERVING)/.installed: tests/serving/requirements.txt $(VENV)/.python

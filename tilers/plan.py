@@ -105,7 +105,7 @@ def plan_tiles(
     Args:
         foreground: None keeps every tile.
         tile_px: side of the square that the model sees, pixels.
-        mpp: its resolution, um/px.
+        mpp: its resolution, µm/px.
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
         limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
             counts can be extrapolated (the densest tiles would bias them).
@@ -120,8 +120,8 @@ def plan_tiles(
     upsampled = mpp < base * (1 - FINER_BY)
     if upsampled and not allow_upsample:
         raise SettingError(
-            f"Tiles are asked at {mpp:g} um/px, but {slide.path.name} has {base:.4g} um/px at its finest.",
-            hint=f"Ask for {base:.4g} um/px or more, or allow upsampling.",
+            f"Tiles are wanted at {mpp:g} µm/px, but the finest level of {slide.path.name} has {base:.4g} µm/px.",
+            hint=f"Ask for {base:.4g} µm/px or more, or allow upsampling.",
         )
     shape = _geometry(slide, base, tile_px, mpp)
     scale = slide.level_downsamples[shape.level]
@@ -134,7 +134,7 @@ def plan_tiles(
             f"The grid over {slide.path.name} would have {len(xs) * len(ys):,} tiles.",
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
-    kept = []
+    planned = []
     unsure = empty = outside = 0
     for row, column in _order(len(ys), len(xs)):
         tile = Tile(
@@ -149,24 +149,24 @@ def plan_tiles(
             mpp=shape.mpp,
         )
         if foreground is None:
-            kept.append(tile)
+            planned.append(tile)
             continue
         share = foreground.fraction(tile.box)
         if share > 0:
-            kept.append(_with_cellularity(tile, share))
+            planned.append(_with_cellularity(tile, share))
         elif foreground.is_unsure(tile.box):
-            kept.append(_with_cellularity(tile, 0.0))
+            planned.append(_with_cellularity(tile, 0.0))
             unsure += 1
         elif foreground.is_scanned(tile.box):
             empty += 1
         else:
             outside += 1
-    tiles = _spread(kept, limit)
-    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(kept))
+    tiles = _spread(planned, limit)
+    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(planned))
     return TilePlan(
         tiles=tiles,
         grid=len(xs) * len(ys),
-        foreground=len(kept),
+        foreground=len(planned),
         grid_shape=(len(ys), len(xs)),
         stride=step * scale,
         tile_px=tile_px,
@@ -194,7 +194,7 @@ def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:
     if not 16 <= tile_px <= MAX_TILE_PX:
         raise SettingError(f"tile_px is {tile_px}.", hint=f"Choose 16 to {MAX_TILE_PX} pixels, for instance 512.")
     if not (math.isfinite(mpp) and mpp > 0):
-        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give um/px above 0, for instance 0.5.")
+        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give µm/px above 0, for instance 0.5.")
     if not 0 <= overlap <= 0.9:
         raise SettingError(f"overlap is {overlap:g}.", hint="Choose a fraction from 0 to 0.9, for instance 0.25.")
     if limit is not None and limit < 1:
@@ -208,9 +208,8 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(
-        1, math.ceil(read_px * scale - 1e-6)
-    )  # rounded down, tiles without overlap would leave a pixel between them
+    # Rounded down, tiles without overlap would leave a pixel between them.
+    side = max(1, math.ceil(read_px * scale - 1e-6))
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -127,8 +128,9 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
     """(line number, row by our column names); other columns keep theirs. Blank lines are left out."""
     if "\x00" in text:
         raise SettingError(f"{path.name} is not a text file.", hint="Give a CSV file.")
+    text, stated = _without_sep_line(text)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = _separator(first)
+    separator = stated or _separator(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     names: list[str] | None = None
@@ -152,6 +154,12 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
             f"{path.name}, line {reader.line_num}: {error}.", hint="Check the quotes on that line."
         ) from error
     return rows
+
+
+def _without_sep_line(text: str) -> tuple[str, str]:
+    """The text with its first line emptied, where that is Excel's ``sep=;``, and the separator it names (or "")."""
+    match = re.match(r"\s*\"?sep=(.)\"?[,;\t|]*[ \t]*(?=\r?\n|\r|$)", text, re.IGNORECASE)
+    return (text[match.end() :], match[1]) if match else (text, "")
 
 
 def _separator(header: str) -> str:

