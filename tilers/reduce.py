@@ -18,6 +18,9 @@ from wsi_chat.schema import Box, FieldRecord
 
 PIECE_PX = 2048  # 16 MiB of RGBA at a time
 SMALLEST_PIECE_PX = 256  # a damaged piece is narrowed down to this
+# So many smallest pieces are looked for; beyond, damaged pieces count as a whole: on a slide that is lost altogether
+# the search would take hours.
+MAX_NARROWED = 1024
 UNREADABLE_RGB = (255, 0, 255)  # no stain and no background has this colour
 
 
@@ -66,10 +69,14 @@ def pieces(
     """
     x0, y0, width, height = area or (0, 0, *slide.level_sizes[level])
     scale = slide.level_downsamples[level]
+    lost = 0
     for y in range(0, height, side):
         for x in range(0, width, side):
             w, h = min(side, width - x), min(side, height - y)
-            yield from _piece(slide, level, (x0, y0), scale, x, y, w, h, least, z)
+            whole = lost >= MAX_NARROWED
+            for piece in _piece(slide, level, (x0, y0), scale, x, y, w, h, max(w, h) if whole else least, z):
+                lost += piece.rgb is None
+                yield piece
 
 
 def _piece(
