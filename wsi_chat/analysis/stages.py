@@ -198,7 +198,9 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
             slide.assume_mpp(tile_mpp)
         slide.require_mpp()
         what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
-        foreground = find_foreground(slide, mask=settings.mask and not photographed)
+        foreground = find_foreground(slide, mask=settings.mask)
+        if photographed and not foreground.is_blank:  # nothing of a photograph is left out, unless all of it is empty
+            foreground = find_foreground(slide, mask=False)
         plan = plan_tiles(
             slide,
             foreground,
