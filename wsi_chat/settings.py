@@ -124,7 +124,8 @@ class Settings(BaseModel):
     workers: int = setting(2, "Threads that read tiles.", panel=TILES, affects="speed", rare=True, ge=1, le=64)
 
     top_k: int = setting(
-        TOP_K, "Number of highest-scoring tiles in which cells are located and described.",
+        TOP_K, "Number of highest-scoring tiles in which cells are located and described. Where cells are counted "
+        "(blood), every tile in which screening found them is read besides; 0 reads none.",
         panel=READING, affects="answers", ge=0,
     )  # fmt: skip
     exhaustive: bool = setting(False, "Locate and describe cells in every tile.", panel=READING, affects="answers")

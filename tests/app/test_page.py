@@ -72,7 +72,9 @@ def serving(analyzed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root.mkdir()
     for name in SLIDES:
         shutil.copytree(analyzed, root / name)
-    shutil.copy(analyzed.parent / "run.json", root)
+    record = json.loads((analyzed.parent / "run.json").read_text(encoding="utf-8"))
+    record["slides"] = dict.fromkeys(SLIDES, record["slides"][analyzed.name])
+    (root / "run.json").write_text(json.dumps(record), encoding="utf-8")
     report = json.loads((root / "attack" / "report.json").read_text(encoding="utf-8"))
     report["slide"]["file_name"] = NAME
     for finding in report["verdict"]["findings"]:

@@ -80,6 +80,10 @@ def on_one_scale(verdicts: dict[int, TileVerdict], asker: Asker) -> dict[int, Ti
     return verdicts
 
 
+POSITIVE = 0.5
+"""``p_screen`` from which a tile is taken to hold what the screening question asks about."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadTile:
     """A tile that was read, and how sharp it is."""
@@ -94,11 +98,21 @@ def screened(read: ReadTile, p: float, system: System) -> TileVerdict:
     return TileVerdict(tile=read.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=read.focus)
 
 
-def choose(verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False) -> list[Tile]:
-    """The tiles worth the dear questions: the highest ``p_screen`` first, ties by plan order; in plan order."""
+def choose(
+    verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False, positive: bool = False
+) -> list[Tile]:
+    """The tiles worth the dear questions, in plan order.
+
+    Args:
+        top_k: so many of the highest ``p_screen``, ties by plan order.
+        exhaustive: every tile that was screened.
+        positive: besides, every tile whose ``p_screen`` is at least `POSITIVE`: a differential that counts the white
+            cells of the highest-scoring tiles alone is a count of those tiles, not of the specimen.
+    """
     screened = [v for v in verdicts.values() if v.p_screen is not None]
     if not exhaustive:
-        screened = sorted(screened, key=lambda v: (-(v.p_screen or 0.0), v.tile.index))[:top_k]
+        ranked = sorted(screened, key=lambda v: (-(v.p_screen or 0.0), v.tile.index))
+        screened = ranked[:top_k] + [v for v in ranked[top_k:] if positive and (v.p_screen or 0.0) >= POSITIVE]
     return sorted((v.tile for v in screened), key=lambda tile: tile.index)
 
 

@@ -44,8 +44,9 @@ export default {
         </template>
       </div>
       <div v-if="slide.planes > 1 && state === 'ready'" class="wsi-planes">
-        <label>{{ words.plane }} {{ plane + 1 }}/{{ slide.planes }}
-          <input type="range" min="0" :max="slide.planes - 1" v-model.number="plane" @input="setPlane"></label>
+        <label>{{ words.plane }} {{ plane < 0 ? words.sharpest : (plane + 1) + "/" + slide.planes }}
+          <input type="range" min="-1" :max="slide.planes - 1" v-model.number="plane" @change="setPlane"
+            data-testid="plane"></label>
       </div>
       <div v-if="state === 'ready'" class="wsi-status" data-testid="status">
         <span class="where">{{ where }}</span><span class="power">{{ power }}</span>
@@ -64,7 +65,7 @@ export default {
   emits: ["ready", "choose", "view", "drawn", "command", "drawing"],
   data() {
     this.map = null; // Leaflet's own objects are no state of Vue's: they are set on the instance, not watched
-    return { state: "loading", trouble: "", where: "", power: "", plane: 0, drawing: false, zoom: 0, broken: 0 };
+    return { state: "loading", trouble: "", where: "", power: "", plane: -1, drawing: false, zoom: 0, broken: 0 };
   },
   computed: {
     powers() {
@@ -178,7 +179,7 @@ export default {
       const Squares = L.TileLayer.extend({
         getTileUrl(at) {
           const z = -this._getZoomForUrl();
-          const plane = view.plane ? `?plane=${view.plane}` : "";
+          const plane = view.plane >= 0 ? `?plane=${view.plane}` : "";
           return `${view.slide.squares}/${z}/${at.x}_${at.y}.jpg${plane}`;
         },
         createTile(at, done) {
@@ -352,7 +353,7 @@ export default {
     },
     step(by) {
       if (this.slide.planes < 2) return;
-      this.plane = Math.min(Math.max(this.plane + by, 0), this.slide.planes - 1);
+      this.plane = Math.min(Math.max(this.plane + by, -1), this.slide.planes - 1);
       this.setPlane();
     },
   },

@@ -36,7 +36,7 @@ def begin_from(run: Run, folder: Path) -> int:
 
     held = {name: value.float() for name, value in load_file(str(folder / "model.safetensors")).items()}
     key = "model.language_model.embed_tokens.weight"
-    then = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()  # type: ignore[no-untyped-call]
+    then = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
     table = run.model.state_dict()[key].detach().cpu().clone()
     kept = 0
     for token, row in run.tokenizer.get_vocab().items():

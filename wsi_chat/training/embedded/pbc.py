@@ -211,7 +211,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 def _bright(image: NDArray[Any], percent: float) -> NDArray[np.float32]:
     """A percentile of each channel, read from every third row and column."""
-    return np.percentile(image[::3, ::3].reshape(-1, 3), percent, axis=0).astype(np.float32)
+    return np.asarray(np.percentile(image[::3, ::3].reshape(-1, 3), percent, axis=0), np.float32)
 
 
 def _rim(image: U8) -> U8:

@@ -37,7 +37,7 @@ def drawn(number: int, seed: int) -> Iterator[tuple[str, Field]]:
         if kind == "tile":
             if not tiles:
                 tiles = list(slide_tiles(seed, rng))
-                rng.shuffle(tiles)  # type: ignore[arg-type]
+                rng.shuffle(tiles)
             yield kind, tiles.pop()
         else:
             recipe = str(rng.choice(list(POOL_MIX), p=list(POOL_MIX.values())))
