@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tilers.picture import open_picture, picture_size
     from tilers.plan import TilePlan, plan_tiles
     from tilers.readers import Backend, Resolution, WindowBackend, reader_names, register_reader
-    from tilers.slide import Slide, open_slide
+    from tilers.slide import Slide, open_slide, slide_of
     from tilers.stream import Patch, TileStream
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "plan_tiles",
     "reader_names",
     "register_reader",
+    "slide_of",
 ]
 
 _HOMES = {
@@ -56,6 +57,7 @@ _HOMES = {
     "focus_score": "focus",
     "open_picture": "picture",
     "open_slide": "slide",
+    "slide_of": "slide",
     "picture_size": "picture",
     "plan_tiles": "plan",
     "reader_names": "readers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,8 @@ def choose_mixing(
     """Colours of a picture or channels to mix, judged by what the file says and by a sample of each channel.
 
     Three channels whose colours are red, green and blue, absent or all the same are a colour picture if they have 8
-    bits or a bright background; a fourth that is all 0 or full is its alpha. Everything else is mixed additively.
+    bits or a bright background; a fourth that is all 0 or full is its alpha. One channel without a colour is grey.
+    Everything else is mixed additively.
 
     Args:
         count, dtype: of the channels.
@@ -98,6 +99,12 @@ def choose_mixing(
         depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(i) for i in range(3)], dtype, bits)
         if depth is not None:
             return Mixing(depth=depth, alpha=count == 4)
+    alone = statements[0] if statements else ChannelStatement()
+    if count == 1 and not alone.colour and alone.window is None:
+        depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(0)], dtype, bits)
+        if depth is not None:
+            return Mixing(depth=depth, grey=True)
+        statements = [replace(alone, colour="FFFFFF")]
     channels = []
     for i in range(count):
         statement = statements[i] if i < len(statements) else ChannelStatement()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_chat.errors import SettingError, SlideUnreadable
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, FieldRecord
 
 PIECE_PX = 2048  # 16 MiB of RGBA at a time
 SMALLEST_PIECE_PX = 256  # a damaged piece is narrowed down to this
+# So many smallest pieces are looked for; beyond, damaged pieces count as a whole: on a slide that is lost altogether
+# the search would take hours.
+MAX_NARROWED = 1024
 UNREADABLE_RGB = (255, 0, 255)  # no stain and no background has this colour
 
 
@@ -66,10 +69,14 @@ def pieces(
     """
     x0, y0, width, height = area or (0, 0, *slide.level_sizes[level])
     scale = slide.level_downsamples[level]
+    lost = 0
     for y in range(0, height, side):
         for x in range(0, width, side):
             w, h = min(side, width - x), min(side, height - y)
-            yield from _piece(slide, level, (x0, y0), scale, x, y, w, h, least, z)
+            whole = lost >= MAX_NARROWED
+            for piece in _piece(slide, level, (x0, y0), scale, x, y, w, h, max(w, h) if whole else least, z):
+                lost += piece.rgb is None
+                yield piece
 
 
 def _piece(
@@ -88,6 +95,10 @@ def _piece(
         at = round((start[0] + x) * scale), round((start[1] + y) * scale)
         rgb, scanned = slide.read_with_mask(*at, level, w, h, z=z)
     except SlideUnreadable as error:
+        around = _around_missing(slide, *at, w, h)
+        if around is not None:
+            yield Piece(x, y, w, h, around, None)
+            return
         if w <= least and h <= least:
             yield Piece(x, y, w, h, None, None, error.message)
             return
@@ -99,6 +110,27 @@ def _piece(
                     yield from _piece(slide, level, start, scale, x + dx, y + dy, part_w, part_h, least, z)
         return
     yield Piece(x, y, w, h, rgb, scanned)
+
+
+def _around_missing(slide: Pyramid, x: int, y: int, w: int, h: int) -> NDArray[np.uint8] | None:
+    """A part of level 0 that shows several fields, those that cannot be read marked; None where it shows one or none.
+
+    A field is read or missing as a whole, so that nothing is gained by trying smaller parts.
+    """
+    area = Box(x, y, x + w, y + h)
+    fields: Sequence[FieldRecord] = getattr(slide, "fields", ())
+    shown = [box for field in fields if (box := area.clipped(field.box)) is not None]
+    if len(shown) < 2:
+        return None
+    out = np.empty((h, w, 3), np.uint8)
+    out[:] = getattr(slide, "background_rgb", (255, 255, 255))
+    for box in shown:
+        left, top, right, bottom = (round(value) for value in (box.x0 - x, box.y0 - y, box.x1 - x, box.y1 - y))
+        try:
+            out[top:bottom, left:right] = slide.read_with_mask(x + left, y + top, 0, right - left, bottom - top)[0]
+        except SlideUnreadable:
+            out[top:bottom, left:right] = UNREADABLE_RGB
+    return out
 
 
 def cell_mean(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -15,12 +15,16 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
 from tilers.focus import fixed_plane, focus_score, read_focus
+from tilers.photographs import is_photograph, photographs_in
 from tilers.readers import Backend, Pixels, candidates
+from tilers.readers.memory import NAME as MEMORY
+from tilers.readers.memory import open_memory
 from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
@@ -33,7 +37,7 @@ from wsi_chat.errors import (
     WsiChatError,
     as_utf8,
 )
-from wsi_chat.schema import Box, Remark, SlideRecord
+from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, Remark, SlideRecord, Tile, field_at
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class Slide:
         planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
             where the setting ``z`` names it.
         properties: allow-listed, nothing personal.
+        fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
     """
 
@@ -84,6 +89,7 @@ class Slide:
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
         self.properties = dict(backend.properties)
+        self.fields: tuple[FieldRecord, ...] = tuple(backend.fields)
         self.planes = max(1, int(backend.planes))
         plane = fixed_plane(read_focus(z), self.planes, path.name)
         self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
@@ -132,8 +138,40 @@ class Slide:
     def fingerprint(self) -> str:
         """Hex SHA-256 over sizes and sampled content; see ``tilers.fingerprint``."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.path, self.level_sizes)
+            self._fingerprint = self._backend.digest or fingerprint(self.path, self.level_sizes)
         return self._fingerprint
+
+    @property
+    def is_photograph(self) -> bool:
+        """Whether a camera took it, one field at a time: no scan of a slide."""
+        return bool(self.fields) or (len(self.level_sizes) == 1 and is_photograph(self.path))
+
+    def assume_mpp(self, mpp: float) -> None:
+        """Take a photograph of unknown scale for one at ``mpp``; its record says that this is no measurement."""
+        self.mpp, self.mpp_source = mpp, ASSUMED_SCALE
+
+    def read_tile(self, tile: Tile, *, z: int | None = None) -> NDArray[np.uint8]:
+        """A tile's pixels as they are read, (h, w, 3); of several fields only the one in which it begins.
+
+        Where that field is smaller than the tile, the rest shows background, as beyond the edge of a slide.
+
+        Raises:
+            SlideUnreadable: see `read_region`.
+        """
+        width, height = tile.read_px
+        own = field_at(self.fields, tile.box)
+        if own is None:
+            return self.read_region(tile.x, tile.y, tile.level, width, height, z=z)
+        w, h = (min(size, round(edge - at)) for size, edge, at in (
+            (width, own.box.x1, tile.x), (height, own.box.y1, tile.y),
+        ))  # fmt: skip
+        pixels = self.read_region(tile.x, tile.y, 0, w, h, z=z)
+        if (w, h) == (width, height):
+            return pixels
+        out = np.empty((height, width, 3), np.uint8)
+        out[:] = self.background_rgb
+        out[:h, :w] = pixels
+        return out
 
     def require_mpp(self) -> float:
         """µm per level-0 pixel.
@@ -161,6 +199,7 @@ class Slide:
         twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag, z=self._z)
         twin._owns_backend = not self._backend.shareable
         twin._fingerprint = self._fingerprint
+        twin.mpp, twin.mpp_source = self.mpp, self.mpp_source
         return twin
 
     def _open_again(self) -> Backend:
@@ -267,14 +306,28 @@ class Slide:
         """
         self._overview = pixels, (self.size[0] / cell, self.size[1] / cell)
 
-    def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
+    def crop(self, box: Box, px: int, *, alone: bool = False) -> NDArray[np.uint8]:
         """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
+
+        Args:
+            alone: of several fields, show only the one that the box belongs to.
 
         Raises:
             SettingError: the box is empty.
             SlideUnreadable: nothing of it could be read.
         """
-        return view(self, box, px)
+        own = field_at(self.fields, Box(*box.center, *box.center)) if alone else None
+        inside = None if own is None else box.clipped(own.box)
+        if inside is None or inside == box:
+            return view(self, box, px)
+        scale = px / max(box.width, box.height)
+        out = np.empty((max(1, round(box.height * scale)), max(1, round(box.width * scale)), 3), np.uint8)
+        out[:] = self.background_rgb
+        part = view(self, inside, max(1, round(max(inside.width, inside.height) * scale)))
+        left, top = (round((at - edge) * scale) for at, edge in ((inside.x0, box.x0), (inside.y0, box.y0)))
+        part = part[: out.shape[0] - top, : out.shape[1] - left]
+        out[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return out
 
     def record(self, id: str) -> SlideRecord:  # noqa: A002  the field's name in the report
         """The slide as the report states it.
@@ -296,6 +349,7 @@ class Slide:
             vendor=self.vendor,
             bounds=self.bounds,
             properties=self.properties,
+            fields=self.fields,
         )
 
 
@@ -305,7 +359,8 @@ def open_slide(
     """Open a slide with the first reader that takes it.
 
     Args:
-        path: a slide file, an image, one file or the folder of a DICOM series, or an OME-Zarr folder.
+        path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
+            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
         z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
@@ -340,15 +395,31 @@ def open_slide(
     )
 
 
+def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
+    """A picture in memory as an open slide of one level.
+
+    Args:
+        picture: see `tilers.readers.memory.open_memory`.
+        mpp: µm per pixel, None where it is not known.
+
+    Raises:
+        SettingError: it is not a picture, or ``mpp`` is implausible.
+    """
+    backend = open_memory(picture)
+    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
+
+
 def _check_path(path: Path) -> None:
     if not path.exists():
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
-        if not names & {"zarr.json", ".zgroup", ".zattrs"} and not dicom_files(path):
+        slide = names & {"zarr.json", ".zgroup", ".zattrs"} or dicom_files(path) or photographs_in(path)
+        if not slide:
             raise SlideNotFound(
-                f"{path} is a folder, not a slide.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), or an OME-Zarr or DICOM folder.",
+                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
+                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")

@@ -239,6 +239,8 @@ def _sharper(one: Patch, other: Patch) -> Patch:
 
 
 def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
+    if slide.fields:  # decoded whole already, and a block may show several
+        return [_read_tile(slide, tile, plane) for tile in block.tiles]
     try:
         pixels = slide.read_region(block.x, block.y, block.level, block.width, block.height, z=plane)
     except SlideUnreadable as error:
@@ -254,7 +256,7 @@ def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
 
 def _read_tile(slide: Slide, tile: Tile, plane: int) -> Patch:
     try:
-        pixels = slide.read_region(tile.x, tile.y, tile.level, *tile.read_px, z=plane)
+        pixels = slide.read_tile(tile, z=plane)
         return _patch(tile, pixels, plane if slide.planes > 1 else None)
     except SlideUnreadable as error:
         return Patch(tile, None, "unreadable", error=error.message)

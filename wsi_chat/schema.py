@@ -7,7 +7,7 @@ coordinates. Nothing here imports numpy, torch or a reader.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA_VERSION = "1.2"
+ASSUMED_SCALE = "assumed"
+"""Source of an mpp that nobody stated: a photograph was read pixel for pixel at the scale that suits the model."""
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 """Stands on every answer, report and conversation."""
 
@@ -270,6 +272,8 @@ class Finding(Record):
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
     ``confidence`` is the highest that the model gave the cell itself under this label, None where it gave none.
+    ``field`` names the photograph that it lies in and ``field_box`` is its box in pixels of that photograph, where the
+    specimen is several photographs; ``box`` is then on the canvas that shows them side by side.
     ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
     tiles that gave it this label, ``other_labels`` what else they called it.
     """
@@ -284,6 +288,8 @@ class Finding(Record):
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
     other_labels: tuple[str, ...] = ()
+    field: str = ""
+    field_box: Box | None = None
 
 
 class Interval(Record):
@@ -489,8 +495,37 @@ class Narrator(Record):
     note: Remark = NOTHING
 
 
+class FieldRecord(Record):
+    """One photograph of a specimen of several: which, and where it lies on the canvas that shows them side by side.
+
+    ``x, y`` is its top left corner on the canvas, in the photographs' own pixels, as are its ``width`` and ``height``.
+    ``error`` says why it is missing: then its size is that of the others.
+    """
+
+    number: int = Field(ge=1)
+    name: str
+    x: int
+    y: int
+    width: int
+    height: int
+    error: str = ""
+
+    @property
+    def box(self) -> Box:
+        """Its place on the canvas."""
+        return Box(self.x, self.y, self.x + self.width, self.y + self.height)
+
+    def own(self, box: Box) -> Box:
+        """A box on the canvas in the field's own pixels."""
+        return box.shifted(-self.x, -self.y)
+
+
 class SlideRecord(Record):
-    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px."""
+    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px.
+
+    ``fields`` are the photographs of a specimen of several, in order; empty for a slide, which is one picture. What is
+    said in level-0 pixels is then in pixels of the canvas on which they lie side by side.
+    """
 
     id: str
     file_name: str
@@ -505,6 +540,28 @@ class SlideRecord(Record):
     vendor: str = ""
     bounds: Box | None = None
     properties: dict[str, str] = Field(default_factory=dict)
+    fields: tuple[FieldRecord, ...] = ()
+
+    @property
+    def scale_known(self) -> bool:
+        """Whether the mpp is a statement about the specimen, so that lengths in µm mean something."""
+        return self.mpp_source != ASSUMED_SCALE
+
+    def field_at(self, box: Box) -> FieldRecord | None:
+        """The field that a box on the canvas belongs to; None for a slide."""
+        return field_at(self.fields, box)
+
+
+def field_at(fields: Sequence[FieldRecord], box: Box) -> FieldRecord | None:
+    """The field that a box on the canvas belongs to: the one that holds its top left corner, else its middle.
+
+    A tile that is larger than its field begins in it, and may reach over others.
+    """
+    for x, y in ((box.x0, box.y0), box.center):
+        for one in fields:
+            if one.x <= x <= one.x + one.width and one.y <= y <= one.y + one.height:
+                return one
+    return None
 
 
 class ModelRecord(Record):

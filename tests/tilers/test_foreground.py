@@ -317,3 +317,14 @@ def test_no_tile_with_a_white_cell_of_a_real_smear_is_dropped(shared: Callable[[
         with open_slide(shared("data/bccd") / "JPEGImages" / f"BloodImage_{name}.jpg", mpp=mpp) as slide:
             plan = plan_tiles(slide, find_foreground(slide), tile_px=256, mpp=0.15)
         assert plan.foreground == plan.grid, name
+
+
+def test_a_slide_that_is_lost_altogether_is_not_searched_piece_by_piece(
+    memory_slide: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilers.reduce.MAX_NARROWED", 64)
+    slide, faults = memory_slide(np.broadcast_to(np.uint8(200), (12_000, 12_000, 3)))
+    faults.bad = lambda x, y, w, h: True
+    with pytest.raises(SlideUnreadable, match="Nothing of"):
+        find_foreground(slide)
+    assert len(faults.reads) < 2 * (36 + 85)  # each of 36 pieces, and one of them narrowed down, all tried twice

@@ -199,6 +199,20 @@ def test_dark_sixteen_bit_channels_are_fluorescence(tmp_path: Path) -> None:
         assert slide.background_rgb == (0, 0, 0)
 
 
+@pytest.mark.parametrize("bright", [True, False])
+def test_one_wide_channel_without_a_colour_is_grey(tmp_path: Path, bright: bool) -> None:
+    grey = 255 - textured(200, 150)[..., 0] // 3 if bright else textured(200, 150)[..., 0] // 8
+    grey[0, 0] = 255
+    with open_slide(write_zarr(tmp_path / "a.zarr", [(grey.astype(np.uint16) << 4)[None]])) as slide:
+        got = slide.read_region(0, 0, 0, 200, 150)
+    assert (got[..., 0] == got[..., 1]).all()
+    assert (got[..., 0] == got[..., 2]).all()
+    if bright:
+        assert np.array_equal(got[..., 0], grey)
+    else:
+        assert got.std() > 20  # stretched to what is in use
+
+
 # ------------------------------------------------------------------------------------------ several images
 
 

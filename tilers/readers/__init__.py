@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box, Remark
+from wsi_chat.schema import Box, FieldRecord, Remark
 
 log = logging.getLogger(__name__)
 
+LISTING = ".fields"  # names the photographs of a specimen, one a line
 ENTRY_POINT_GROUP = "wsi_chat.readers"
 Pixels = NDArray[np.uint8]
 
@@ -45,6 +46,7 @@ class Backend(ABC):
     ``resolutions`` are ordered by trust; implausible ones may be included, the caller judges them.
     ``properties`` hold nothing personal: what is not needed for a report is left out.
     ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
+    ``fields`` are the places of photographs that are shown side by side, ``digest`` the fingerprint of all of them.
     ``planes`` counts the focal planes; a backend with more than one overrides ``read_plane``.
     """
 
@@ -58,6 +60,8 @@ class Backend(ABC):
     properties: Mapping[str, str] = {}
     notes: Sequence[str | Remark] = ()
     shareable: bool = False
+    fields: Sequence[FieldRecord] = ()
+    digest: str = ""
     planes: int = 1
 
     @abstractmethod
@@ -119,7 +123,7 @@ class Reader:
     open: Opener
     suffixes: tuple[str, ...] = ()
 
-    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr")
+    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr", "fields")
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kfbslide": (".kfb",),
         "opensdpc": (".sdpc",),
@@ -222,6 +226,8 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
         unfit = {"tiff", "tiffslide", "plain" if path.is_dir() else "omezarr"}
     every = tuple(r for r in every if r.name not in unfit)
     lower = path.name.lower()
+    if not (path.is_dir() or lower.endswith(LISTING)):  # a file is no specimen of several photographs
+        every = tuple(r for r in every if r.name != "fields")
     every = tuple(r for r in every if r.name not in Reader.optional or lower.endswith(r.suffixes))
     if lower.endswith(".mrxs"):  # OpenSlide first: its own reader is for the files that it has trouble with
         return every

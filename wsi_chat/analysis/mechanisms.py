@@ -39,7 +39,7 @@ VIEWED = {
 
 def reader_of(slide: Slide) -> Reader:
     """Reads level-0 rectangles of an open slide as pictures."""
-    return lambda box, px: Image.fromarray(slide.crop(box, px))
+    return lambda box, px: Image.fromarray(slide.crop(box, px, alone=True))
 
 
 def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[Remark]:

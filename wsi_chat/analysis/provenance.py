@@ -13,7 +13,7 @@ from wsi_chat._version import __version__
 from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.remarks import read_remark
-from wsi_chat.schema import Funnel, ModelRecord, Provenance, Remark, TileVerdict
+from wsi_chat.schema import ASSUMED_SCALE, Funnel, ModelRecord, Provenance, Remark, TileVerdict
 from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
@@ -60,10 +60,21 @@ def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Se
         notes.append(Remark("run.no_specimen"))
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
         notes.append(Remark("run.limited", n=len(plan.tiles), all=plan.foreground))
+    notes += _field_notes(slide)
     if not settings.mask:
         notes.append(Remark("run.mask_off"))
+    elif slide.is_photograph:
+        notes.append(Remark("fields.unmasked", n=len(slide.fields) or 1))
     elif foreground.method:
         notes.append(Remark("run.foreground", method=foreground.method))
+    return notes
+
+
+def _field_notes(slide: Slide) -> list[Remark]:
+    """What a reader must know where the slide is photographs: how many, and at which scale they were read."""
+    notes = [Remark("fields.count", n=len(slide.fields))] if slide.fields else []
+    if slide.mpp is not None and slide.mpp_source == ASSUMED_SCALE:
+        notes.append(Remark("fields.scale_assumed", n=len(slide.fields) or 1, mpp=slide.mpp))
     return notes
 
 

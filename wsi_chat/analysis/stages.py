@@ -22,7 +22,9 @@ from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
+from wsi_chat.analysis.fields import in_fields, within_fields
 from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.analysis.moved import take_over_answers
 from wsi_chat.analysis.provenance import (
     count_funnel,
     engine_notes,
@@ -189,17 +191,22 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
     began = time.perf_counter()
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
-        slide.require_mpp()
         system = load_system(settings.specimen)
+        tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
+        photographed = slide.is_photograph
+        if slide.mpp is None and photographed:
+            slide.assume_mpp(tile_mpp)
+        slide.require_mpp()
         what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
-        foreground = find_foreground(slide, mask=settings.mask)
+        foreground = find_foreground(slide, mask=settings.mask and not photographed)
         plan = plan_tiles(
             slide,
             foreground,
             tile_px=settings.tile_px or dialect.tile_px,
-            mpp=settings.tile_mpp or dialect.mpp_for(system),
+            mpp=tile_mpp,
             overlap=settings.overlap,
             limit=settings.limit,
+            allow_upsample=photographed,
         )
         stream, patches = None, None
         if read_ahead and plan.tiles:
@@ -238,6 +245,8 @@ def ready_to_ask(
     clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before
     log.info("%s: %d of %d tiles to screen", prepared.path.name, len(plan.tiles), plan.grid)
     with ExitStack() as stack:
+        if not folder.journal_path.exists():
+            take_over_answers(folder, slide.fingerprint)
         journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
         provenance = provenance_of(plan, settings, model, prepared.foreground, system)
         if plan.tiles:
@@ -309,6 +318,7 @@ def detail_tiles(screened: Screened) -> Detailed:
                 again, asker, reader_of(prepared.slide), factor=settings.zoom, bounds=prepared.bounds,
                 progress=run.progress,
             )  # fmt: skip
+    tiles = within_fields(tiles, prepared.slide.fields)
     run.clock.lap("detail")
     cells = sample_cells(prepared.slide, prepared.plan, asker, prepared.system, settings, progress=run.progress)
     run.clock.lap("adequacy")
@@ -347,6 +357,7 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
         applied=run.score.applied,
         image=run.image_features,
     )
+    verdict = in_fields(verdict, prepared.slide.fields)
     run.clock.lap("aggregate")
     generated = {} if asker is None else {"generated_tokens": asker.generated_tokens}
     report = Report(
