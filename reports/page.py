@@ -33,6 +33,7 @@ from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 # Evidence that the page cites beside a sentence: findings and tiles; fields are listed under the methods.
 _REFERENCE = re.compile(r"[ft]\d+$")
 STRIP = 7
+NAME_COLUMNS = 22
 GALLERY_LIMIT = 48
 
 
@@ -326,12 +327,20 @@ def _cell(report: Report, item: GalleryItem, folder: Path, words: Words) -> dict
         "name": clean(name, 26),
         "abnormal": item.abnormal,
         "tile": "" if is_field else clean(item.tile_id, 14),
-        "position": clean(places.position(report, item.box, words), 64),
+        "position": _where(report, item, words),
         "score": score,
         "field": words("page.gallery_field", um=places.side(report, item.field_um)),
         "um": places.side(report, item.field_um),
         "also": words("page.elsewhere", names=clean(also, 30)) if also else "",
     }
+
+
+def _where(report: Report, item: GalleryItem, words: Words) -> str:
+    """Where a cell lies, on one line of a gallery: the photograph that it is in, or its place on the scan."""
+    own = report.slide.field_at(item.box)
+    if own is None:
+        return places.position(report, item.box, words)
+    return words("page.in_field", number=own.number, name=clean(own.name, NAME_COLUMNS))
 
 
 def _funnel(report: Report, words: Words) -> list[dict[str, str]]:
