@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 QUIETLY = > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 DEMO   := runs/demo
+# real fields, MIT licence: see the README there
+BLOOD  := wsi_chat/datasets/samples/blood
 
 # vLLM for CPUs, at exact versions and without resolving: its own wish for a torch build does not fit its torchvision
 SERVING := .venv-serving
@@ -14,7 +16,7 @@ SERVING := .venv-serving
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install into $(VENV) and analyze a rendered slide with the embedded checkpoint"
+	@echo "make demo    install into $(VENV); analyze a rendered cervical slide and twelve real fields of blood"
 	@echo "make test    install into $(VENV) and run every check and test"
 	@echo "make test-page  the page in a headless Chromium (installed where it is missing and one may)"
 	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
@@ -45,7 +47,9 @@ install: $(VENV)/.base
 demo: $(VENV)/.base
 	@mkdir -p $(DEMO)
 	@test -f $(DEMO)/demo.tiff || $(BIN)/wsi-chat synth slide $(DEMO)/demo.tiff --width 4096 --height 4096 --recipe abnormal --seed 7 > /dev/null
-	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/out
+	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/cervix
+	@$(BIN)/wsi-chat analyze $(BLOOD) --specimen blood --mpp 0.075 -o $(DEMO)/blood
+	@echo "reports:"; ls $(DEMO)/cervix/*/report.pdf $(DEMO)/cervix/*/report.html $(DEMO)/blood/*/report.pdf $(DEMO)/blood/*/report.html
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check -q . || { echo "run: make format" >&2; exit 1; }

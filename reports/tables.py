@@ -41,6 +41,7 @@ UNITS = {
     "mpp": "um/px",
     "cellularity": "foreground area fraction, 0..1",
     "focus": "variance of the Laplacian of luminance, arbitrary",
+    "z": "focal plane shown, from 0; null where the slide has one",
     "p_screen": "probability of the screening question's positive option, uncalibrated",
     "p_abnormal": "the same where that question is about abnormality, else null",
     "n_boxes": "boxes in the tile's answers before merging across tiles; null where none was asked or answered",
@@ -76,6 +77,7 @@ def write_tiles_parquet(
         "mpp": (pa.float64(), [tile.mpp for tile in tiles]),
         "cellularity": (pa.float64(), [tile.cellularity for tile in tiles]),
         "focus": (pa.float64(), [row.focus for row in rows]),
+        "z": (pa.int16(), [row.z for row in rows]),
         "p_screen": (pa.float64(), [row.p_screen for row in rows]),
         "p_abnormal": (pa.float64(), [row.p_abnormal for row in rows]),
         "status": (pa.string(), [row.status for row in rows]),
@@ -261,5 +263,5 @@ def _tile_verdict(row: dict[str, Any]) -> TileVerdict:
     return TileVerdict(
         tile=tile, status=row["status"], p_screen=row["p_screen"], p_abnormal=row["p_abnormal"],
         asked=tuple(row["asked"] or ()), description=row["description"] or "", truncated=row["truncated"],
-        dropped_boxes=row["dropped_boxes"], focus=row["focus"], error=row["error"] or "",
+        dropped_boxes=row["dropped_boxes"], focus=row["focus"], z=row.get("z"), error=row["error"] or "",
     )  # fmt: skip

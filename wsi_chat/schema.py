@@ -252,6 +252,7 @@ class TileVerdict(Record):
     ``p_screen`` is the probability of the screen question's positive option; ``p_abnormal`` is the same
     number where that question is about abnormality, else None. ``boxes`` are level-0 pixels, before merging
     across tiles. ``focus`` is the variance of the Laplacian of luminance (arbitrary units, higher is sharper).
+    ``z`` is the focal plane that was shown, counted from 0; None where the slide has only one.
     """
 
     tile: Tile
@@ -264,6 +265,7 @@ class TileVerdict(Record):
     truncated: bool = False
     dropped_boxes: int = 0
     focus: float | None = None
+    z: int | None = None
     error: str = ""
 
 

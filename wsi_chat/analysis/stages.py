@@ -39,6 +39,7 @@ from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
 from wsi_chat.schema import Box, Provenance, Remark, Report, Specimen, TileVerdict, Timings
+from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
     from aggregators import TileSample
@@ -190,7 +191,7 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
 
     began = time.perf_counter()
     with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
+        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z)))
         system = load_system(settings.specimen)
         tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
         photographed = slide.is_photograph

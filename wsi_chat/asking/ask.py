@@ -19,7 +19,7 @@ from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Box, TaskName
-from wsi_chat.settings import resolve
+from wsi_chat.settings import plane_of, resolve
 from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def ask_with(
 
 def _opened(picture: str | Path | Image.Image | ArrayLike, settings: Settings) -> Slide:
     if isinstance(picture, str | Path):
-        return open_slide(picture, mpp=settings.mpp, reader=settings.reader)
+        return open_slide(picture, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
     return slide_of(picture, mpp=settings.mpp)
 
 
