@@ -23,6 +23,11 @@ SCHEMA_VERSION = "1.2"
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 """Stands on every answer, report and conversation."""
 
+ORIGIN = "wsi-chat.origin"
+"""The slide property that says where its pixels come from: ``rendered``, or absent."""
+RENDERED_NOTE = "wsi-chat: rendered, not a specimen"
+"""What the renderer writes into a file's description (TIFF ImageDescription, OME-Zarr attribute, PNG Description)."""
+
 # ---------------------------------------------------------------------------------------------- geometry
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.properties import allow_listed, number
+from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
@@ -67,7 +67,11 @@ class OmeZarrBackend(WindowBackend):
         w0, h0 = self.level_sizes[0]
         self.level_downsamples = tuple((w0 / w + h0 / h) / 2 for w, h in self.level_sizes)
         self.properties = allow_listed(
-            {"ome.version": meta.get("version", scales.get("version", "")), "zarr.format": group.metadata.zarr_format}
+            {
+                "ome.version": meta.get("version", scales.get("version", "")),
+                "zarr.format": group.metadata.zarr_format,
+                **origin_of(group.attrs.get("description")),
+            }
         )
         said = _resolution(scales, x, y)
         self.resolutions = (said,) if said else ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilers.properties import allow_listed, number, objective, tiff_resolution
+from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Box
@@ -32,7 +32,7 @@ class OpenSlideBackend(Backend):
         self.level_sizes = tuple(self._slide.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self.objective_power = objective(raw.get("openslide.objective-power"))
-        self.properties = allow_listed(raw)
+        self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw, self.vendor)
         self.bounds = _bounds(raw)
         colour = raw.get("openslide.background-color", "")

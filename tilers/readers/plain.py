@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tilers.properties import allow_listed, tiff_resolution
+from tilers.properties import allow_listed, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 
@@ -25,7 +25,8 @@ class PlainBackend(WindowBackend):
         self._pixels = _pixels(image)
         self.level_sizes = (image.size,)
         self.level_downsamples = (1.0,)
-        self.properties = allow_listed({"plain.format": image.format, "plain.mode": image.mode})
+        origin = origin_of(image.info.get("Description") or getattr(image, "tag_v2", {}).get(270))
+        self.properties = allow_listed({"plain.format": image.format, "plain.mode": image.mode, **origin})
         said = _resolution(image)
         self.resolutions = (said,) if said else ()
 

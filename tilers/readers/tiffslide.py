@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.properties import allow_listed, number, objective, tiff_resolution
+from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
@@ -70,7 +70,7 @@ class TiffSlideBackend(WindowBackend):
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self.vendor = str(raw.get("tiffslide.vendor") or "")
         self.objective_power = objective(raw.get("tiffslide.objective-power"))
-        self.properties = allow_listed(raw)
+        self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw)
         self._inverted = int(page.photometric) == MINISWHITE
         self._segments: list[_Segments] | None = None
