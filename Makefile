@@ -10,12 +10,13 @@ DEMO   := runs/demo
 # vLLM for CPUs, at exact versions and without resolving: its own wish for a torch build does not fit its torchvision
 SERVING := .venv-serving
 
-.PHONY: demo test test-serving lint format install embedded clean
+.PHONY: demo test test-page test-serving lint format install embedded clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into $(VENV) and analyze a rendered slide with the embedded checkpoint"
 	@echo "make test    install into $(VENV) and run every check and test"
+	@echo "make test-page  the page in a headless Chromium (installed where it is missing and one may)"
 	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
@@ -59,6 +60,21 @@ format: $(VENV)/.test
 
 test: lint
 	@$(BIN)/python -m pytest
+
+# Debian's own Chromium; nothing is fetched by playwright itself
+CHROMIUM = $$(command -v chromium || command -v chromium-browser)
+
+test-page: $(VENV)/.test
+	@if [ -z "$(CHROMIUM)" ] && command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing chromium"; \
+	  { apt-get update && apt-get install -y --no-install-recommends chromium; } > $(VENV)/chromium.log 2>&1 \
+	    || { tail -5 $(VENV)/chromium.log >&2; exit 1; }; \
+	fi
+	@if [ -z "$(CHROMIUM)" ]; then \
+	  echo "test-page is skipped: there is no chromium here, and it cannot be installed without root (apt-get install chromium)"; \
+	else \
+	  WSI_CHAT_TEST_PAGE=1 $(BIN)/python -m pytest tests/app/test_page.py; \
+	fi
 
 # goes on where it was stopped; a GPU is used where there is one
 MINUTES ?= 150

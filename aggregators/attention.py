@@ -88,15 +88,15 @@ def checkpoints(slides: int) -> tuple[int, ...]:
 def top_rows(bag: Bag) -> NDArray[np.intp]:
     """Places of the `TOP_TILES` rows with the highest logit (column 0), highest first; ties by the other columns."""
 
-    kept = np.arange(len(bag))
+    rows = np.arange(len(bag))
     if len(bag) > TOP_TILES:
         least = np.partition(bag[:, 0], -TOP_TILES)[-TOP_TILES]
-        kept = np.flatnonzero(bag[:, 0] >= least)
-    logits = bag[kept, 0]
+        rows = np.flatnonzero(bag[:, 0] >= least)
+    logits = bag[rows, 0]
     # a thousand columns are sorted by only where the first does not decide
     untied = len(np.unique(logits)) == len(logits)
-    order = np.argsort(-logits) if untied else np.lexsort(-bag[kept].T[::-1])
-    found: NDArray[np.intp] = kept[order][:TOP_TILES]
+    order = np.argsort(-logits) if untied else np.lexsort(-bag[rows].T[::-1])
+    found: NDArray[np.intp] = rows[order][:TOP_TILES]
     return found
 
 
@@ -214,8 +214,8 @@ def _forward(
     linear = torch.nn.functional.linear
     hidden = torch.relu(linear(tiles, parameters["embed.weight"], parameters["embed.bias"]))
     if dropout:
-        kept = torch.rand(hidden.shape, generator=generator) >= dropout
-        hidden = hidden * kept / (1 - dropout)
+        mask = torch.rand(hidden.shape, generator=generator) >= dropout
+        hidden = hidden * mask / (1 - dropout)
     gate = torch.tanh(linear(hidden, parameters["v.weight"], parameters["v.bias"]))
     gate = gate * torch.sigmoid(linear(hidden, parameters["u.weight"], parameters["u.bias"]))
     score = linear(gate, parameters["gate.weight"]).squeeze(1)

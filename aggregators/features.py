@@ -102,30 +102,30 @@ def evidence_from_columns(
     """
 
     p = np.array([np.nan if value is None else value for value in columns["p_screen"]], dtype=np.float64)
-    kept: list[int] = np.flatnonzero(~np.isnan(p)).tolist()
-    place = {columns["tile_id"][i]: n for n, i in enumerate(kept)}
+    rows: list[int] = np.flatnonzero(~np.isnan(p)).tolist()
+    place = {columns["tile_id"][i]: n for n, i in enumerate(rows)}
 
     def column(name: str) -> Floats:
         values = columns[name]
-        return np.array([np.nan if values[i] is None else values[i] for i in kept], dtype=np.float64)
+        return np.array([np.nan if values[i] is None else values[i] for i in rows], dtype=np.float64)
 
     totals: dict[str, int] = {}
     seen: dict[str, Floats] = {}
     for finding in findings:
         totals[finding.label] = totals.get(finding.label, 0) + 1
-        counts = seen.setdefault(finding.label, np.zeros(len(kept)))
+        counts = seen.setdefault(finding.label, np.zeros(len(rows)))
         for tile_id in finding.tile_ids:
             if tile_id in place:
                 counts[place[tile_id]] += 1
     return Evidence(
-        p=p[kept],
+        p=p[rows],
         cellularity=column("cellularity"),
         focus=column("focus"),
-        detailed=np.array([columns["status"][i] in ("detailed", "detail_failed") for i in kept], dtype=np.bool_),
+        detailed=np.array([columns["status"][i] in ("detailed", "detail_failed") for i in rows], dtype=np.bool_),
         findings=totals,
         seen=seen,
         abnormal=frozenset(finding.label for finding in findings if finding.abnormal),
-        image=None if image is None else replace(image, tiles=[columns["index"][i] for i in kept]),
+        image=None if image is None else replace(image, tiles=[columns["index"][i] for i in rows]),
     )
 
 

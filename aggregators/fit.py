@@ -167,7 +167,7 @@ def fit(
     cv, predictions = _cross_validate(training, inputs, options, progress)
     trained = _train(inputs, training.y, training.patients, options)
     attention = trained.head if isinstance(trained.head, AttentionHead) else None
-    held = (
+    conformal = (
         None
         if miss_rate is None
         else _conformal(cohort.part(split.test), trained, options, miss_rate, false_alarm_rate)
@@ -184,7 +184,7 @@ def fit(
         logistic=trained.head if isinstance(trained.head, LogisticHead) else None,
         weights_sha256=None if attention is None else hashlib.sha256(to_bytes(attention)).hexdigest(),
         calibration=trained.calibration,
-        conformal=held,
+        conformal=conformal,
         conditions=dict(conditions or {}),
         cohort=_fittings(cohort, len(split.test), " ".join(about.split())),
         cv=cv,
@@ -304,15 +304,15 @@ def _train(inputs: Any, y: NDArray[np.intp], patients: Sequence[str], options: O
 
     grid: Sequence[float] = GRID if options.head == "logistic" else checkpoints(len(y))
     classes = int(y.max()) + 1
-    held = np.zeros((len(grid), len(y), classes))
+    held_out = np.zeros((len(grid), len(y), classes))
     for fold in grouped_folds(y, patients, k=options.inner, seed=options.seed + 1):
         part = _take(inputs, fold.test)
         for g, head in enumerate(_heads(_take(inputs, fold.train), y[fold.train], options, grid)):
-            held[g, fold.test] = head.log_probabilities(part)
+            held_out[g, fold.test] = head.log_probabilities(part)
     weights = _weights(y, options)
-    losses = [-float((weights * logs[np.arange(len(y)), y]).mean()) for logs in held]
+    losses = [-float((weights * logs[np.arange(len(y)), y]).mean()) for logs in held_out]
     best = int(np.argmin(losses))
-    calibration = fit_calibration(margins(held[best]), y > 0)
+    calibration = fit_calibration(margins(held_out[best]), y > 0)
     head = list(_heads(inputs, y, options, [grid[best]]))[-1]
     return _Trained(head, calibration, float(grid[best]))
 
@@ -373,12 +373,12 @@ def auc_figure(positive: NDArray[np.bool_], p: Floats, patients: Sequence[str], 
 
 
 def _conformal(
-    held: Cohort, trained: _Trained, options: Options, miss_rate: float, false_alarm_rate: float | None
+    cohort: Cohort, trained: _Trained, options: Options, miss_rate: float, false_alarm_rate: float | None
 ) -> Conformal:
-    p = 1.0 - calibrated(trained.head.log_probabilities(_inputs(held, options)), trained.calibration)[:, 0]
-    positive = held.y > 0
+    p = 1.0 - calibrated(trained.head.log_probabilities(_inputs(cohort, options)), trained.calibration)[:, 0]
+    positive = cohort.y > 0
     scores = [min(1.0, max(0.0, float(value))) for value in p]
-    positives, negatives = per_patient(scores, positive.tolist(), held.patients)
+    positives, negatives = per_patient(scores, positive.tolist(), cohort.patients)
     # refuses here, and not when it is applied, what cannot be promised
     band(positives, negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
     both = 0 < positive.sum() < len(positive)
@@ -387,7 +387,7 @@ def _conformal(
         negatives=negatives,
         miss_rate=miss_rate,
         false_alarm_rate=false_alarm_rate,
-        auc=auc_figure(positive, p, held.patients, seed=options.seed) if both else None,
+        auc=auc_figure(positive, p, cohort.patients, seed=options.seed) if both else None,
     )
 
 

@@ -205,26 +205,26 @@ class FittedAggregator:
         Raises:
             SettingError: it was fitted without patients held out, or with too few of them.
         """
-        held = self.record.conformal
-        if miss_rate is None and held is not None:
-            miss_rate = held.miss_rate
-        if false_alarm_rate is None and held is not None:
-            false_alarm_rate = held.false_alarm_rate
+        conformal = self.record.conformal
+        if miss_rate is None and conformal is not None:
+            miss_rate = conformal.miss_rate
+        if false_alarm_rate is None and conformal is not None:
+            false_alarm_rate = conformal.false_alarm_rate
         if miss_rate is None:
             if false_alarm_rate is not None:
                 raise SettingError("--false-alarm-rate without --miss-rate.", hint="Give both, or --miss-rate alone.")
             return None
-        if held is None:
+        if conformal is None:
             raise SettingError(
                 f"--miss-rate {miss_rate:g}: the aggregator was fitted without patients held out for thresholds.",
                 hint="Fit it again with --miss-rate.",
             )
-        chosen = band(held.positives, held.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
+        chosen = band(conformal.positives, conformal.negatives, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate)
         if false_alarm_rate is None:
-            return chosen, Remark("guarantee.misses", rate=miss_rate, n=len(held.positives))
+            return chosen, Remark("guarantee.misses", rate=miss_rate, n=len(conformal.positives))
         return chosen, Remark(
-            "guarantee.misses_and_alarms", rate=miss_rate, n=len(held.positives), alarms=false_alarm_rate,
-            normal=len(held.negatives),
+            "guarantee.misses_and_alarms", rate=miss_rate, n=len(conformal.positives), alarms=false_alarm_rate,
+            normal=len(conformal.negatives),
         )  # fmt: skip
 
     def save(self, folder: Path) -> Path:

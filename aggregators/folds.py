@@ -79,13 +79,13 @@ def hold_out(y: NDArray[np.intp], patients: Sequence[str], *, positives: int, ne
         truth.setdefault(patient, set()).add(bool(label > 0))
     names = sorted(truth)
     want = {True: positives, False: negatives}
-    held = set()
+    drawn = set()
     for i in np.random.default_rng([seed, 77]).permutation(len(names)):
         kinds = truth[names[i]]
         # a patient with slides of both kinds goes where either kind still lacks
         if any(want[kind] > 0 for kind in kinds):
-            held.add(names[i])
+            drawn.add(names[i])
             for kind in kinds:
                 want[kind] -= 1
-    inside = np.array([patient in held for patient in patients], dtype=bool)
+    inside = np.array([patient in drawn for patient in patients], dtype=bool)
     return Fold(np.flatnonzero(~inside), np.flatnonzero(inside))

@@ -106,8 +106,8 @@ def noisy_or_corrected(p: Iterable[float], false_alarm: float = 0.01, spread: fl
     expected = n * false_alarm + spread * math.sqrt(n * false_alarm * (1.0 - false_alarm))
     if alarms <= expected:
         return 0.0
-    kept = 1.0 - expected / alarms
-    remaining = [1.0 - value * kept for value in values]
+    share = 1.0 - expected / alarms
+    remaining = [1.0 - value * share for value in values]
     if min(remaining) <= 0.0:
         return 1.0
     return -math.expm1(math.fsum(math.log(value) for value in remaining))

@@ -98,10 +98,10 @@ class Checker:
         strange = sorted(set(mentioned) - set(finding.evidence))
         objections = [Objection("evidence", name) for name in strange]
         objections += self._numbers(text, finding.text)
-        said, rest = self.names.taken_out(IDS.sub(" ", text))
-        meant, known = self.names.taken_out(IDS.sub(" ", finding.text))
-        if Counter(said) != Counter(meant):
-            objections.append(Objection("category", self._differing(text, said, meant)))
+        named, rest = self.names.taken_out(IDS.sub(" ", text))
+        expected, known = self.names.taken_out(IDS.sub(" ", finding.text))
+        if Counter(named) != Counter(expected):
+            objections.append(Objection("category", self._differing(text, named, expected)))
         objections += self._classes(rest, known)
         if finding.evidence == ("ancillary",):
             objections += self._supplied(text, finding.text)
@@ -122,9 +122,9 @@ class Checker:
         if not cited:
             objections.append(Objection("evidence", "none"))
         objections += [Objection("number", value) for value in numbers(text, self.language)]
-        said, rest = self.names.taken_out(IDS.sub(" ", text))
-        if said:
-            objections.append(Objection("category", self._differing(text, said, [])))
+        named, rest = self.names.taken_out(IDS.sub(" ", text))
+        if named:
+            objections.append(Objection("category", self._differing(text, named, [])))
         words = lexicon(self.language)
         denial = re.search(words["negation"], rest, re.IGNORECASE)
         if denial:
@@ -152,20 +152,20 @@ class Checker:
         return ()
 
     def _numbers(self, text: str, finding: str) -> list[Objection]:
-        said, meant = numbers(text, self.language), numbers(finding, self.language)
-        if said == meant:
+        written, expected = numbers(text, self.language), numbers(finding, self.language)
+        if written == expected:
             return []
-        extra = list((Counter(said) - Counter(meant)).elements())
-        lost = list((Counter(meant) - Counter(said)).elements())
+        extra = list((Counter(written) - Counter(expected)).elements())
+        lost = list((Counter(expected) - Counter(written)).elements())
         if not extra and not lost:
-            return [Objection("number", f"{', '.join(said)} in another order")]
+            return [Objection("number", f"{', '.join(written)} in another order")]
         if not extra:
             return [Objection("omission", ", ".join(lost))]
         return [Objection("number", ", ".join(extra))]
 
-    def _differing(self, text: str, said: Sequence[int], meant: Sequence[int]) -> str:
+    def _differing(self, text: str, named: Sequence[int], expected: Sequence[int]) -> str:
         """The name that makes the difference, as written; or that one is left out."""
-        extra = Counter(said) - Counter(meant)
+        extra = Counter(named) - Counter(expected)
         text = plain(IDS.sub(" ", text))
         for match in self.names.pattern.finditer(text):
             if extra[self.names.groups[match[0].casefold()]]:
@@ -223,14 +223,14 @@ class Checker:
 
 def _class(group: dict[str, Any], rest: str, known: str) -> list[Objection]:
     pattern = re.compile(group["terms"], re.IGNORECASE)
-    said = [match[0].casefold() for match in pattern.finditer(rest)]
-    meant = {match[0].casefold() for match in pattern.finditer(known)}
+    used = [match[0].casefold() for match in pattern.finditer(rest)]
+    known_words = {match[0].casefold() for match in pattern.finditer(known)}
     objections = []
     if group.get("forbid"):
-        strange = [word for word in said if word not in meant] if group.get("exact") or not meant else []
+        strange = [word for word in used if word not in known_words] if group.get("exact") or not known_words else []
         objections += [Objection(group["kind"], word.strip()) for word in strange]
     if group.get("keep"):
-        lost = sorted(meant - set(said)) if group.get("exact") else sorted(meant) if not said else []
+        lost = sorted(known_words - set(used)) if group.get("exact") else sorted(known_words) if not used else []
         objections += [Objection("omission", word) for word in lost]
     return objections
 
@@ -261,7 +261,7 @@ def check_narrative(
     for line in written:
         if line.number is not None:
             by_number.setdefault(line.number, line)
-    told = [_settled(checker, by_number.get(n), finding) for n, finding in enumerate(findings, start=1)]
+    settled = [_settled(checker, by_number.get(n), finding) for n, finding in enumerate(findings, start=1)]
     remarks: list[Sentence] = []
     for line in written:
         if line.number is not None or len(remarks) >= REMARKS or not line.whole:
@@ -269,7 +269,7 @@ def check_narrative(
         if not checker.remark(line.text, cited=line.cited, shown=shown):
             text = remark.format(tile=", ".join(line.cited), text=line.text)
             remarks.append(Sentence(text=text, evidence=tuple(dict.fromkeys(line.cited)), source="model"))
-    return (*told, *remarks)
+    return (*settled, *remarks)
 
 
 def _settled(checker: Checker, line: Written | None, finding: Sentence) -> Sentence:

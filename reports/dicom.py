@@ -145,7 +145,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
     from pydicom.sr.codedict import codes
 
     verdict = report.verdict
-    told = [
+    evaluations = [
         hd.sr.QualitativeEvaluation(_concept("verdict", "Slide verdict"), _concept(verdict.status, verdict.status)),
         hd.sr.QualitativeEvaluation(
             _concept("use", "Intended use"), _concept("research", "Research use only; not a diagnosis")
@@ -154,7 +154,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
     if verdict.category:
         name = verdict.category_name or verdict.category
         value = _concept(verdict.category, f"suggestive of {name}" if verdict.status == "abnormal" else name)
-        told.append(hd.sr.QualitativeEvaluation(_concept("category", "Suggested category"), value))
+        evaluations.append(hd.sr.QualitativeEvaluation(_concept("category", "Suggested category"), value))
     measured = []
     if verdict.score is not None:
         measured.append(_measurement("score", f"Slide score, {verdict.score_kind}", verdict.score))
@@ -164,7 +164,7 @@ def _slide_group(report: Report, image: Dataset) -> Any:
         finding_type=codes.DCM.Finding,
         algorithm_id=_algorithm(report),
         measurements=measured,
-        qualitative_evaluations=told,
+        qualitative_evaluations=evaluations,
         source_images=[hd.sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
     )
 
@@ -298,8 +298,8 @@ def _algorithm(report: Report) -> Any:
 
 def _identity(report: Report, image: Dataset) -> str:
     """A hash of the slide's instance and of all that the report says but for its timings."""
-    said = json.dumps(report.model_dump(mode="json", exclude={"timings"}), sort_keys=True)
-    return hashlib.sha256(f"{image.SOPInstanceUID}\n{said}".encode()).hexdigest()
+    content = json.dumps(report.model_dump(mode="json", exclude={"timings"}), sort_keys=True)
+    return hashlib.sha256(f"{image.SOPInstanceUID}\n{content}".encode()).hexdigest()
 
 
 def _uid(*parts: str) -> str:

@@ -183,19 +183,19 @@ def _plain(text: str) -> str:
 def _gaps(report: Report, words: Words) -> Iterator[Sentence]:
     funnel = report.funnel
     gaps = [(getattr(funnel, name), name) for name in ("unreadable", "screen_failed", "detail_failed")]
-    told = [(count, name) for count, name in gaps if count]
-    if told:
+    missing = [(count, name) for count, name in gaps if count]
+    if missing:
         parts = [
             words(
                 "narrative.gap_next" if position else "narrative.gap_first",
                 n=count,
                 what=words(f"narrative.gap_{name}"),
             )
-            for position, (count, name) in enumerate(told)
+            for position, (count, name) in enumerate(missing)
         ]
-        total = sum(count for count, _ in told)
+        total = sum(count for count, _ in missing)
         text = words("narrative.gaps", parts=words.listed(parts), n=total)
-        yield _say(text, *(f"funnel.{name}" for _, name in told))
+        yield _say(text, *(f"funnel.{name}" for _, name in missing))
     if funnel.truncated_answers:
         yield _say(words("narrative.truncated", n=funnel.truncated_answers), "funnel.truncated_answers")
     if funnel.dropped_boxes:
@@ -209,16 +209,16 @@ def _quotes(
     if verdict.status not in ("abnormal", "normal"):
         return
     by_id = {row.tile.id: row for row in tile_verdicts}
-    said: set[str] = set()
+    quoted_already: set[str] = set()
     for name in carrying_tiles(report):
         row = by_id.get(name)
-        if row is None or row.truncated or len(said) >= quotes:
+        if row is None or row.truncated or len(quoted_already) >= quotes:
             continue
         text = " ".join(row.description.split())
-        if text in said:
+        if text in quoted_already:
             continue
         if len(text) <= MAX_QUOTE and quotable(text, status=verdict.status, never_claim=system.never_claim):
-            said.add(text)
+            quoted_already.add(text)
             quoted = words("narrative.quote", tile=name, text=words.quoted(text))
             yield Sentence(text=quoted, evidence=(name,), source="model")
 

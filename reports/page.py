@@ -236,13 +236,13 @@ def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
 
     ``mark`` tells a model's sentences and those that stand in for one, where a model wrote the narrative.
     """
-    told: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for sentence in report.narrative:
         cited = [clean(name) for name in sentence.evidence]
         of_run = cited[0].startswith("funnel.")
         quoted = sentence.source == "model" and report.narrator is None
         refs = [] if quoted else [name for name in cited if _REFERENCE.match(name)]
-        told.append(
+        entries.append(
             {
                 "text": clean(sentence.text),
                 "evidence": id_ranges(cited),
@@ -250,11 +250,11 @@ def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
                 "refs": _short(id_ranges(refs)),
                 "mark": MARKS.get(sentence.source, "") if report.narrator else "",
                 "replaced": words.objections(sentence.replaced),
-                "opens": bool(told) and of_run and not any(entry["of_run"] for entry in told),
+                "opens": bool(entries) and of_run and not any(entry["of_run"] for entry in entries),
                 "of_run": of_run,
             }
         )
-    return told
+    return entries
 
 
 def _legend(report: Report, words: Words) -> list[dict[str, str]]:
@@ -285,8 +285,8 @@ def _short(text: str, limit: int = 30) -> str:
     """As many of the listed ranges as fit, then an ellipsis."""
     if len(text) <= limit:
         return text
-    kept = text[:limit].rsplit(", ", 1)[0]
-    return f"{kept}, …"
+    shown = text[:limit].rsplit(", ", 1)[0]
+    return f"{shown}, …"
 
 
 def _picture(folder: Path, name: str) -> str | None:
@@ -409,14 +409,14 @@ def _details(report: Report, words: Words) -> list[dict[str, str]]:
 
 def _narrator(report: Report, words: Words) -> str:
     """Who wrote the narrative, and why the template did where it had to."""
-    told = report.narrator
-    if told is None:
+    narrator = report.narrator
+    if narrator is None:
         return ""
     line = words(
-        "page.narrator_line", model=clean(told.model), revision=clean(told.revision), kept=told.kept,
-        replaced=told.replaced,
+        "page.narrator_line", model=clean(narrator.model), revision=clean(narrator.revision), kept=narrator.kept,
+        replaced=narrator.replaced,
     )  # fmt: skip
-    return clean(words.spaced([f"{line}{words.stop}", words.remark(told.note)]) if told.note else line)
+    return clean(words.spaced([f"{line}{words.stop}", words.remark(narrator.note)]) if narrator.note else line)
 
 
 def _mapping(values: dict[str, Any]) -> str:

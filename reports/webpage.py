@@ -128,15 +128,15 @@ class _Page:
     def gauge(self, gauge: dict[str, Any] | None) -> str:
         if gauge is None:
             return f'<p class="quiet">{self.say("page.no_score")}</p>'
-        line, said = "", ""
+        line, threshold = "", ""
         if gauge["threshold_at"] is not None:
             line = f'<span class="line" style="left: {100 * gauge["threshold_at"]:.2f}%"></span>'
-            said = self.say("page.threshold", threshold=gauge["threshold"])
+            threshold = self.say("page.threshold", threshold=gauge["threshold"])
         at = 100 * min(1.0, max(0.0, gauge["at"]))
         return (
             f'<div class="gauge"><span class="value">{_safe(gauge["score"])}</span>{self.say("page.slide_score")}'
             f'<div class="bar" aria-hidden="true"><span class="fill" style="width: {at:.2f}%"></span>{line}</div>'
-            f"<small>{said}<br>{_safe(gauge['kind'])}<br>{_safe(self.data['verdict']['calibration'])}</small></div>"
+            f"<small>{threshold}<br>{_safe(gauge['kind'])}<br>{_safe(self.data['verdict']['calibration'])}</small></div>"
         )
 
     def contents(self) -> str:
@@ -152,11 +152,11 @@ class _Page:
 
     def narrative(self) -> str:
         items = []
-        for number, (told, sentence) in enumerate(zip(self.data["narrative"], self.report.narrative, strict=True), 1):
-            mark = f' <span class="mark">{told["mark"]}</span>' if told["mark"] else ""
-            why = f" {_safe(told['replaced'])}." if told["replaced"] else ""
+        for number, (entry, sentence) in enumerate(zip(self.data["narrative"], self.report.narrative, strict=True), 1):
+            mark = f' <span class="mark">{entry["mark"]}</span>' if entry["mark"] else ""
+            why = f" {_safe(entry['replaced'])}." if entry["replaced"] else ""
             items.append(
-                f'<li id="s{number}">{_safe(told["text"])}{mark}'
+                f'<li id="s{number}">{_safe(entry["text"])}{mark}'
                 f'<div class="evidence">{self.say("html.carried_by")}{self.links(sentence.evidence)}{why}</div></li>'
             )
         body = f'<ol class="narrative">{"".join(items)}</ol>' if items else f"<p>{self.say('page.no_narrative')}</p>"
@@ -297,10 +297,10 @@ class _Page:
         name = _safe(item["id"])
         tile = f'<a href="#{_safe(item["tile"])}">{_safe(item["tile"])}</a>' if item["tile"] else ""
         cited = self.back(item["id"])
-        told = f"{self.say('html.cited')}: {cited}" if cited != NONE else self.say("html.not_cited")
+        citation = f"{self.say('html.cited')}: {cited}" if cited != NONE else self.say("html.not_cited")
         return (
             f'<li id="{name}" tabindex="-1">{picture}<strong>{flag}{_safe(item["name"])}</strong><br>{name} {tile}<br>'
-            f"{_safe(item['position'])}<br>{_safe(item['field'])}{score}{also}<br>{told}</li>"
+            f"{_safe(item['position'])}<br>{_safe(item['field'])}{score}{also}<br>{citation}</li>"
         )
 
     def all_findings(self) -> str:
@@ -369,8 +369,8 @@ class _Page:
         if name == "verdict.category":
             return self.words.category(self.report.verdict)
         if name == "verdict.counts":
-            told = [f"{self.words.label(row.label, row.name)} {row.seen}" for row in value if row.asked or row.seen]
-            return self.words.between.join(told)
+            counts = [f"{self.words.label(row.label, row.name)} {row.seen}" for row in value if row.asked or row.seen]
+            return self.words.between.join(counts)
         if name == "verdict.differential":
             return line(value, self.words)
         if name == "verdict.adequacy":
@@ -399,8 +399,8 @@ def _section(name: str, title: str, body: str) -> str:
 
 
 def _table(caption: str, head: str, rows: Sequence[str]) -> str:
-    told = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{told}<thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    captioned = f"<caption>{caption}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{captioned}<thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _pair(entry: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ Names are imported on first use, so that ``import tilers`` stays cheap.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tilers' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"tilers.{_HOMES[name]}"), name)
 
 

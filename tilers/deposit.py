@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,10 +42,8 @@ def find_deposit(mask: NDArray[np.bool_], *, cell: float, cell_um: float) -> Dep
 
     Args:
         mask: the foreground grid.
-        cell: side of a grid cell, level-0 px; ``cell_um``: the same in um.
+        cell: side of a grid cell, level-0 px; ``cell_um``: the same in µm.
     """
-    import cv2
-
     factor = max(1, round(COARSE_UM / cell_um))
     rows, columns = (-(-n // factor) for n in mask.shape)
     grown = np.pad(mask, ((0, rows * factor - mask.shape[0]), (0, columns * factor - mask.shape[1])))

@@ -203,7 +203,9 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(1, round(read_px * scale))
+    side = max(
+        1, math.ceil(read_px * scale - 1e-6)
+    )  # rounded down, tiles without overlap would leave a pixel between them
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

@@ -1,4 +1,4 @@
-"""What may be kept of a slide's properties, and how their numbers read. Whatever is not listed is dropped."""
+"""Which of a slide's properties may be stored, and how their numbers are read. Anything not listed is dropped."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _UNITS_UM = {"centimeter": 10_000.0, "cm": 10_000.0, "3": 10_000.0, "inch": 25_4
 
 
 def tiff_resolution(x: object, y: object, unit: object) -> Resolution | None:
-    """um/px from TIFF resolution tags (pixels per unit); None without a physical unit."""
+    """µm/px from TIFF resolution tags (pixels per unit); None without a physical unit."""
     name = str(getattr(unit, "name", unit)).lower()
     per_unit = _UNITS_UM.get(name)
     x_per, y_per = number(x), number(y)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,12 +16,22 @@ from PIL import Image
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Box
 
-if TYPE_CHECKING:
-    from tilers.slide import Slide
-
 PIECE_PX = 2048  # 16 MiB of RGBA at a time
 SMALLEST_PIECE_PX = 256  # a damaged piece is narrowed down to this
 UNREADABLE_RGB = (255, 0, 255)  # no stain and no background has this colour
+
+
+class Pyramid(Protocol):
+    """What is needed to view a slide: its levels and pixels by region. ``tilers.Slide`` is one."""
+
+    path: Path
+    size: tuple[int, int]
+    level_sizes: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[float, ...]
+
+    def read_with_mask(
+        self, x: int, y: int, level: int, w: int, h: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,7 @@ class Piece:
 
 
 def pieces(
-    slide: Slide, level: int, *, side: int, least: int, area: tuple[int, int, int, int] | None = None
+    slide: Pyramid, level: int, *, side: int, least: int, area: tuple[int, int, int, int] | None = None
 ) -> Iterator[Piece]:
     """Read a level piece by piece, row-major; a piece that fails is quartered down to ``least`` px.
 
@@ -54,7 +66,7 @@ def pieces(
 
 
 def _piece(
-    slide: Slide, level: int, start: tuple[int, int], scale: float, x: int, y: int, w: int, h: int, least: int
+    slide: Pyramid, level: int, start: tuple[int, int], scale: float, x: int, y: int, w: int, h: int, least: int
 ) -> Iterator[Piece]:
     try:
         at = round((start[0] + x) * scale), round((start[1] + y) * scale)
@@ -77,21 +89,19 @@ def cell_mean(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """Area mean over ``factor`` x ``factor`` cells; cells cut by the edge average what they hold."""
     if factor == 1:
         return rgb
-    import cv2
-
     h, w = rgb.shape[:2]
     grown = cv2.copyMakeBorder(rgb, 0, -h % factor, 0, -w % factor, cv2.BORDER_REPLICATE)
     size = (grown.shape[1] // factor, grown.shape[0] // factor)
     return np.asarray(cv2.resize(grown, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def level_for(slide: Slide, downsample: float) -> int:
+def level_for(slide: Pyramid, downsample: float) -> int:
     """The coarsest level that is at least as fine as ``downsample``."""
     fine = [i for i, d in enumerate(slide.level_downsamples) if d <= downsample * 1.01]
     return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
 
 
-def view(slide: Slide, box: Box, px: int) -> NDArray[np.uint8]:
+def view(slide: Pyramid, box: Box, px: int) -> NDArray[np.uint8]:
     """A box of the slide as (h, w, 3) RGB with its longer side ``px``: averaged down, or enlarged smoothly.
 
     Raises:
@@ -118,7 +128,7 @@ def view(slide: Slide, box: Box, px: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(canvas).resize(target, method, box=(left, top, right, bottom)))
 
 
-def _canvas(slide: Slide, level: int, factor: int, area: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def _canvas(slide: Pyramid, level: int, factor: int, area: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     canvas = np.empty((-(-area[3] // factor), -(-area[2] // factor), 3), np.uint8)
     least = factor * -(-SMALLEST_PIECE_PX // factor)
     side = least * max(1, PIECE_PX // least)

@@ -21,6 +21,7 @@ from tilers.fingerprint import fingerprint
 from tilers.readers import Backend, Pixels, candidates
 from tilers.reduce import view
 from tilers.resolution import resolve_mpp
+from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import (
     ResolutionUnknown,
     SlideNotFound,
@@ -41,7 +42,7 @@ class Slide:
         reader: name of the reader that opened it.
         size: (width, height) in level-0 pixels.
         level_sizes, level_downsamples: per level, level 0 first.
-        mpp: um per level-0 pixel, or None; ``mpp_source`` says who stated it (``flag``, a property's name,
+        mpp: µm per level-0 pixel, or None; ``mpp_source`` says who stated it (``flag``, a property's name,
             ``tiff resolution tags``, ``objective power (derived)`` or ``unknown``).
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
@@ -60,7 +61,7 @@ class Slide:
         self.size = self.level_sizes[0]
         self.mpp = settled.value
         self.mpp_source = settled.source
-        self.mpp_seen = settled.seen
+        self.implausible_mpp = settled.implausible
         self.vendor = backend.vendor
         self.objective_power = backend.objective_power
         self.bounds: Box | None = backend.bounds
@@ -75,7 +76,7 @@ class Slide:
         self._owns_backend = True
 
     def __repr__(self) -> str:
-        scale = f"{self.mpp:.4g} um/px ({self.mpp_source})" if self.mpp else "mpp unknown"
+        scale = f"{self.mpp:.4g} µm/px ({self.mpp_source})" if self.mpp else "mpp unknown"
         levels = len(self.level_sizes)
         return f"<Slide {self.path.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
 
@@ -101,15 +102,17 @@ class Slide:
         return self._fingerprint
 
     def require_mpp(self) -> float:
-        """um per level-0 pixel.
+        """µm per level-0 pixel.
 
         Raises:
             ResolutionUnknown: the slide gives no plausible value and none was supplied.
         """
         if self.mpp is None:
-            seen = f"it says {', '.join(self.mpp_seen)}, which is not plausible" if self.mpp_seen else "it states none"
+            reason = "it states none"
+            if self.implausible_mpp:
+                reason = f"it states {', '.join(self.implausible_mpp)}, which is not plausible"
             raise ResolutionUnknown(
-                f"{self.path.name} has no usable micrometres per pixel: {seen}.",
+                f"{self.path.name} has no usable micrometres per pixel: {reason}.",
                 hint="Give the scan's resolution with --mpp, for instance --mpp 0.25 for a 40x scan.",
             )
         return self.mpp
@@ -244,17 +247,18 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None
 
     Args:
         path: a slide file, an image, one .dcm file of a DICOM series, or an OME-Zarr folder.
-        mpp: um per level-0 pixel, over whatever the file says.
+        mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
 
     Raises:
-        SlideNotFound: no such file, or a folder that is no slide.
+        SlideNotFound: no such file, or a folder that is not a slide.
         SlideUnsupported: no reader opens it; the message has each reader's reason.
         SlideUnreadable: an image that is damaged.
         SettingError: ``mpp`` is implausible or ``reader`` unknown.
     """
     path = Path(path)
     _check_path(path)
+    _check_header(path)
     reasons = []
     for candidate in candidates(path, reader):
         try:
@@ -287,6 +291,16 @@ def _check_path(path: Path) -> None:
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what makes a library abort the process or allocate without bound, before any library sees the file."""
+    header = read_tiff_header(path)
+    if header is not None and header.objection:
+        raise SlideUnsupported(
+            f"{path.name} cannot be opened as a slide: {header.objection}.",
+            hint="Copy the file again from its source; it looks damaged.",
+        )
 
 
 def _diagnosis(path: Path) -> str:

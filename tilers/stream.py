@@ -15,12 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tilers.plan import BLOCK, TilePlan
-from tilers.pool import in_order
 from tilers.slide import open_slide
+from tilers.thread_pool import in_order
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Tile
 
@@ -60,8 +61,6 @@ def focus_score(pixels: NDArray[np.uint8]) -> float:
 
     Comparable only between tiles of one slide at one mpp (Pech-Pacheco et al., ICPR 2000).
     """
-    import cv2
-
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
@@ -73,7 +72,7 @@ class TileStream:
         slide: an open slide (it stays open) or a path.
         plan: what to read.
         workers: reading threads, each with its own handle.
-        max_bytes: bound on the pixels held at a time, whatever the slide's size.
+        max_bytes: limit on the memory for pixels at any time, whatever the slide's size.
         block: side, in tiles, of the largest block read at once.
         tiles: read these instead of the plan's tiles, in this order.
 
@@ -184,7 +183,7 @@ def _group(
     most: int,
     fits: Callable[[int, int, int, int], bool],
 ) -> list[_Block]:
-    """Cut a sequence of tiles into runs that are read together; the sequence's order is kept."""
+    """Cut a sequence of tiles into runs that are read together; the order stays the same."""
     xs, ys = np.array([t.x for t in tiles], float), np.array([t.y for t in tiles], float)
     blocks = []
     start = 0
@@ -263,8 +262,6 @@ def _patch(tile: Tile, read: NDArray[np.uint8]) -> Patch:
 
 def resample(read: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """A read region as a contiguous (side, side, 3) array: area averaging down, bilinear up."""
-    import cv2
-
     if read.shape[:2] == (side, side):
         return np.array(read, order="C")  # a copy: a view would keep its whole block in memory
     smaller = min(read.shape[:2]) >= side

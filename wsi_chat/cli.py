@@ -40,6 +40,7 @@ SECTIONS = {
         Entry("report", "Write a slide's documents again, e.g. in another language."),
         Entry("ask", "Ask one question about an image, a region or a slide."),
         Entry("chat", "Talk about an analyzed slide, a slide or an image."),
+        Entry("view", "Look at slides in the browser: findings, questions, review."),
     ),
     "Cohorts": (
         Entry("cohort", "Analyze many slides, from a manifest or a folder."),

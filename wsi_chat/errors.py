@@ -2,6 +2,7 @@
 
 WsiChatError
 ├── SettingError        a flag, a config key or an environment variable is wrong        exit 2
+│   └── DocumentError       a YAML or JSON file is missing, damaged, too large or too deep
 ├── SlideError          the slide as a file
 │   ├── SlideNotFound       no such file, or a folder                                    exit 2
 │   ├── SlideUnsupported    no reader opens it                                           exit 1
@@ -15,6 +16,8 @@ WsiChatError
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class WsiChatError(Exception):
@@ -40,6 +43,26 @@ class SettingError(WsiChatError):
     """A flag, environment variable or configuration key has a value that cannot be used."""
 
     exit_code = 2
+
+
+class DocumentError(SettingError):
+    """A YAML or JSON file that cannot be read within bounds.
+
+    Args:
+        source: the file, or a name for a text that is none.
+        reason: what is wrong, as the rest of a sentence that begins with the file's name.
+        line: where, counted from 1; 0 where that is not known.
+        missing: there is no such file.
+    """
+
+    def __init__(
+        self, source: Path | str, reason: str, *, line: int = 0, missing: bool = False, hint: str = "Correct the file."
+    ) -> None:
+        super().__init__(f"{source}{f', line {line},' if line else ''} {reason}.", hint=hint)
+        self.source = source
+        self.reason = reason
+        self.line = line
+        self.missing = missing
 
 
 class SlideError(WsiChatError):

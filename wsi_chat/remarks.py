@@ -245,6 +245,11 @@ class Phrasing(string.Formatter):
         return str({"": joints["between"], ";": joints["semicolon"], "sentences": joints["gap"]}[kind]).join(words)
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """``1 tile``, ``2 tiles``."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
 def listed(words: Sequence[str], *, between: str = ", ", last: str = " and ") -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return "".join(words) if len(words) < 2 else f"{between.join(words[:-1])}{last}{words[-1]}"

@@ -143,11 +143,23 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the words of an answer are drawn, where they are not the most probable ones (greedy decoding, the default).
+
+    ``top_p`` 1 and ``top_k`` 0 rule out no word. The same question to the same batch gives the same answer.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question for an engine: everything that determines the answer, and a key made from all of it.
 
     ``choices`` non-empty asks for one token out of these strings (letters of the options) with their
-    probabilities. ``target`` is the class asked for (ground) or empty.
+    probabilities. ``target`` is the class asked for (ground) or empty. ``sampling`` None decodes greedily.
     """
 
     key: str
@@ -158,6 +170,7 @@ class Query:
     max_tokens: int = 256
     target: str = ""
     tile_id: str = ""
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)

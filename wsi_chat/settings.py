@@ -12,12 +12,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from wsi_chat.address import check_address
+from wsi_chat.bounded import load_yaml
 from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, declared_in, setting
-from wsi_chat.errors import SettingError
+from wsi_chat.errors import DocumentError, SettingError
 from wsi_chat.schema import Language
 
 Format = Literal["pdf", "html", "json", "dicom"]
@@ -285,15 +285,11 @@ def from_file(path: Path) -> dict[str, Any]:
         SettingError: the file is missing, is no YAML mapping, or names an unknown setting.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingError(f"--config {path}: {error.strerror}.", hint="Name a YAML file that can be read.") from error
-    except UnicodeDecodeError as error:
-        raise SettingError(f"--config {path}: not a text file.", hint="Name a YAML file.") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingError(f"--config {path}: not YAML: {error}", hint="Write one 'key: value' a line.") from error
+        data = load_yaml(path)
+    except DocumentError as error:
+        raise SettingError(
+            f"--config {error.message}", hint="Name a YAML file with one 'key: value' a line."
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):

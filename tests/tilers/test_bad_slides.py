@@ -91,10 +91,10 @@ def test_odd_slides_have_a_defined_outcome(case: dict[str, Any], tmp_path: Path,
 def cut(path: Path, image: np.ndarray, share: float, reader: str) -> Path:
     """A slide that has lost the last part of its pixels, in the way that lets the reader open it.
 
-    tiffslide opens a file that ends early. OpenSlide refuses a small one, since it hashes the smallest level; it
+    The others open a file that ends early. OpenSlide refuses a small one, since it hashes the smallest level; it
     opens one whose tiles of level 0 point beyond the end.
     """
-    if reader == "tiffslide":
+    if reader != "openslide":
         write_tiff(path, image)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
         return path
@@ -106,7 +106,7 @@ def cut(path: Path, image: np.ndarray, share: float, reader: str) -> Path:
 
 
 @pytest.mark.parametrize("share", [0.99, 0.8, 0.6, 0.1])
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["openslide", "tiff", "tiffslide"])
 def test_a_truncated_slide_gives_true_pixels_or_unreadable(tmp_path: Path, share: float, reader: str) -> None:
     image = textured(1000, 800)
     path = cut(tmp_path / "cut.tiff", image, share, reader)
@@ -123,7 +123,7 @@ def test_a_truncated_slide_gives_true_pixels_or_unreadable(tmp_path: Path, share
         masked = plan_tiles(slide, find_foreground(slide), tile_px=128, mpp=0.5)
     assert 0 < len(lost) < plan.grid
     assert len(lost) / plan.grid == pytest.approx(1 - share, abs=0.25)
-    if reader == "tiffslide":  # one level: the overview met the damage too, and kept it in the denominator
+    if reader != "openslide":  # one level: the overview met the damage too, and kept it in the denominator
         assert lost <= {t.index for t in masked.tiles}
 
 

@@ -25,7 +25,7 @@ def cells_at(foreground, points: list[tuple[int, int]]) -> list[bool]:
 
 @pytest.mark.parametrize("levels", [1, 4])
 def test_one_ten_micrometre_cell_on_empty_glass_is_found(memory_slide: Callable[..., tuple], levels: int) -> None:
-    image = draw_cells(4000, 3000, [(3107, 1801)], radius=10)  # 10 um at 0.5 um/px
+    image = draw_cells(4000, 3000, [(3107, 1801)], radius=10)  # 10 µm at 0.5 µm/px
     slide, _ = memory_slide(image, levels=levels)
     foreground = find_foreground(slide)
     assert foreground.kind == "bright"
@@ -180,7 +180,7 @@ def _any_foreground(backend):
 
 
 def test_a_round_deposit_is_outlined_despite_debris() -> None:
-    yy, xx = np.mgrid[0:2000, 0:2500]  # 8 um cells: 20 x 16 mm
+    yy, xx = np.mgrid[0:2000, 0:2500]  # 8 µm cells: 20 x 16 mm
     inside = (xx - 1300) ** 2 + (yy - 1000) ** 2 <= 800**2
     mask = inside & (np.random.default_rng(2).random(inside.shape) < 0.02)
     mask[100, 100] = mask[1900, 2400] = True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tilers import plan_tiles
@@ -46,6 +46,7 @@ def slide_of(size: tuple[int, int], mpp: float | None, downsamples: Sequence[flo
     overlap=st.floats(0, 0.7),
     downsamples=st.sampled_from([(1.0,), (1.0, 2.0, 4.0), (1.0, 4.0, 16.0), (1.0, 4.0161, 16.13)]),
 )
+@example(width=1, height=964, tile_px=64, mpp=1.0, overlap=0.0, downsamples=(1.0, 4.0161, 16.13))
 def test_every_pixel_is_covered_by_whole_tiles_inside_the_slide(
     width: int, height: int, tile_px: int, mpp: float, overlap: float, downsamples: tuple[float, ...]
 ) -> None:
@@ -92,7 +93,7 @@ def test_a_real_level_0_a_little_coarser_than_asked_is_used_as_it_is() -> None:
 
 def test_upsampling_is_refused_or_marked() -> None:
     slide = slide_of((5000, 5000), 0.5)
-    with pytest.raises(SettingError, match=r"0\.25 um/px, but slide\.x has 0\.5"):
+    with pytest.raises(SettingError, match=r"0\.25 µm/px, but the finest level of slide\.x has 0\.5"):
         plan_tiles(slide, None, tile_px=512, mpp=0.25)
     plan = plan_tiles(slide, None, tile_px=512, mpp=0.25, allow_upsample=True)
     assert plan.upsampled

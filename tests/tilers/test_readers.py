@@ -19,7 +19,7 @@ from .conftest import Faults, MemoryBackend, textured
 
 
 def test_the_built_in_readers_in_their_order() -> None:
-    assert reader_names()[:4] == ("openslide", "tiffslide", "plain", "omezarr")
+    assert reader_names()[:5] == ("openslide", "tiff", "tiffslide", "plain", "omezarr")
 
 
 class FakePoint:
@@ -43,7 +43,7 @@ def test_an_entry_point_reads_a_new_format(tmp_path: Path, monkeypatch: pytest.M
     opener.suffixes = (".KFB",)
     points = [FakePoint("kfb", opener), FakePoint("broken", ImportError("no such library")), FakePoint("plain", opener)]
     monkeypatch.setattr("tilers.readers.entry_points", lambda group: points if group == "wsi_chat.readers" else [])
-    assert reader_names() == ("openslide", "tiffslide", "plain", "omezarr", "kfb")
+    assert reader_names() == ("openslide", "tiff", "tiffslide", "plain", "omezarr", "kfb")
     path = tmp_path / "slide.kfb"
     Image.fromarray(image[:10, :10]).save(path, format="PNG")  # another reader would open it too
     with open_slide(path) as slide:
@@ -59,7 +59,7 @@ def test_a_plugin_that_crashes_leaves_other_readers_their_turn(tiff: Callable[..
     register_reader("vendor", crash, suffixes=[".tiff"])
     try:
         with open_slide(path) as slide:
-            assert slide.reader == "openslide"
+            assert slide.reader == "tiff"
         with pytest.raises(SlideUnsupported, match="vendor: segfault"):
             open_slide(path, reader="vendor")
     finally:
@@ -67,7 +67,7 @@ def test_a_plugin_that_crashes_leaves_other_readers_their_turn(tiff: Callable[..
 
 
 def test_names_of_readers_are_checked(tiff: Callable[..., Path]) -> None:
-    with pytest.raises(SettingError, match=r"'cucim'.*openslide, tiffslide"):
+    with pytest.raises(SettingError, match=r"'cucim'.*openslide, tiff, tiffslide"):
         open_slide(tiff("a.tiff", textured(80, 80)), reader="cucim")
     with pytest.raises(SettingError, match="built in"):
         register_reader("openslide", lambda path: MemoryBackend([textured(9, 9)], Faults(), None))
@@ -111,7 +111,7 @@ def test_a_large_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypat
     path = tmp_path / "a.png"
     Image.fromarray(textured(200, 100)).save(path)
     monkeypatch.setattr(plain, "MAX_PIXELS", 19_999)
-    monkeypatch.setattr(plain, "_pixels", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(plain, "decode", lambda path, image: pytest.fail("decoded"))
     with pytest.raises(SlideUnsupported, match=r"200 x 100 px.*tiled pyramidal TIFF"):
         open_slide(path)
 
@@ -145,18 +145,17 @@ def test_a_cut_off_image_is_unreadable_and_not_half_grey(tmp_path: Path, suffix:
 # ------------------------------------------------------------------------------------------ TIFFs
 
 
-def test_a_stripped_tiff_opens_through_tiffslide(tiff: Callable[..., Path]) -> None:
+def test_a_stripped_tiff_opens(tiff: Callable[..., Path]) -> None:
     image = textured(300, 200)
     with open_slide(tiff("a.tif", image, tile=None, compression=None)) as slide:
-        assert (slide.reader, slide.mpp) == ("tiffslide", pytest.approx(0.5))
+        assert (slide.reader, slide.mpp) == ("tiff", pytest.approx(0.5))
         assert np.array_equal(slide.read_region(30, 40, 0, 100, 90), image[40:130, 30:130])
 
 
 def test_a_large_one_piece_tiff_is_refused_from_its_header(
     tiff: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilers.readers.tiffslide.MAX_SEGMENT_BYTES", 100_000)
-    monkeypatch.setattr(plain, "MAX_PIXELS", 50_000)
+    monkeypatch.setattr("tilers.segments.MAX_TILE_BYTES", 100_000)
     path = tmp_strip(tiff, textured(300, 200))
     with pytest.raises(SlideUnsupported, match=r"in one piece of 300 x 200 px.*tiled TIFF"):
         open_slide(path)
@@ -172,7 +171,7 @@ def test_grey_and_inverted_grey(tmp_path: Path) -> None:
     grey = textured(300, 200)[..., 0]
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, grey, tile=(64, 64), photometric="miniswhite")
-    with open_slide(path, reader="tiffslide", mpp=0.5) as slide:
+    with open_slide(path, mpp=0.5) as slide:
         assert np.array_equal(slide.read_region(0, 0, 0, 300, 200), np.dstack([255 - grey] * 3))
 
 
@@ -190,7 +189,7 @@ def damage(path: Path, name: str, tag: str, index: int, value: int) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["openslide", "tiff", "tiffslide"])
 def test_a_tile_that_was_never_written_is_outside_the_scan(tiff: Callable[..., Path], reader: str) -> None:
     image = textured(600, 600)
     path = damage(tiff("a.tiff", image), "b.tiff", "TileByteCounts", 4, 0)  # the middle one of 3 x 3
@@ -203,11 +202,12 @@ def test_a_tile_that_was_never_written_is_outside_the_scan(tiff: Callable[..., P
     assert np.array_equal(got[scanned], image[230:, 200:][scanned])
 
 
-def test_tiffslide_reports_what_lies_beyond_the_end(tiff: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("reader", ["tiff", "tiffslide"])
+def test_what_lies_beyond_the_end_is_reported(tiff: Callable[..., Path], reader: str) -> None:
     image = textured(600, 600)
     path = tiff("a.tiff", image)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with open_slide(path, reader="tiffslide") as slide:
+    with open_slide(path, reader=reader) as slide:
         assert "cut off" in slide.notes[0]
         assert np.array_equal(slide.read_region(0, 0, 0, 256, 256), image[:256, :256])
         with pytest.raises(SlideUnreadable, match="beyond the end of the file"):

@@ -30,7 +30,7 @@ def test_order_of_trust() -> None:
 def test_implausible_statements_are_passed_over_but_remembered(value: float) -> None:
     settled = resolve_mpp([said(value), said(0.5, "tags")], objective_power=None, flag=None)
     assert (settled.value, settled.source) == (0.5, "tags")
-    assert "from vendor" in settled.seen[0]
+    assert "from vendor" in settled.implausible[0]
     assert resolve_mpp([said(value)], objective_power=None, flag=None).value is None
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_chat.analysis.manifest import Sample
-from wsi_chat.cohort import find_slides, read_manifest
+from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.cohort import find_slides
 from wsi_chat.errors import SettingError
 
 
@@ -173,3 +173,9 @@ def test_a_folder_without_slides_says_what_is_looked_for(tmp_path: Path) -> None
 def test_same_named_slides_have_ids_of_their_own(tmp_path: Path) -> None:
     first, second = Sample("a", tmp_path / "a" / "x.svs"), Sample("b", tmp_path / "b" / "x.svs")
     assert first.slide_id != second.slide_id
+
+
+def test_a_manifest_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    for path in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(SettingError, match="not a regular file"):
+            read_manifest(path)

@@ -280,7 +280,7 @@ def test_coco_boxes_groups_and_absent_classes(tmp_path: Path) -> None:
     assert one.group == "p1"
     coco["annotations"].append({"image_id": 9, "category_id": 7, "bbox": [1, 1, 1, 1]})  # type: ignore[attr-defined]
     (tmp_path / "c.json").write_text(json.dumps(coco))
-    with pytest.raises(SlideError, match=r"c\.json: not a COCO file"):
+    with pytest.raises(SlideError, match=r"c\.json is not a COCO file"):
         collect(Sources(coco=(tmp_path / "c.json",)), dialect=CYTO)
 
 

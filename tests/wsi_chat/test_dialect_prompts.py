@@ -226,7 +226,7 @@ def test_a_checkpoint_tells_its_dialect(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"dialect": "embedded"}')
     assert detect_dialect(tmp_path) == "embedded"
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(EngineError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(EngineError, match=r"manifest\.json is not JSON"):
         detect_dialect(tmp_path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from wsi_chat.dialects.options import options_of
 from wsi_chat.errors import SettingError
 from wsi_chat.evaluation.evaluate import Evaluation, evaluate
 
@@ -217,3 +218,87 @@ def test_from_rendered_truth_to_the_figure(tmp_path: Path, monkeypatch: pytest.M
     table = call("evaluate", "out.jsonl", "-o", "other", "--resamples", "0")
     assert "multiple choice" in table
     assert "asked for what is not there" in table
+
+
+OPTIONS = "A. HSIL\nB. LSIL\nC. ASC-US\nD. Normal"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        f"Question: Which cell?\nOptions:\n{OPTIONS}\nPlease select the correct answer from the options above. \n",
+        f"Which cell?\n{OPTIONS}\nAnswer with the option's letter from the given choices directly.",
+        f"Hint: think.\nQuestion: Which cell?\n\n{OPTIONS}\n\nThe last line of your response should be a letter.",
+        f"图中是哪种细胞？\n{OPTIONS}\n请直接回答选项字母。",
+        "Which cell?\n(A) HSIL\n(B) LSIL\n(C) ASC-US\n(D) Normal\nAnswer with a letter.",
+        "Which cell? A) HSIL B) LSIL C) ASC-US D) Normal. Answer:",
+        "Which cell? (A) HSIL (B) LSIL (C) ASC-US (D) Normal\nAnswer:",
+        "图中是哪种细胞？A、HSIL B、LSIL C、ASC-US D、Normal。请回答。",
+    ],
+)
+def test_choices_in_the_words_of_others(tmp_path: Path, prompt: str) -> None:
+    rows = [plain(prompt, "B", "B"), plain(prompt, "A cell of low grade.", "B. LSIL")]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.counts.by_kind == {"mcq": 2}
+    assert result.choice is not None
+    scores = result.choice.overall.scores
+    assert (scores.accuracy.value, scores.unparsed) == (0.5, 1)
+    assert set(result.choice.by_topic) <= {"Which cell?", "图中是哪种细胞？"}
+    assert options_of(prompt) == (("A", "HSIL"), ("B", "LSIL"), ("C", "ASC-US"), ("D", "Normal"))
+
+
+def test_a_list_in_a_free_question_is_no_choice(tmp_path: Path) -> None:
+    row = plain("Describe:\nA. the nuclei\nB. the cytoplasm", "Round nuclei.", "Small round nuclei in blue cytoplasm.")
+    assert of(write(tmp_path / "p.jsonl", [row])).counts.by_kind == {"vqa": 1}
+
+
+def test_reasoning_is_no_answer_of_any_kind(tmp_path: Path) -> None:
+    box = '[{{"bbox_2d": [{0}, {0}, {1}, {1}], "label": "hsil"}}]'
+    right, weighed = box.format(100, 160), box.format(400, 460)
+    more = {"images": ["a.png"], "image_sizes": [[512, 512]], "dialect": "qwen2.5-vl"}
+    rows = [
+        plain("Locate all hsil.", f"<think>{weighed}? No.</think>{right}", right, **more),
+        plain("Locate all hsil.", f"{weighed}? No.</think>\n[]", "[]", **more),
+        plain("Locate all hsil.", f"<think>{weighed}, no", "[]", **more),
+        plain("Describe the Cytology diagnosis results.", "<think>HSIL?</think>Normal cells.", "Normal cells."),
+        plain(MCQ.format("yes", "no"), "<think>A. yes</think>B", "B.no."),
+    ]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.grounding is not None
+    half = result.grounding.at_iou[2]
+    assert (half.hits, half.found, half.truth) == (1, 1, 1)
+    assert (result.grounding.negatives.denied, result.grounding.negatives.unanswered) == (1, 1)
+    assert result.counts.truncated == 1
+    assert result.text["describe"].exact.value == 1.0
+    assert result.choice is not None
+    assert result.choice.overall.scores.accuracy.value == 1.0
+
+
+@pytest.mark.parametrize("prompt", ["Locate all hsil.", "Point out what is wrong here."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|object_ref_start|>hsil<|object_ref_end|><|box_start|>(100,100),(200,200)<|box_end|>",
+        "hsil(100,100),(200,200)",
+        "(100, 100), (200, 200)",
+    ],
+)
+@pytest.mark.parametrize("dialect", ["", "cytochat", "qwen2-vl"])
+def test_boxes_of_qwen_with_and_without_their_tokens(tmp_path: Path, prompt: str, text: str, dialect: str) -> None:
+    none = plain(prompt, text, "No hsil is found.", dialect=dialect)
+    rows = [plain(prompt, text, text, dialect=dialect), none]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.counts.by_kind == {"ground": 2}
+    assert result.grounding is not None
+    assert (result.grounding.at_iou[2].hits, result.grounding.at_iou[2].found) == (1, 2)
+    assert result.grounding.negatives.false_alarms == 1
+    assert any("2 answers of cytochat have their boxes in the form of qwen2-vl" in n for n in result.notes) is (
+        dialect == "cytochat"
+    )
+
+
+def test_boxes_in_free_text_are_not_scored_in_silence(tmp_path: Path) -> None:
+    rows = [plain("Describe the image.", "A cell at (100,100),(200,200).", "A cell lies in the upper left corner.")]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.counts.by_kind == {"narrative": 1}
+    assert any("1 answer scored as free text also holds boxes" in note and "line 1" in note for note in result.notes)

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_chat.dialects.options import options_of, topic_of
 from wsi_chat.evaluation.classes import NOTHING, Chosen, Named, score_choices, score_classes
 from wsi_chat.evaluation.recognition import (
     class_names,
-    options_of,
     question_of,
     recognise,
     target_of,
-    topic_of,
     turns_in,
 )
 from wsi_chat.evaluation.statements import score_fields, stated

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from wsi_chat.datasets.info import DataFile, DataSet, find_data
+from wsi_chat.datasets.rows import BadRow, read_rows
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.errors import EngineDied, OutputError, SettingError
 from wsi_chat.inference.output import AnswerFile
-from wsi_chat.inference.rows import BadRow, DataFile, find_data, read_rows
 from wsi_chat.inference.run import Inferred, infer
 from wsi_chat.schema import Query
 
@@ -34,20 +35,20 @@ def row(question: str, answer: str, *more: str, images: list[str] | None = None)
     return {"messages": turns, "images": ["a.png"] if images is None else images}
 
 
-def data(folder: Path, rows: list[Any], *, size: tuple[int, int] = (256, 256)) -> DataFile:
+def data(folder: Path, rows: list[Any], *, size: tuple[int, int] = (256, 256)) -> DataSet:
     for name, colour in (("a.png", "white"), ("b.png", "pink")):
         Image.new("RGB", size, colour).save(folder / name)
     lines = [item if isinstance(item, str) else json.dumps(item) for item in rows]
     path = folder / "rows.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return DataFile(path, "rows")
+    return DataSet("rows", (DataFile(path),), folder)
 
 
 def echo(query: Query) -> str:
     return f"answer to {query.turns[-1].text}"
 
 
-def run(source: DataFile, out: Path, engine: ScriptedEngine | None = None, **more: Any) -> Inferred:
+def run(source: DataSet, out: Path, engine: ScriptedEngine | None = None, **more: Any) -> Inferred:
     return infer(source, out, engine=engine or ScriptedEngine(echo), dialect=get_dialect("embedded"), **more)
 
 
@@ -189,7 +190,7 @@ def test_names_come_from_dataset_info(tmp_path: Path) -> None:
         "tags": tags,
     }
     (tmp_path / "dataset_info.json").write_text(
-        json.dumps({"mine": entry, "alp": {"file_name": "d.jsonl"}}), encoding="utf-8"
+        json.dumps({"mine": entry, "odd": {"file_name": "d.jsonl", "formatting": "other"}}), encoding="utf-8"
     )
     talk = [{"who": "U", "says": "<image>Q"}, {"who": "M", "says": "A"}]
     (tmp_path / "d.jsonl").write_text(json.dumps({"talk": talk, "pics": ["a.png"]}) + "\n", encoding="utf-8")
@@ -198,8 +199,8 @@ def test_names_come_from_dataset_info(tmp_path: Path) -> None:
     assert found.label(0) == "A"
     with pytest.raises(SettingError, match="names no data set 'other'"):
         find_data("other", tmp_path)
-    with pytest.raises(SettingError, match="alpaca"):
-        find_data("alp", tmp_path)
+    with pytest.raises(SettingError, match="formatting 'other'"):
+        find_data("odd", tmp_path)
 
 
 # -------------------------------------------------------------------------------------------- kills and resuming
@@ -210,11 +211,11 @@ KILLED = textwrap.dedent(
     from pathlib import Path
     from wsi_chat.dialects import get_dialect
     from wsi_chat.engines import Fault, ScriptedEngine
-    from wsi_chat.inference.rows import DataFile
+    from wsi_chat.datasets.info import find_data
     from wsi_chat.inference.run import infer
     kill = Fault(int(sys.argv[3]), "kill")
     engine = ScriptedEngine(lambda q: f"answer to {q.turns[-1].text}", batch=3, faults=[kill])
-    infer(DataFile(Path(sys.argv[1]), "rows"), Path(sys.argv[2]), engine=engine, dialect=get_dialect("embedded"))
+    infer(find_data(sys.argv[1]), Path(sys.argv[2]), engine=engine, dialect=get_dialect("embedded"))
     """
 )
 

@@ -72,7 +72,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"absent\.yaml"):
         resolve({}, config=tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(SettingError, match="not a text file"):
+    with pytest.raises(SettingError, match="not UTF-8 text"):
         resolve({}, config=tmp_path / "binary.yaml")
 
 

@@ -209,7 +209,7 @@ def test_a_users_own_file_is_accepted(tmp_path, raw):
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
-    with pytest.raises(TerminologyError, match=r"nowhere\.yaml: cannot be read") as caught:
+    with pytest.raises(TerminologyError, match=r"nowhere\.yaml cannot be read") as caught:
         load_system(str(tmp_path / "nowhere.yaml"))
     assert caught.value.exit_code == 2
     folder = tmp_path / "folder.yaml"
@@ -225,11 +225,11 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("code: [", "not valid YAML"),
+        ("code: [", "not YAML"),
         ("", "holds NoneType, not a mapping"),
         ("- a\n- b", "holds list, not a mapping"),
-        ("code: a\ncode: b", "'code' is given twice"),
-        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("code: a\ncode: b", "the key 'code' twice"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("code: a", "name: is missing"),
     ],
 )

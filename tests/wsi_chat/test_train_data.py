@@ -172,7 +172,7 @@ def test_data_sets_are_found_by_name_and_the_validation_split_beside_them(tmp_pa
     _write(tmp_path, [GOOD], "a_train")
     _write(tmp_path, [_line("B?", "c", "i/1.png")], "a_val")
     info: dict[str, Any] = {f"a_{part}": {"file_name": f"a_{part}.jsonl"} for part in ("train", "val")}
-    info["alpaca"] = {"file_name": "a_val.jsonl", "formatting": "alpaca"}
+    info["ranked"] = {"file_name": "a_val.jsonl", "ranking": True}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     source = find_dataset("a_train", tmp_path)
     assert source.file == tmp_path / "a_train.jsonl"
@@ -183,8 +183,8 @@ def test_data_sets_are_found_by_name_and_the_validation_split_beside_them(tmp_pa
     assert validation_of(found) is None
     with pytest.raises(SettingError, match=r"names no data set 'b'.*a_train, a_val"):
         find_dataset("b", tmp_path)
-    with pytest.raises(SettingError, match="not in the form that is read here"):
-        find_dataset("alpaca", tmp_path)
+    with pytest.raises(SettingError, match="pairs of ranked answers"):
+        find_dataset("ranked", tmp_path)
     with pytest.raises(SettingError, match="is not a file"):
         find_dataset(str(tmp_path / "none.jsonl"))
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
@@ -30,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a file says of its scale: um/px along x and y, and the name of the property that says it."""
+    """A file's statement of its scale: µm/px along x and y, and the name of the property that states it."""
 
     x: float
     y: float
@@ -44,6 +45,7 @@ class Backend(ABC):
     ``resolutions`` are ordered by trust; implausible ones may be included, the caller judges them.
     ``properties`` hold nothing personal: what is not needed for a report is left out.
     ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
+    ``planes`` counts the focal planes; a backend with more than one overrides ``read_plane``.
     """
 
     level_sizes: Sequence[tuple[int, int]]
@@ -56,14 +58,19 @@ class Backend(ABC):
     properties: Mapping[str, str] = {}
     notes: Sequence[str] = ()
     shareable: bool = False
+    planes: int = 1
 
     @abstractmethod
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         """Pixels of a region: ``x, y`` at level 0, ``width, height`` at ``level``.
 
         Returns (height, width, 4) RGBA, alpha 0 where the scan holds no data, or (height, width, 3) RGB.
-        May raise anything; the caller turns it into SlideUnreadable.
+        Of a stack, the middle plane. May raise anything; the caller turns it into SlideUnreadable.
         """
+
+    def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+        """Like ``read``, of one focal plane, counted from 0."""
+        return self.read(x, y, level, width, height)
 
     @abstractmethod
     def close(self) -> None:
@@ -77,17 +84,24 @@ class WindowBackend(Backend):
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of a window that lies inside the level; all numbers are pixels of that level."""
 
+    def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Like ``window``, of one focal plane; a backend with stacks overrides it."""
+        return self.window(level, x, y, width, height)
+
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+        return self.read_plane(self.planes // 2, x, y, level, width, height)
+
+    def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         scale = self.level_downsamples[level]
         lx, ly = round(x / scale), round(y / scale)
         level_w, level_h = self.level_sizes[level]
         x0, x1 = max(lx, 0), min(lx + width, level_w)
         y0, y1 = max(ly, 0), min(ly + height, level_h)
         if (x0, y0, x1, y1) == (lx, ly, lx + width, ly + height):
-            return self.window(level, lx, ly, width, height)
+            return self.plane_window(plane, level, lx, ly, width, height)
         out = np.zeros((height, width, 4), np.uint8)
         if x1 > x0 and y1 > y0:
-            inside = self.window(level, x0, y0, x1 - x0, y1 - y0)
+            inside = self.plane_window(plane, level, x0, y0, x1 - x0, y1 - y0)
             spot = out[y0 - ly : y1 - ly, x0 - lx : x1 - lx]
             spot[..., :3] = inside[..., :3]
             spot[..., 3] = inside[..., 3] if inside.shape[2] == 4 else 255
@@ -105,7 +119,7 @@ class Reader:
     open: Opener
     suffixes: tuple[str, ...] = ()
 
-    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiffslide", "plain", "omezarr")
+    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr")
 
 
 def _built_in(name: str) -> Opener:
@@ -137,10 +151,12 @@ def unregister_reader(name: str) -> None:
 
 
 def _plugins() -> dict[str, Reader]:
-    found: dict[str, Reader] = {}
+    plugins: dict[str, Reader] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in Reader.built_in:
-            log.warning("reader plugin %r (%s) bears a built-in name and is ignored", point.name, point.value)
+            log.warning(
+                "reader plugin %r (%s) has the name of a built-in reader and is ignored", point.name, point.value
+            )
             continue
         try:
             opener = point.load()
@@ -148,8 +164,8 @@ def _plugins() -> dict[str, Reader]:
             log.warning("reader plugin %r (%s) cannot be loaded: %s", point.name, point.value, error)
             continue
         suffixes = tuple(str(s).lower() for s in getattr(opener, "suffixes", ()))
-        found[point.name] = Reader(point.name, opener, suffixes)
-    return found
+        plugins[point.name] = Reader(point.name, opener, suffixes)
+    return plugins
 
 
 def all_readers() -> tuple[Reader, ...]:
@@ -169,8 +185,11 @@ def reader_names() -> tuple[str, ...]:
 def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
     """Readers to try for a file, in order: those that claim its suffix, then the others.
 
+    A TIFF with a scanner's own layout goes to those who know where its label and macro lie; any other TIFF to the
+    reader ``tiff`` alone, which decodes strictly and refuses what it cannot show, where others would guess.
+
     Raises:
-        SettingError: ``name`` is given and no reader bears it.
+        SettingError: ``name`` is given and no reader has that name.
     """
     every = all_readers()
     if name is not None:
@@ -179,5 +198,9 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
             names = ", ".join(r.name for r in every)
             raise SettingError(f"There is no slide reader named {name!r}.", hint=f"Choose one of: {names}.")
         return chosen
+    header = read_tiff_header(path)
+    if header is not None:
+        unfit = {"plain", "omezarr"} | ({"tiff"} if header.vendor else {"openslide", "tiffslide"})
+        every = tuple(r for r in every if r.name not in unfit)
     lower = path.name.lower()
     return tuple(sorted(every, key=lambda r: not any(lower.endswith(s) for s in r.suffixes)))

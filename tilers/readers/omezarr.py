@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from tilers.properties import allow_listed, number, origin_of
@@ -47,8 +48,6 @@ class OmeZarrBackend(WindowBackend):
     """One multiscale image of an OME-Zarr folder."""
 
     def __init__(self, path: Path) -> None:
-        import zarr
-
         group: Any = zarr.open_group(str(path), mode="r")
         meta = _metadata(group)
         if "multiscales" not in meta and "0" in group:  # bioformats2raw puts the first image in a group "0"
@@ -73,8 +72,8 @@ class OmeZarrBackend(WindowBackend):
                 **origin_of(group.attrs.get("description")),
             }
         )
-        said = _resolution(scales, x, y)
-        self.resolutions = (said,) if said else ()
+        resolution = _resolution(scales, x, y)
+        self.resolutions = (resolution,) if resolution else ()
         self._channels = self._choose_channels(meta.get("omero") or {})
         if self._channels is not None:
             self.background = (0, 0, 0)
@@ -189,7 +188,7 @@ def _check(array: Any, axes: Sequence[str]) -> None:
 
 
 def _resolution(scales: Mapping[str, Any], x: int, y: int) -> Resolution | None:
-    """um/px of level 0: the dataset's scale times the image's, in the axes' units."""
+    """µm/px of level 0: the dataset's scale times the image's, in the axes' units."""
     axes = scales.get("axes", ())
     size = [1.0, 1.0]
     found = False

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
 
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
@@ -23,8 +24,6 @@ class OpenSlideBackend(Backend):
     """One OpenSlide handle. Its errors latch: after the first one the handle only repeats it."""
 
     def __init__(self, path: Path) -> None:
-        import openslide
-
         self._slide: Any = openslide.OpenSlide(str(path))
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         raw: dict[str, str] = dict(self._slide.properties)
@@ -47,15 +46,15 @@ class OpenSlideBackend(Backend):
 
 
 def _resolutions(raw: dict[str, str], vendor: str) -> tuple[Resolution, ...]:
-    found = []
+    resolutions = []
     x, y = number(raw.get("openslide.mpp-x")), number(raw.get("openslide.mpp-y"))
     if x is not None or y is not None:
         source = VENDOR_MPP.get(vendor, "openslide.mpp-x")
-        found.append(Resolution(x if x is not None else y or 0.0, y if y is not None else x or 0.0, source))
+        resolutions.append(Resolution(x if x is not None else y or 0.0, y if y is not None else x or 0.0, source))
     tags = tiff_resolution(raw.get("tiff.XResolution"), raw.get("tiff.YResolution"), raw.get("tiff.ResolutionUnit"))
-    if tags and not any(r.source == tags.source for r in found):
-        found.append(tags)
-    return tuple(found)
+    if tags and not any(r.source == tags.source for r in resolutions):
+        resolutions.append(tags)
+    return tuple(resolutions)
 
 
 def _bounds(raw: dict[str, str]) -> Box | None:
@@ -72,8 +71,6 @@ def open_backend(path: Path) -> Backend:
     Raises:
         SlideUnsupported: OpenSlide does not know the format, or refuses the file.
     """
-    import openslide
-
     try:
         return OpenSlideBackend(path)
     except openslide.OpenSlideUnsupportedFormatError as error:

@@ -1,19 +1,47 @@
-"""PNG, JPEG and simple TIFF images through Pillow: decoded whole, so only up to a size, judged by the header."""
+"""PNG, JPEG, BMP and WebP pictures: decoded whole, so only up to a size, which is checked in the header.
+
+Pictures come upright (EXIF orientation) and damaged ones are refused: decoders that paint over damage in silence
+(libjpeg, and zlib's last checksum in PNG) are made strict.
+"""
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
-from tilers.properties import allow_listed, origin_of, tiff_resolution
+from tilers.orientation import UPRIGHT, turn, turned_size
+from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.samples import Depth, depth_in_use
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-MAX_PIXELS = 120_000_000  # 360 MB decoded; a 20x scan of 4 x 4 mm has 64 million
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+MAX_PIXELS = 120_000_000  # at most 7 bytes each while decoding; a 20x scan of 4 x 4 mm has 64 million
+ORIENTATION = 0x0112
+BAND_ROWS = 256
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a picture states; ``size`` is (width, height) as it is shown, turned upright."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+    frames: int
+    resolution: Resolution | None
+    description: str = ""
 
 
 class PlainBackend(WindowBackend):
@@ -21,14 +49,15 @@ class PlainBackend(WindowBackend):
 
     shareable = True
 
-    def __init__(self, image: Image.Image) -> None:
-        self._pixels = _pixels(image)
-        self.level_sizes = (image.size,)
+    def __init__(self, header: Header, pixels: Pixels, notes: tuple[str, ...]) -> None:
+        self._pixels = pixels
+        self.level_sizes = (header.size,)
         self.level_downsamples = (1.0,)
-        origin = origin_of(image.info.get("Description") or getattr(image, "tag_v2", {}).get(270))
-        self.properties = allow_listed({"plain.format": image.format, "plain.mode": image.mode, **origin})
-        said = _resolution(image)
-        self.resolutions = (said,) if said else ()
+        self.properties = allow_listed(
+            {"plain.format": header.format, "plain.mode": header.mode, **origin_of(header.description)}
+        )
+        self.resolutions = (header.resolution,) if header.resolution else ()
+        self.notes = notes
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self._pixels[y : y + height, x : x + width]
@@ -37,32 +66,18 @@ class PlainBackend(WindowBackend):
         self._pixels = np.zeros((0, 0, 3), np.uint8)
 
 
-def _pixels(image: Image.Image) -> Pixels:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = np.asarray(image).astype(np.int64)
-        return np.repeat((np.clip(grey, 0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return np.asarray(image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _resolution(image: Image.Image) -> Resolution | None:
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        return tiff_resolution(tags.get(282), tags.get(283), tags.get(296, 2))
-    dpi = image.info.get("dpi")
-    if not dpi or not dpi[0] or not dpi[1]:
-        return None
-    return Resolution(25_400.0 / float(dpi[0]), 25_400.0 / float(dpi[1]), "image resolution tags")
-
-
-def open_backend(path: Path) -> Backend:
-    """Open a plain image.
+def read_header(path: Path) -> Header:
+    """The header of a picture, without decoding a pixel.
 
     Raises:
-        SlideUnsupported: not such an image, or above MAX_PIXELS (told from the header, before decoding).
-        SlideUnreadable: the image is damaged or cut off.
+        SlideUnsupported: not such a picture, or above MAX_PIXELS.
     """
+    image = _open(path)
+    with image:
+        return _header(image)
+
+
+def _open(path: Path) -> Image.Image:
     if path.is_dir():
         raise SlideUnsupported("a folder")
     try:
@@ -73,23 +88,148 @@ def open_backend(path: Path) -> Backend:
     except Image.DecompressionBombError as error:
         raise SlideUnsupported(_too_large(str(error))) from error
     except Exception as error:
-        raise SlideUnsupported("not a PNG, JPEG or simple TIFF image") from error
+        raise SlideUnsupported("not a PNG, JPEG, BMP or WebP image") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise SlideUnsupported(_too_large(f"{width} x {height} px"))
+    return image
+
+
+def _header(image: Image.Image) -> Header:
+    try:
+        orientation = int(image.getexif().get(ORIENTATION, UPRIGHT))
+    except Exception:  # EXIF that cannot be parsed states no orientation
+        orientation = UPRIGHT
+    orientation = orientation if 1 <= orientation <= 8 else UPRIGHT
+    frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+    size = turned_size(image.size, orientation)
+    return Header(image.format or "", image.mode, size, orientation, frames, _resolution(image), _description(image))
+
+
+def _description(image: Image.Image) -> str:
+    """What a PNG's text chunk says of the picture; only `tilers.properties.origin_of` reads it."""
+    return str(image.info.get("Description") or "") if image.format == "PNG" else ""
+
+
+def _resolution(image: Image.Image) -> Resolution | None:
+    dpi = image.info.get("dpi")
+    try:
+        x, y = float(dpi[0]), float(dpi[1])  # type: ignore[index]
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return Resolution(25_400.0 / x, 25_400.0 / y, "image resolution tags") if x > 0 and y > 0 else None
+
+
+def open_backend(path: Path) -> Backend:
+    """Open a plain image.
+
+    Raises:
+        SlideUnsupported: not such an image, or above MAX_PIXELS (checked in the header, before decoding).
+        SlideUnreadable: the image is damaged or cut off.
+    """
+    image = _open(path)
     with image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise SlideUnsupported(_too_large(f"{width} x {height} px"))
+        header = _header(image)
         try:
-            image.load()
-            return PlainBackend(image)
+            pixels, depth = decode(path, image)
+        except (SlideUnsupported, MemoryError):
+            raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
             raise SlideUnreadable(
                 f"{path.name}: the image cannot be decoded: {error}.",
                 hint="Copy the file again from its source; it looks damaged or cut off.",
             ) from error
+    notes = (depth.note,) if depth.note else ()
+    if header.frames > 1:
+        notes = (*notes, f"only the first of the {header.frames} frames of the picture is read")
+    return PlainBackend(header, turn(pixels, header.orientation), notes)
 
 
-def _too_large(seen: str) -> str:
+def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:
+    """The pixels of an open image as RGB or RGBA, not yet turned, and how deep samples were shrunk.
+
+    Raises:
+        ValueError, OSError: the data are damaged (decoders raise further kinds).
+    """
+    if image.format in ("JPEG", "MPO"):
+        return _decode_jpeg(path, image), Depth(255)
+    if image.format == "PNG" and _check_png(path) == 16:
+        samples = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+        depth = depth_in_use(float(samples.min()), float(samples.max()), samples.dtype)
+        return _spread_grey(depth.shrink(np.atleast_3d(samples))), depth
+    image.load()
+    return _in_bands(image), Depth(255)
+
+
+def _decode_jpeg(path: Path, image: Image.Image) -> Pixels:
+    """Strict: what libjpeg only warns of (corrupt data, an early end) is an error here."""
+    data = path.read_bytes()
+    if image.mode == "CMYK":  # libjpeg's check of the data; Pillow knows Adobe's inverted inks
+        simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+        return _in_bands(image)
+    return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True))
+
+
+def _in_bands(image: Image.Image) -> Pixels:
+    """Pillow's pixels as an array, band by band, so that no second copy of the whole is made."""
+    mode = "RGBA" if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info else "RGB"
+    pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for top in range(0, image.height, BAND_ROWS):
+        bottom = min(top + BAND_ROWS, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert(mode))
+    return pixels
+
+
+def _spread_grey(samples: NDArray[np.uint8]) -> Pixels:
+    """Grey as RGB and grey with alpha as RGBA; RGB and RGBA as they are."""
+    count = samples.shape[2]
+    if count >= 3:
+        return samples
+    rgb = np.repeat(samples[..., :1], 3, axis=2)
+    return rgb if count == 1 else np.dstack([rgb, samples[..., 1]])
+
+
+def _check_png(path: Path) -> int:
+    """Bits per sample; checks every chunk's CRC, the checksum of the compressed pixels and that the file is whole.
+
+    Raises:
+        ValueError: the file is damaged or cut off.
+    """
+    inflate = zlib.decompressobj()
+    depth, done = 0, False
+    with path.open("rb") as file:
+        if file.read(8) != PNG_SIGNATURE:
+            raise ValueError("no PNG signature")
+        while not done:
+            head = file.read(8)
+            if len(head) < 8:
+                raise ValueError("the file ends before its IEND chunk")
+            length, kind = struct.unpack(">I4s", head)
+            if length > 2**31 - 1:
+                raise ValueError(f"a chunk claims {length} bytes")
+            body, check = file.read(length), file.read(4)
+            if len(check) < 4 or struct.unpack(">I", check)[0] != zlib.crc32(kind + body):
+                raise ValueError(f"the checksum of a {kind.decode('latin-1')} chunk is wrong")
+            if kind == b"IHDR" and length == 13:
+                depth = body[8]
+            elif kind == b"IDAT":
+                _inflate(inflate, body)
+            done = kind == b"IEND"
+    if not inflate.eof:
+        raise ValueError("its compressed pixels end early")
+    return depth
+
+
+def _inflate(inflate: zlib._Decompress, body: bytes) -> None:
+    """Decompress and drop: at the end of the stream zlib compares its checksum."""
+    while body and not inflate.eof:
+        inflate.decompress(body, 1 << 20)
+        body = inflate.unconsumed_tail
+
+
+def _too_large(size: str) -> str:
     return (
-        f"too large for a plain image ({seen}, at most {MAX_PIXELS // 1_000_000} million pixels, "
+        f"too large for a plain image ({size}, at most {MAX_PIXELS // 1_000_000} million pixels, "
         "since it must be decoded whole); convert it to a tiled pyramidal TIFF"
     )

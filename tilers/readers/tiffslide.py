@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tifffile
+import tiffslide
 from numpy.typing import NDArray
 
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
@@ -51,8 +53,6 @@ class TiffSlideBackend(WindowBackend):
     """One tiffslide handle: 8-bit grey, RGB or RGBA."""
 
     def __init__(self, path: Path) -> None:
-        import tiffslide
-
         self._path = path
         self._slide: Any = tiffslide.TiffSlide(str(path))
         try:
@@ -109,8 +109,6 @@ class TiffSlideBackend(WindowBackend):
 
 
 def _check(page: Any) -> None:
-    import tifffile
-
     if page.dtype != np.uint8 or int(page.photometric) == PALETTE:
         raise SlideUnsupported(f"pixels are {page.dtype}, {page.photometric!s}: not 8-bit grey or RGB")
     try:
@@ -135,8 +133,8 @@ def _resolutions(raw: dict[str, Any]) -> tuple[Resolution, ...]:
     if tags and abs(tags.x - x) <= 1e-6 * x:
         return (tags,)  # tiffslide fell back to the tags itself
     source = "aperio.MPP" if raw.get("tiffslide.vendor") == "aperio" else "tiffslide.mpp-x"
-    said = Resolution(x, y, source)
-    return (said, tags) if tags else (said,)
+    stated = Resolution(x, y, source)
+    return (stated, tags) if tags else (stated,)
 
 
 def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[Remark, ...]:

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import load_yaml
+from wsi_chat.errors import DocumentError, SettingError
 
 LONGEST = 200
 MOST = 20
@@ -43,10 +42,9 @@ def read_ancillary(given: Iterable[str]) -> tuple[str, ...]:
 
 def _file(path: Path) -> list[str]:
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
-        raise SettingError(f"--ancillary {path}: cannot be read ({reason}).", hint=HINT) from error
+        data: Any = load_yaml(path)
+    except DocumentError as error:
+        raise SettingError(f"--ancillary {error.message}", hint=HINT) from error
     if isinstance(data, dict):
         data = (
             [f"{name}: {value}" for name, value in data.items() if isinstance(value, str | int | float)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import load_json
+from wsi_chat.errors import DocumentError, SettingError
 
 HINT = (
     "Give a share (--box-precision 0.7), one for each class (hsil=0.72,lsil=0.6), or the JSON of wsi-chat evaluate on a"
@@ -57,12 +57,12 @@ def _share(text: str, given: str) -> float:
 
 def _of_evaluation(path: Path) -> dict[str, float]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = load_json(path)
         classes = content["grounding"]["by_class"]
         found = {str(name).lower(): float(score["precision"]["value"]) for name, score in classes.items()
                  if score["found"]}  # fmt: skip
-    except OSError as error:
-        raise SettingError(f"--box-precision {path}: {error.strerror}.", hint=HINT) from error
+    except DocumentError as error:
+        raise SettingError(f"--box-precision {error.message}", hint=HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f"--box-precision {path} holds no scores of boxes: {error!r}.", hint=HINT) from error
     if not found or not all(0.0 <= value <= 1.0 for value in found.values()):

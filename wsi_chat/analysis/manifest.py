@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from wsi_chat.analysis.run_folder import slide_id
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import read_bytes
+from wsi_chat.errors import DocumentError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,9 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SettingError(
-            f"The manifest {path} cannot be read ({error.strerror}).", hint="Name a CSV file or a folder of slides."
-        ) from error
+        data = read_bytes(path)
+    except DocumentError as error:
+        raise SettingError(f"The manifest {error.message}", hint="Name a CSV file or a folder of slides.") from error
     if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf\xff\xfe"):
         raise SettingError(
             f"The manifest {path.name} is empty.", hint="Write a header (image_path, ...) and one line per slide."

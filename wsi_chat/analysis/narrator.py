@@ -148,7 +148,7 @@ def write_narrative(
         note = Remark("narrator.no_narrative", why=reason)
         record = record.model_copy(update={"note": note, "replaced": len(findings)})
         return report.model_copy(update={"narrative": template, "narrator": record})
-    told = check_narrative(
+    sentences = check_narrative(
         lines,
         findings,
         system=system,
@@ -156,10 +156,10 @@ def write_narrative(
         shown=[picture.id for picture in pictures],
         remark=words("narrative.quote", tile="{tile}", text=words.quoted("{text}")),
     )
-    kept = sum(sentence.source == "model" for sentence in told)
-    replaced = sum(sentence.source == "template_after_check" for sentence in told)
+    kept = sum(sentence.source == "model" for sentence in sentences)
+    replaced = sum(sentence.source == "template_after_check" for sentence in sentences)
     record = record.model_copy(update={"kept": kept, "replaced": replaced})
-    return report.model_copy(update={"narrative": told, "narrator": record})
+    return report.model_copy(update={"narrative": sentences, "narrator": record})
 
 
 def build_query(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wsi_chat.commands.console import counted, say, say_json
+from wsi_chat.commands.options import UNDERSCORES, Json
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.check import check_file
 from wsi_chat.datasets.collect import Sources, collect
@@ -15,12 +16,11 @@ from wsi_chat.datasets.questions import KINDS
 from wsi_chat.datasets.rewrite import rewriting
 from wsi_chat.datasets.splits import parse_fractions
 from wsi_chat.datasets.wordings import Names
-from wsi_chat.dialects import Dialect, get_dialect, load_dialect
+from wsi_chat.dialects import get_dialect
 from wsi_chat.terminology import load_system
 
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 
 
@@ -74,7 +74,7 @@ def dataset_build(
     json_: Json = False,
 ) -> None:
     """Build ShareGPT JSONL and dataset_info.json from annotations, split by patient or slide."""
-    spoken = _dialect(dialect)
+    spoken = get_dialect(dialect)
     system = load_system(specimen)
     pictures = collect(
         Sources(
@@ -115,27 +115,27 @@ def dataset_build(
         say(f"nothing was asked about {counted(built.silent, 'picture')}", err=True)
 
 
-@dataset.command("check")
+@dataset.command("check", context_settings=UNDERSCORES)
 def dataset_check(
-    file: Annotated[Path, typer.Argument(help="A ShareGPT JSONL file.")],
+    file: Annotated[str, typer.Argument(help="A .jsonl or .json file, or a name in dataset_info.json.")],
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder of dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then the file's own.")
+    ] = None,
     dialect: Annotated[
         str | None, typer.Option(help="Box format of the file: a dialect. Default: the one it was built with.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """List what is wrong with a JSONL file, line by line. Exits with 1 if anything is."""
-    checked = check_file(file, dialect=_dialect(dialect) if dialect else None)
+    """List what is wrong with a data set, line by line. Exits with 1 if anything is."""
+    checked = check_file(file, folder=dataset_dir, media=media_dir, dialect=get_dialect(dialect) if dialect else None)
     if json_:
         say_json(checked.payload())
     else:
         for problem in checked.problems:
-            where = f"{file}:{problem.line}" if problem.line else str(file)
+            where = f"{file}:{problem.line}" if problem.line else file
             say(f"{where}: {problem.kind}: {problem.message}")
         counts = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
         say(f"{counted(checked.lines, 'line')}: {counts or 'nothing wrong'}")
     if checked.problems:
         raise typer.Exit(1)
-
-
-def _dialect(name: str) -> Dialect:
-    return load_dialect(Path(name)) if name.endswith((".yaml", ".yml")) else get_dialect(name)

@@ -191,14 +191,15 @@ def _memory() -> Check:
 
 
 def _output(out: Path | None) -> Check:
-    from wsi_chat.analysis.run_folder import open_folder
-
-    folder = out or Path()
-    if out is not None:
-        open_folder(out)
-    elif not os.access(folder, os.W_OK):
-        return Check("WARN", "output", f"{folder.resolve()} cannot be written", "Choose a run folder with -o.")
+    """Whether a run folder can be made and written there. Nothing is made."""
+    wanted = (out or Path()).expanduser()
+    folder = next(path for path in (wanted.resolve(), *wanted.resolve().parents) if path.exists())
+    if not folder.is_dir():
+        return Check("FAIL", "output", f"{folder} is a file", "Choose a folder with -o.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        state: State = "WARN" if out is None else "FAIL"
+        return Check(state, "output", f"{folder} cannot be written", "Choose a run folder with -o.")
     free = shutil.disk_usage(folder).free / 2**30
     if free < 1:
-        return Check("WARN", "output", f"{free:.2f} GiB free at {folder.resolve()}", "Free some space, or choose -o.")
-    return Check("PASS", "output", f"{free:.0f} GiB free at {folder.resolve()}")
+        return Check("WARN", "output", f"{free:.2f} GiB free at {folder}", "Free some space, or choose -o.")
+    return Check("PASS", "output", f"{free:.0f} GiB free at {folder}")

@@ -10,35 +10,35 @@ from typing import Annotated, Any
 import typer
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, counted, say, say_json
-from wsi_chat.commands.options import Json, Quiet, with_settings
+from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
 from wsi_chat.commands.signals import signals_handled
 from wsi_chat.commands.terminal import Console
+from wsi_chat.datasets.info import find_data
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
-from wsi_chat.inference.rows import find_data
+from wsi_chat.inference.llama_factory import dialect_of_template, sampling_of, with_max_pixels
 from wsi_chat.inference.run import Inferred
 from wsi_chat.inference.run import infer as infer_all
-from wsi_chat.settings import resolve
+from wsi_chat.schema import Sampling
+from wsi_chat.settings import Settings, resolve
 
 SHOWN = 20
 """Bad rows named on stderr; all of them are in the file."""
 
 
-def dashes(option: str) -> str:
-    """Option names may be written with underscores, as scripts of others do: ``--dataset_dir``."""
-    return option.replace("_", "-")
-
-
-CONTEXT_SETTINGS = {"token_normalize_func": dashes}
+CONTEXT_SETTINGS = UNDERSCORES
 
 
 @with_settings(
-    "model", "engine", "dialect", "device", "dtype", "batch_size", "seed", "overwrite",
-    aliases={"model": "--model-name-or-path"},
+    "model", "adapter", "engine", "base_url", "gpus", "concurrency", "dialect", "device", "dtype", "batch_size",
+    "seed", "overwrite",
+    aliases={"model": "--model-name-or-path", "adapter": "--adapter-name-or-path"},
 )  # fmt: skip
 def infer(
-    dataset: Annotated[str, typer.Option(help="Name in dataset_info.json, or a .jsonl or .json file.")],
+    dataset: Annotated[
+        str, typer.Option(help="Name in dataset_info.json, or a .jsonl or .json file; several between commas.")
+    ],
     save_name: Annotated[Path, typer.Option(help="File for the answers, one JSON line each.")] = Path(
         "generated_predictions.jsonl"
     ),
@@ -47,6 +47,24 @@ def infer(
         int, typer.Option(min=1, help="Maximum tokens per answer; the dialect may need fewer.")
     ] = 1024,
     max_samples: Annotated[int | None, typer.Option(min=1, help="Ask only the first N rows.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then each file's own.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Chat template, e.g. qwen2_vl, where the checkpoint does not name its dialect.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample the words of answers. Default: 0, the most probable words.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --temperature: sample from this share of all.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="With --temperature: sample from the K likeliest words.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of sampling. Default: 0.")] = None,
+    cutoff_len: Annotated[
+        int | None, typer.Option(min=1, help="Count prompts of more tokens; they are asked whole all the same.")
+    ] = None,
+    image_max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Maximum area of a picture as it is sent. Default: the dialect's.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     *,
@@ -55,9 +73,13 @@ def infer(
 ) -> None:
     """Ask a model every question of a ShareGPT data set and write prompt, predict and label. Rerun to resume."""
     overwrite = settings.pop("overwrite", False)
+    if seed is not None:
+        settings["seed"] = seed
     code = run_infer(
-        dataset, folder=dataset_dir, out=save_name, flags=settings, config=config, max_new_tokens=max_new_tokens,
-        max_samples=max_samples, overwrite=overwrite, environ=os.environ, as_json=json_, quiet=quiet,
+        dataset, folder=dataset_dir, media=media_dir, out=save_name, flags=settings, config=config,
+        template=template, sampling=sampling_of(temperature, top_p, top_k), cutoff_tokens=cutoff_len,
+        image_max_pixels=image_max_pixels, max_new_tokens=max_new_tokens, max_samples=max_samples,
+        overwrite=overwrite, environ=os.environ, as_json=json_, quiet=quiet,
     )  # fmt: skip
     raise typer.Exit(code)
 
@@ -69,6 +91,11 @@ def run_infer(
     out: Path,
     flags: Mapping[str, Any],
     config: Path | None = None,
+    media: Path | None = None,
+    template: str | None = None,
+    sampling: Sampling | None = None,
+    cutoff_tokens: int | None = None,
+    image_max_pixels: int | None = None,
     max_new_tokens: int,
     max_samples: int | None,
     overwrite: bool,
@@ -81,11 +108,15 @@ def run_infer(
         raise SettingError(
             f"--save-name {out} does not end in .jsonl or .json.", hint="Give a name that ends in .jsonl."
         )
-    data = find_data(dataset, folder)
-    if out.resolve() == data.path.resolve():
+    data = find_data(dataset, folder, media=media)
+    if out.resolve() in {file.path.resolve() for file in data.files}:
         raise SettingError(f"--save-name {out} is the data set itself.", hint="Choose another name.")
     settings, _ = resolve(flags, config=config, environ=environ)
     model = Model(settings)
+    if template is not None and settings.dialect == "auto":
+        model = _spoken(settings, dialect_of_template(template))
+    if image_max_pixels is not None:
+        model.dialect = with_max_pixels(model.dialect, image_max_pixels)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         with signals_handled(), answers_bar(errors, quiet=quiet or not errors.is_terminal) as progress:
@@ -97,6 +128,8 @@ def run_infer(
                 max_new_tokens=max_new_tokens,
                 max_samples=max_samples,
                 seed=settings.seed,
+                sampling=sampling,
+                cutoff_tokens=cutoff_tokens,
                 overwrite=overwrite,
                 progress=progress,
             )
@@ -105,19 +138,35 @@ def run_infer(
         return EXIT_INTERRUPTED
     finally:
         model.close()
-    _tell(done, data.path, errors, as_json=as_json, quiet=quiet)
+    _report(done, data.path, errors, as_json=as_json, quiet=quiet)
     return EXIT_PARTIAL if done.failed else 0
 
 
-def _tell(done: Inferred, source: Path, errors: Console, *, as_json: bool, quiet: bool) -> None:
+def _spoken(settings: Settings, fallback: str) -> Model:
+    """The model in the dialect that its checkpoint or server names, or else in the template's."""
+    model = Model(settings)
+    try:
+        _ = model.dialect
+    except SettingError:
+        return Model(settings.model_copy(update={"dialect": fallback}))
+    return model
+
+
+def _report(done: Inferred, source: Path, errors: Console, *, as_json: bool, quiet: bool) -> None:
     for line, reason in done.failed[:SHOWN]:
         errors.print(f"{source}:{line}: {reason}", markup=False)
     if len(done.failed) > SHOWN:
         errors.print(f"... and {len(done.failed) - SHOWN} more; see status and error in {done.path}", markup=False)
+    if done.long_prompts:
+        errors.print(
+            f"{counted(done.long_prompts, 'prompt')} longer than --cutoff-len: asked whole, where LLaMA-Factory would "
+            "have cut them off",
+            markup=False,
+        )
     if as_json:
         payload = {
             "file": str(done.path), "rows": done.rows, "answers": done.answers, "new": done.new,
-            "reused": done.reused, "truncated": done.truncated,
+            "reused": done.reused, "truncated": done.truncated, "long_prompts": done.long_prompts,
             "failed": [{"line": line, "reason": reason} for line, reason in done.failed],
         }  # fmt: skip
         say_json(payload)

@@ -27,6 +27,9 @@ from wsi_chat.settings import declared
 ENGINE = ("model", "adapter", "engine", "base_url", "dialect", "device", "dtype")
 """Settings of the commands that ask a model."""
 
+UNDERSCORES: dict[str, Any] = {"token_normalize_func": lambda option: option.replace("_", "-")}
+"""Settings of a command whose options may be written as LLaMA-Factory's scripts have them: ``--dataset_dir``."""
+
 WIDEST = 24
 """Characters of a placeholder, so that a description beside it has room in 80 columns."""
 

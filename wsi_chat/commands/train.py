@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsi_chat.commands.console import EXIT_INTERRUPTED, counted, say, say_json
+from wsi_chat.commands.options import UNDERSCORES
 from wsi_chat.commands.terminal import Console
 from wsi_chat.training.finetune import Trained, finetune
 from wsi_chat.training.machine import rank as process
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
     from wsi_chat.training.trainer import Tell
 
 
+CONTEXT_SETTINGS = UNDERSCORES
+
+
 def train(
     dataset: Annotated[list[str], typer.Option(help="A .jsonl file, or a name in --dataset-dir. May be repeated.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the trained checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Checkpoint folder. Default: the embedded checkpoint.")] = None,
-    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json.")] = None,
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json. Default: data.")] = None,
+    media_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then each file's own.")
+    ] = None,
     eval_dataset: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +106,8 @@ def train(
     GPU). Ctrl-C saves the state and exits 130; run the same command with --resume to go on.
     """
     settings = settings_of(
-        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, eval_dataset=eval_dataset, out=out,
+        model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir,
+        eval_dataset=eval_dataset, out=out,
         dialect=dialect, skip_bad=skip_bad_lines, overwrite=overwrite, resume=resume, method=method, rank=rank,
         alpha=alpha, dropout=dropout, targets=_names(targets), vision=vision, merge=merge, epochs=epochs, steps=steps,
         batch_size=batch_size, accumulate=accumulate, lr=lr, schedule=schedule, warmup=warmup,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,16 +38,32 @@ class Annotated:
     source: str = ""
 
 
-Rename = Callable[[str], str]
-"""Class name as annotated -> label."""
+class Renaming:
+    """Class name as annotated -> label: names given by the user first, then the dialect's, else in lower case.
 
+    Args:
+        names: old -> new, as the user gives them.
+        known_label: a dialect's label for a spelling, or empty.
+    """
 
-def renaming(names: Mapping[str, str], known_label: Callable[[str], str]) -> Rename:
-    """Names given by the user first, then the dialect's spellings, else the name in lower case."""
-    folded = {key.strip().casefold(): value for key, value in names.items()}
+    def __init__(self, names: Mapping[str, str], known_label: Callable[[str], str]) -> None:
+        self._names = {key.strip().casefold(): value for key, value in names.items()}
+        self._known_label = known_label
 
-    def rename(name: str) -> str:
+    def __call__(self, name: str) -> str:
         plain = " ".join(name.split())
-        return folded.get(plain.casefold()) or known_label(plain) or plain.casefold()
+        return self.known(plain) or plain.casefold()
 
-    return rename
+    def known(self, name: str) -> str:
+        """The label of a name that the user or the dialect knows, else empty."""
+        plain = " ".join(name.split())
+        return self._names.get(plain.casefold()) or self._known_label(plain)
+
+    def derived(self, parts: Sequence[str]) -> str:
+        """The label of a class of several parts, base first: renamed as a whole, else the last part that is known.
+
+        Where no part is known it is the base, of which the others are what was observed (``tumor: positive``).
+        """
+        return (
+            self.known(": ".join(parts)) or next(filter(None, map(self.known, reversed(parts))), "") or self(parts[0])
+        )

@@ -1,7 +1,7 @@
-"""Says what is wrong with a ShareGPT JSONL of conversations about pictures, line by line.
+"""Says what is wrong with a data set of conversations about pictures, line by line.
 
-Reads any file, however broken, and never stops at the first problem. Boxes are judged as they are written, before
-any reader would mend them.
+Reads every form that `wsi-chat infer` and `wsi-chat train` read, however broken, and never stops at the first problem.
+Boxes are judged as they are written, before any reader would mend them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tilers.picture import picture_size
+from wsi_chat.bounded import load_json
+from wsi_chat.datasets.info import INFO, SUFFIXES, DataFile, DataSet, find_data, other_files
+from wsi_chat.datasets.pictures import file_sha256, locate
+from wsi_chat.datasets.rows import IMAGE_MARK, ROLES, ShapeError, alternate, read_draft, read_records
 from wsi_chat.dialects import Dialect, DialectSpec
+from wsi_chat.dialects.choice import chosen_option
 from wsi_chat.dialects.grammars import GRAMMARS
-from wsi_chat.errors import SettingError, SlideError
+from wsi_chat.dialects.options import is_choice, options_of
+from wsi_chat.errors import DocumentError, SettingError, SlideError
 
-IMAGE_MARK = "<image>"
-ROLES = ("system", "user", "assistant")
-MAX_LINE = 16 * 1024**2
-_OPTIONS = re.compile(r"following options \[(.*)\](?!.*\])", re.DOTALL)
-_OPTION = re.compile(r"(?:^|,\s*)([A-Z])\.(.*?)(?=,\s*[A-Z]\.|$)", re.DOTALL)
 _TAIL = 1e-6
 TAGS = {"region": "region>", "tokens": "<|box_", "json": "bbox_2d"}
 """What shows that a text holds boxes of a grammar, whatever the dialect; of the others only the dialect tells."""
+_SPLIT = re.compile(r"(?:\A|[^a-z])(train|val|valid|validation|dev|test|eval)(?:\Z|[^a-z])")
+_SPLITS = {"valid": "val", "validation": "val", "dev": "val", "eval": "val"}
+
+_UNUSABLE = {"image_missing": "does not exist", "image_outside": "lies outside"}
+"""Kind of problem -> what its message says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,118 +65,129 @@ class Checked:
         return {"file": self.file, "lines": self.lines, "counts": self.counts, "problems": found}
 
 
-def check_file(file: Path, *, dialect: Dialect | None = None) -> Checked:
-    """Check a JSONL file and, where a ``dataset_info.json`` lies beside it, for leaks into the other splits.
+def check_file(
+    file: str | Path, *, folder: Path | None = None, media: Path | None = None, dialect: Dialect | None = None
+) -> Checked:
+    """`check_data` of a file, or of a data set by its name in ``folder``'s dataset_info.json.
 
     Args:
-        dialect: whose boxes the file holds; default: the one in ``build.json`` beside it, else ``<region>`` in
+        media: folder of the pictures; default: as `find_data` says.
+
+    Raises:
+        SettingError: there is no such file or data set, or it cannot be read.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file() and path.suffix in SUFFIXES and folder is None:
+        raise SettingError(f"{file} is not a file.", hint="Give a .jsonl or .json file.")
+    alone = DataSet(path.stem, (DataFile(path, None, (media,) if media else ()),), path.parent)
+    if path.is_file() and path.suffix not in SUFFIXES:
+        return check_data(alone, dialect=dialect)
+    try:
+        dataset = find_data(str(file), folder, media=media)
+    except SettingError as error:
+        if not path.is_file():
+            raise
+        checked = check_data(alone, dialect=dialect)  # the list beside it is at fault, not the file
+        if any(problem.kind == "info" for problem in checked.problems):
+            return checked
+        problem = Problem(0, "info", f"{INFO}: {error.message}")
+        return Checked(checked.file, checked.lines, (*checked.problems, problem))
+    return check_data(dataset, dialect=dialect)
+
+
+def check_data(dataset: DataSet, *, dialect: Dialect | None = None) -> Checked:
+    """Check every row and, where a ``dataset_info.json`` lists other splits, for leaks into them.
+
+    Args:
+        dialect: whose boxes the rows hold; default: the one in ``build.json`` beside them, else ``<region>`` in
             pixels of the picture, and of other grammars only what holds in any coordinates.
 
     Kinds: ``json``, ``shape``, ``role``, ``order``, ``empty``, ``marks``, ``image_missing``, ``image_unreadable``,
-    ``box_unreadable``, ``box_reversed``, ``box_outside``, ``duplicate_line``, ``duplicate_option``, ``option``,
-    ``split_leak``, ``info``.
+    ``image_outside``, ``box_unreadable``, ``box_reversed``, ``box_outside``, ``duplicate_line``,
+    ``duplicate_option``, ``option``, ``split_leak``, ``info``.
 
     Raises:
-        SettingError: the file is missing or cannot be read.
+        SettingError: a file cannot be read.
     """
-    if not file.is_file():
-        raise SettingError(f"{file} is not a file.", hint="Give a .jsonl file.")
-    look = _Look(file.parent, dialect or _built_dialect(file.parent))
+    look = _Look(dialect or built_dialect(dataset.files[0].path.parent))
     problems: list[Problem] = []
     lines = 0
     try:
-        for lines, raw in _raw_lines(file):
-            problems += (Problem(lines, kind, message) for kind, message in look.line(lines, raw))
-    except OSError as error:
-        raise SettingError(f"{file} cannot be read: {error}.", hint="Check its permissions.") from error
+        for lines, file, record in read_records(dataset, blank=True):
+            problems += (Problem(lines, kind, message) for kind, message in look.line(lines, file, record))
+    except DocumentError as error:
+        if not dataset.files[0].path.is_file() or lines:
+            raise
+        lines = 1
+        problems.append(Problem(error.line, "json", error.reason))
     if lines == 0:
         problems.append(Problem(0, "empty", "the file has no line"))
-    problems += _across(file, look.images)
-    return Checked(str(file), lines, tuple(problems))
+    problems += _across(dataset, look.images)
+    return Checked(str(dataset.path), lines, tuple(problems))
 
 
-def _raw_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    with file.open("rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE):
-            number += 1
-            if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
-                while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                    pass
-            yield number, raw
-
-
-def _built_dialect(folder: Path) -> Dialect | None:
+def built_dialect(folder: Path) -> Dialect | None:
+    """The dialect that a data set's build.json states; None where there is none that can be read."""
     try:
-        content = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        return Dialect(DialectSpec.model_validate(content["dialect"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Dialect(DialectSpec.model_validate(load_json(folder / "build.json")["dialect"]))
+    except (DocumentError, ValueError, KeyError, TypeError, SettingError):
         return None
 
 
 class _Look:
-    """The state of one pass: what was seen before, and the size of each picture."""
+    """The state of one pass: rows met before, and the size of each picture."""
 
-    def __init__(self, folder: Path, dialect: Dialect | None) -> None:
-        self.folder, self.dialect = folder, dialect
-        self.seen: dict[bytes, int] = {}
-        self.images: dict[str, int] = {}
-        self._sizes: dict[str, tuple[int, int] | str] = {}
+    def __init__(self, dialect: Dialect | None) -> None:
+        self.dialect = dialect
+        self.first: dict[bytes, int] = {}
+        self.images: dict[Path, tuple[int, str]] = {}
+        self._sizes: dict[Path, tuple[int, int] | str] = {}
 
-    def line(self, number: int, raw: bytes) -> Iterator[tuple[str, str]]:
-        if len(raw) == MAX_LINE:
-            yield "json", f"is longer than {MAX_LINE // 1024**2} MiB"
+    def line(self, number: int, file: DataFile, record: Any | DocumentError) -> Iterator[tuple[str, str]]:
+        if isinstance(record, DocumentError):
+            yield "json", record.reason
             return
         try:
-            record = json.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            yield "json", f"is not JSON ({error})" if raw.strip() else "is blank"
+            draft = read_draft(record, file.columns)
+        except ShapeError as error:
+            yield "shape", str(error)
             return
-        if not isinstance(record, dict) or not isinstance(record.get("messages"), list) or not record["messages"]:
-            yield "shape", 'is not an object with a list "messages"'
-            return
-        images = record.get("images", [])
-        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-            yield "shape", '"images" is not a list of paths'
-            return
-        canonical = json.dumps([record["messages"], images], sort_keys=True).encode("utf-8", "surrogatepass")
-        first = self.seen.setdefault(hashlib.sha256(canonical).digest(), number)
+        canonical = json.dumps([draft.turns, draft.images]).encode("utf-8", "surrogatepass")
+        first = self.first.setdefault(hashlib.sha256(canonical).digest(), number)
         if first != number:
             yield "duplicate_line", f"says the same as line {first}"
-        turns = []
-        for place, turn in enumerate(record["messages"], start=1):
-            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-                yield "shape", f'turn {place} has no text "content"'
-                return
-            turns.append((str(turn.get("role")), turn["content"]))
+        turns = list(draft.turns)
         yield from _turns(turns)
         marks = sum(text.count(IMAGE_MARK) for _, text in turns)
-        if marks != len(images):
-            yield "marks", f"has {marks} {IMAGE_MARK} marks and {len(images)} images"
+        if marks != len(draft.images):
+            yield "marks", f"has {marks} {IMAGE_MARK} marks and {len(draft.images)} images"
         sizes = []
-        for image in images:
-            self.images.setdefault(image, number)
-            size = self._size(image)
+        for image in draft.images:
+            size = self._size(image, file, number)
             if isinstance(size, str):
-                yield ("image_missing" if "does not exist" in size else "image_unreadable"), size
+                kind = next((kind for kind, sign in _UNUSABLE.items() if sign in size), "image_unreadable")
+                yield kind, size
             else:
                 sizes.append(size)
         for role, text in turns:
             if role == "user":
                 yield from _options(text)
-            yield from self._boxes(text, sizes if len(sizes) == len(images) else [])
+            yield from self._boxes(text, sizes if len(sizes) == len(draft.images) else [])
         yield from _chosen(turns)
 
-    def _size(self, image: str) -> tuple[int, int] | str:
-        from wsi_chat.datasets.sources import image_size
-
-        if image not in self._sizes:
+    def _size(self, image: str, file: DataFile, number: int) -> tuple[int, int] | str:
+        try:
+            path = locate(image, file.picture_folders)
+        except SlideError as error:
+            return error.message
+        self.images.setdefault(path, (number, image))
+        if path not in self._sizes:
             try:
-                path = self.folder / image
-                self._sizes[image] = image_size(path) if path.is_file() else f"image {image} does not exist"
+                known = "\0" not in image and path.exists()
+                self._sizes[path] = picture_size(path) if known else f"image {image} does not exist"
             except (SlideError, OSError, ValueError) as error:
-                self._sizes[image] = f"image {image} cannot be read ({error})"
-        return self._sizes[image]
+                self._sizes[path] = f"image {image} cannot be read ({error})"
+        return self._sizes[path]
 
     def _boxes(self, text: str, sizes: list[tuple[int, int]]) -> Iterator[tuple[str, str]]:
         for grammar in self._grammars(text):
@@ -210,22 +228,16 @@ class _Look:
 def _turns(turns: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for place, (role, text) in enumerate(turns, start=1):
         if role not in ROLES:
-            yield "role", f"turn {place} has the role {role!r}, not one of {', '.join(ROLES)}"
+            yield "role", f"turn {place} has the {role}, not one of {', '.join(ROLES)}"
         if not text.replace(IMAGE_MARK, "").strip():
             yield "empty", f"turn {place} says nothing"
-    spoken = [role for role, _ in (turns[1:] if turns[0][0] == "system" else turns)]
-    wanted = ["user" if i % 2 == 0 else "assistant" for i in range(len(spoken))]
-    if all(role in ROLES for role in spoken) and (spoken != wanted or len(spoken) % 2 or not spoken):
-        yield "order", f"turns do not alternate from user to assistant: {', '.join(spoken) or 'none'}"
-
-
-def _listed(text: str) -> list[tuple[str, str]]:
-    found = _OPTIONS.search(text)
-    return [(letter, option.strip()) for letter, option in _OPTION.findall(found[1])] if found else []
+    roles = [role for role, _ in (turns[1:] if turns[0][0] == "system" else turns)]
+    if all(role in ROLES for role in roles) and (not alternate(roles) or len(roles) % 2):
+        yield "order", f"turns do not alternate from user to assistant: {', '.join(roles) or 'none'}"
 
 
 def _options(text: str) -> Iterator[tuple[str, str]]:
-    options = _listed(text)
+    options = options_of(text) or _repeated(text)
     for what in (0, 1):
         again = [value for value, n in Counter(option[what].casefold() for option in options).items() if n > 1]
         if again:
@@ -233,13 +245,17 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
             return
 
 
+def _repeated(text: str) -> list[tuple[str, str]]:
+    """Options in brackets whose letters are not in order, which therefore are no choice to any reader."""
+    found = re.search(r"following options \[(.*)\](?!.*\])", text, re.DOTALL)
+    return re.findall(r"(?:^|,\s*)([A-Z])\.(.*?)(?=,\s*[A-Z]\.|$)", found[1], re.DOTALL) if found else []
+
+
 def _chosen(turns: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for (role, text), (next_role, answer) in pairwise(turns):
-        options = _listed(text) if (role, next_role) == ("user", "assistant") else []
-        said = answer.strip().rstrip(".")
-        if options and said not in {f"{letter}.{option}".rstrip(".") for letter, option in options} | {
-            value for option in options for value in option
-        }:
+        asked = (role, next_role) == ("user", "assistant") and is_choice(text, "")
+        options = options_of(text) if asked else ()
+        if options and chosen_option(answer, [option for _, option in options]) is None:
             yield "option", f"the answer {_excerpt(answer)} is none of the options"
 
 
@@ -250,54 +266,55 @@ def _excerpt(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ across splits
 
 
-def _across(file: Path, images: dict[str, int]) -> Iterator[Problem]:
-    info = file.parent / "dataset_info.json"
-    if not info.is_file():
+def _across(dataset: DataSet, images: dict[Path, tuple[int, str]]) -> Iterator[Problem]:
+    if not (dataset.folder / INFO).is_file():
         return
     try:
-        entries = json.loads(info.read_text(encoding="utf-8"))
-        named = {str(entry["file_name"]) for entry in entries.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield Problem(0, "info", f"dataset_info.json cannot be read ({type(error).__name__}: {error})")
+        others = list(other_files(dataset))
+    except SettingError as error:
+        yield Problem(0, "info", f"{INFO} cannot be read ({error.message})")
         return
-    yield from (Problem(0, "info", f"{name} of dataset_info.json does not exist") for name in sorted(named)
-                if not (file.parent / name).is_file())  # fmt: skip
-    if file.name not in named:
-        yield Problem(0, "info", f"{file.name} is not named in dataset_info.json")
-    known: dict[str, str] = {}
-    mine = {digest: image for image in reversed(images) if (digest := _digest(file.parent / image, known))}
-    groups = _groups(file)
-    for name in sorted(named - {file.name}):
-        other = file.parent / name
-        shared = {d for image in _images(other) if (d := _digest(file.parent / image, known)) in mine}
-        for image in sorted((mine[digest] for digest in shared), key=lambda image: images[image]):
-            yield Problem(images[image], "split_leak", f"image {image} is in {name} too")
-        for group in sorted(groups & _groups(other)):
-            yield Problem(0, "split_leak", f"patient or slide {group} is in {name} too")
+    for name in sorted({name for name, _, there in others if not there}):
+        yield Problem(0, "info", f"{name} of {INFO} does not exist")
+    splits = {split for file in dataset.files if (split := _split_of(file.path))}
+    known: dict[Path, str] = {}
+    mine = {digest: path for path in reversed(images) if (digest := _digest(path, known))}
+    groups = {group for file in dataset.files for group in _groups(file.path)}
+    for file in sorted({file.path: file for _, files, _ in others for file in files}.values(), key=lambda f: f.path):
+        if not splits or _split_of(file.path) in (*splits, ""):
+            continue
+        shared = {digest for path in _images(file) if (digest := _digest(path, known)) in mine}
+        for line, image in sorted(images[mine[digest]] for digest in shared):
+            yield Problem(line, "split_leak", f"image {image} is in {file.path.name} too")
+        for group in sorted(groups & _groups(file.path)):
+            yield Problem(0, "split_leak", f"patient or slide {group} is in {file.path.name} too")
 
 
-def _digest(path: Path, known: dict[str, str]) -> str:
+def _split_of(file: Path) -> str:
+    """``train``, ``val`` or ``test`` where the file's name says it; empty elsewhere."""
+    found = _SPLIT.search(file.stem.lower())
+    return _SPLITS.get(found[1], found[1]) if found else ""
+
+
+def _digest(path: Path, known: dict[Path, str]) -> str:
     """SHA-256 of a file's bytes; empty where it cannot be read (that is reported elsewhere)."""
-    key = str(path)
-    if key not in known:
+    if path not in known:
         try:
-            with path.open("rb") as stream:
-                known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        except (OSError, ValueError):
-            known[key] = ""
-    return known[key]
+            known[path] = file_sha256(path)
+        except SlideError:
+            known[path] = ""
+    return known[path]
 
 
-def _images(file: Path) -> Iterator[str]:
+def _images(file: DataFile) -> Iterator[Path]:
     try:
-        for _, raw in _raw_lines(file):
+        for _, _, record in read_records(DataSet("", (file,), file.path.parent)):
             try:
-                found = json.loads(raw.decode("utf-8"))["images"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                draft = read_draft(record, file.columns)
+                yield from (locate(image, file.picture_folders) for image in draft.images)
+            except (ShapeError, SlideError):
                 continue
-            if isinstance(found, list):
-                yield from (image for image in found if isinstance(image, str))
-    except OSError:
+    except DocumentError:
         return
 
 

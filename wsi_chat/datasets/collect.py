@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsi_chat.datasets.annotated import Annotated, renaming
-from wsi_chat.datasets.slides import bounds_of, cut_tiles, pair, read_geojson, read_rendered_slide
-from wsi_chat.datasets.sources import read_captions, read_coco, read_json, read_rendered_fields, read_voc_folder
+from wsi_chat.datasets.annotated import Annotated, Renaming
+from wsi_chat.datasets.coco import read_coco
+from wsi_chat.datasets.qupath import Marked, read_geojson
+from wsi_chat.datasets.slides import bounds_of, cut_tiles, pair, read_rendered_slide
+from wsi_chat.datasets.sources import read_captions, read_json, read_rendered_fields, read_voc_folder
+from wsi_chat.datasets.tables import read_table
 from wsi_chat.dialects import Dialect
 from wsi_chat.errors import SettingError, SlideError
 
@@ -46,7 +48,7 @@ def collect(
     Raises:
         SettingError: a rename or pairing is wrong. SlideError: a file is missing or broken.
     """
-    label = renaming(_renames(rename), dialect.known_label)
+    label = Renaming(_renames(rename), dialect.known_label)
     found: list[Annotated] = []
     for folder in sources.voc:
         found += read_voc_folder(folder, rename=label, exhaustive=exhaustive, lists=keep_lists)
@@ -55,17 +57,18 @@ def collect(
     pairs = pair(list(sources.slides), list(sources.geojson))
     marked = [(path, read_geojson(note, rename=label, bounds=bounds_of(path, mpp=slide_mpp))) for note, path in pairs]
     # a class that one slide's annotator marked was looked for on every slide
-    every = frozenset(box.label for _, boxes in marked for box in boxes) if exhaustive else frozenset()
-    slides = [(path, boxes, every) for path, boxes in marked]
+    every = frozenset().union(*(marks.labels for _, marks in marked)) if exhaustive else frozenset()
+    slides = [(path, marks, every - set(marks.unplaced)) for path, marks in marked]
     for file in sources.rendered:
         if isinstance(read_json(file), list):
             found += read_rendered_fields(file, rename=label)
         else:
-            slides.append(read_rendered_slide(file, rename=label))
-    for path, boxes, known in slides:
+            path, boxes, known = read_rendered_slide(file, rename=label)
+            slides.append((path, Marked(boxes), known))
+    for path, marks, known in slides:
         found += cut_tiles(
-            path, boxes, known=known, tile_px=tile_px, mpp=tile_mpp, negatives=negatives, seed=seed,
-            slide_mpp=slide_mpp,
+            path, marks.boxes, places=marks.places, known=known, tile_px=tile_px, mpp=tile_mpp,
+            negatives=negatives, seed=seed, slide_mpp=slide_mpp,
         )  # fmt: skip
     for file in sources.captions:
         found += read_captions(file)
@@ -84,12 +87,11 @@ def _renames(pairs: Sequence[str]) -> dict[str, str]:
 
 def _with_patients(found: list[Annotated], file: Path) -> list[Annotated]:
     """Groups from a CSV with image,patient, or a cohort's manifest with image_path,patient; slides go by file name."""
+    rows = [row for _, row in read_table(file)]
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [{(k or "").strip().lower(): v for k, v in row.items()} for row in csv.DictReader(stream)]
-        patients = {Path(row.get("image") or row["image_path"]).stem: row["patient"].strip() for row in rows}
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise SlideError(f"{file}: not a CSV with image,patient ({error}).", hint="Name those two columns.") from error
+        patients = {Path(row.get("image") or row["image_path"]).stem: row["patient"] for row in rows}
+    except KeyError as error:
+        raise SlideError(f"{file} has no column {error}.", hint="Name the columns image and patient.") from error
     grouped = []
     for picture in found:
         patient = patients.get(picture.name) or patients.get(Path(picture.source).stem)

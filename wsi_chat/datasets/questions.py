@@ -143,6 +143,9 @@ class Interviewer:
         abnormal = [label for label in self.counts if self.names.abnormal(label)]
         if self.normal is None or not self.names.negative:
             return None
+        hidden = [label for label in self.picture.unsure if self.names.abnormal(label) and label not in abnormal]
+        if hidden and not self.normal and self.names.worst([*abnormal, *hidden]) not in abnormal:
+            return None  # what is only marked there may be the graver finding
         worst = self.names.worst(abnormal)
         right = self.names.negative[0] if self.normal else (self.names.category(worst) if worst else None)
         if right is None:
@@ -193,6 +196,8 @@ class Interviewer:
     def any_abnormal(self) -> Exchange | None:
         if self.normal is None or not self.names.abnormal_codes:
             return None
+        if any(map(self.names.abnormal, self.picture.unsure)):
+            return None  # the list would not be complete
         found = [self.names.short(label) for label in sorted(self.counts) if self.names.abnormal(label)]
         text = (
             f"Yes, abnormal cells were found: {wordings.listed(found)}." if found else "No abnormal cells were found."

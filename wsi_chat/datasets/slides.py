@@ -1,4 +1,4 @@
-"""Pictures cut from annotated slides: QuPath GeoJSON, or the truth of a rendered slide.
+"""Pictures cut from slides whose cells are marked, e.g. in QuPath or by the renderer.
 
 Tiles go through `tilers`, so they are exactly what the model will be shown of the slide later.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_chat.datasets.annotated import Annotated, Rename
+from wsi_chat.datasets.annotated import Annotated, Renaming
+from wsi_chat.datasets.pictures import locate
 from wsi_chat.datasets.sources import read_json
 from wsi_chat.errors import SettingError, SlideError
 from wsi_chat.schema import Box, LabelledBox, Tile
@@ -28,55 +29,9 @@ log = logging.getLogger(__name__)
 
 MIN_VISIBLE = 0.35
 """Share of a box inside a tile below which the cell is not counted there, as in the renderer."""
-_OBJECTS = ("annotation", "detection", "cell")
 
 
-def read_geojson(file: Path, *, rename: Rename, bounds: Box | None = None) -> tuple[LabelledBox, ...]:
-    """The classified objects of a QuPath GeoJSON as boxes in level-0 pixels; ``bounds`` is the slide's, if any.
-
-    Objects without a class and QuPath's tiles are left out, as are ignored classes (their names end in ``*``).
-
-    Raises:
-        SlideError: the file is no FeatureCollection (or list of features) or a geometry is broken.
-    """
-    content = read_json(file)
-    features = content.get("features") if isinstance(content, dict) else content
-    if not isinstance(features, list):
-        raise SlideError(f"{file}: holds no list of features.", hint="Export objects from QuPath as GeoJSON.")
-    dx, dy = (bounds.x0, bounds.y0) if bounds else (0.0, 0.0)
-    found, skipped = [], 0
-    for number, feature in enumerate(features, start=1):
-        try:
-            properties = feature.get("properties") or {}
-            name = (properties.get("classification") or {}).get("name")
-            if properties.get("objectType", "annotation") not in _OBJECTS or not name or str(name).endswith("*"):
-                skipped += 1
-                continue
-            points = np.asarray(list(_points(feature["geometry"]["coordinates"])), dtype=float)
-            (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-            if not math.isfinite(x0 + y0 + x1 + y1):
-                raise ValueError("a coordinate is not finite")
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise SlideError(f"{file}: feature {number} is broken ({error}).", hint="Export it again.") from error
-        if x1 > x0 and y1 > y0:
-            box = Box(float(x0), float(y0), float(x1), float(y1)).shifted(dx, dy)
-            found.append(LabelledBox(rename(str(name)), box))
-        else:
-            skipped += 1
-    if skipped:
-        log.info("%s: %d objects without class or area left out", file.name, skipped)
-    return tuple(found)
-
-
-def _points(coordinates: Any) -> Iterator[tuple[float, float]]:
-    if coordinates and isinstance(coordinates[0], int | float):
-        yield float(coordinates[0]), float(coordinates[1])
-    else:
-        for part in coordinates:
-            yield from _points(part)
-
-
-def read_rendered_slide(file: Path, *, rename: Rename) -> tuple[Path, tuple[LabelledBox, ...], frozenset[str]]:
+def read_rendered_slide(file: Path, *, rename: Renaming) -> tuple[Path, tuple[LabelledBox, ...], frozenset[str]]:
     """The slide beside a ``*.truth.json``, its boxes, and the classes that the truth lists exhaustively.
 
     Raises SlideError for a file that is not such a truth.
@@ -86,8 +41,8 @@ def read_rendered_slide(file: Path, *, rename: Rename) -> tuple[Path, tuple[Labe
     content = read_json(file)
     try:
         boxes = tuple(LabelledBox(rename(cell["label"]), Box(*cell["box"])) for cell in content["cells"])
-        path = file.parent / content["path"]
-    except (KeyError, TypeError, ValueError) as error:
+        path = locate(content["path"], (file.parent,))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SlideError(f"{file}: not the truth of a rendered slide ({error}).", hint="Render it again.") from error
     return path, boxes, frozenset(rename(label) for label in (*ABNORMAL, *ORGANISMS))
 
@@ -103,12 +58,13 @@ def cut_tiles(
     seed: int = 0,
     slide_mpp: float | None = None,
     group: str = "",
+    places: Sequence[LabelledBox] = (),
 ) -> list[Annotated]:
     """The tiles that show an annotated object, and ``negatives`` times as many that show none.
 
     Tiles lie on one grid without overlap, those without an object are drawn by ``seed`` among those with
     foreground. A cell of which less than `MIN_VISIBLE` of the box lies in a tile is not counted there, and
-    nothing is asked about its class.
+    nothing is asked about its class; nor is it where a cell may be that is marked without a box (``places``).
 
     Raises:
         SlideError: the slide cannot be opened or read. SettingError: ``mpp`` is finer than the slide.
@@ -124,17 +80,30 @@ def cut_tiles(
         foreground = find_foreground(opened)
         plan = plan_tiles(opened, None, tile_px=tile_px, mpp=mpp, overlap=0.0)
         tree = STRtree([rectangle(b.box.x0, b.box.y0, b.box.x1, b.box.y1) for b in boxes])
+        unsized = _unsized(places, boxes)
+        marked = STRtree([rectangle(b.box.x0, b.box.y0, b.box.x1, b.box.y1) for b in unsized])
+        used: set[int] = set()
         shown: list[tuple[Tile, tuple[LabelledBox, ...], frozenset[str]]] = []
         empty: list[Tile] = []
         for tile in plan.tiles:
             t = tile.box
-            near = [boxes[i] for i in sorted(tree.query(rectangle(t.x0, t.y0, t.x1, t.y1)).tolist())]
-            seen = [b for b in near if b.box.intersection(t) >= MIN_VISIBLE * b.box.area]
-            partly = {b.label for b in near if 0 < b.box.intersection(t) < MIN_VISIBLE * b.box.area}
-            if seen:
-                shown.append((tile, tuple(_in_tile(b, tile) for b in seen), frozenset(partly)))
+            square = rectangle(t.x0, t.y0, t.x1, t.y1)
+            near = sorted(tree.query(square).tolist())
+            inside = [i for i in near if boxes[i].box.intersection(t) >= MIN_VISIBLE * boxes[i].box.area]
+            partly = {
+                boxes[i].label for i in near if 0 < boxes[i].box.intersection(t) < MIN_VISIBLE * boxes[i].box.area
+            }
+            partly |= {unsized[i].label for i in marked.query(square).tolist()}
+            used.update(inside)
+            if inside:
+                shown.append((tile, tuple(_in_tile(boxes[i], tile) for i in inside), frozenset(partly)))
             elif not partly and foreground.fraction(t) > 0:
                 empty.append(tile)
+        if len(used) < len(boxes):
+            log.warning(
+                "%s: %d of %d marked cells lie by less than %.0f %% in any tile: they are in no answer",
+                path.name, len(boxes) - len(used), len(boxes), 100 * MIN_VISIBLE,
+            )  # fmt: skip
         wanted = min(len(empty), math.ceil(negatives * max(len(shown), 1))) if known else 0
         rng = np.random.default_rng([seed, 77])
         drawn = sorted(rng.choice(len(empty), wanted, replace=False).tolist()) if wanted else []
@@ -149,6 +118,16 @@ def cut_tiles(
             )
             for tile, seen_boxes, unsure in shown
         ]  # fmt: skip
+
+
+def _unsized(places: Sequence[LabelledBox], boxes: Sequence[LabelledBox]) -> list[LabelledBox]:
+    """Where the cells may be that are marked without a box: as far around as half a large cell of this slide."""
+    sides = [max(found.box.width, found.box.height) for found in boxes]
+    reach = float(np.quantile(sides, 0.9)) / 2 if sides else 0.0
+    return [
+        LabelledBox(p.label, Box(p.box.x0 - reach, p.box.y0 - reach, p.box.x1 + reach, p.box.y1 + reach))
+        for p in places
+    ]
 
 
 def _in_tile(found: LabelledBox, tile: Tile) -> LabelledBox:

@@ -1,4 +1,4 @@
-"""Annotations of pictures, as labs and tools write them: VOC XML, COCO JSON, rendered fields, captions in CSV.
+"""Annotations of pictures, as labs and tools write them: VOC XML, rendered fields, captions in CSV.
 
 Every reader gives `Annotated` pictures in a fixed order and opens each picture's header only; a file that is
 missing or broken is an error that names it.
@@ -6,56 +6,30 @@ missing or broken is an error that names it.
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wsi_chat.datasets.annotated import Annotated, Rename
-from wsi_chat.datasets.voc import read_voc
-from wsi_chat.errors import SlideError, SlideNotFound
+from tilers.picture import open_picture, picture_size
+from wsi_chat.bounded import DATA_BYTES, load_json
+from wsi_chat.datasets.annotated import Annotated, Renaming
+from wsi_chat.datasets.pictures import locate
+from wsi_chat.datasets.render.field import LABELS
+from wsi_chat.datasets.tables import read_table
+from wsi_chat.datasets.voc import read_voc_file
+from wsi_chat.errors import DocumentError, SlideError, SlideNotFound
 from wsi_chat.schema import Box, LabelledBox
 
-if TYPE_CHECKING:
-    from PIL import Image
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".PNG", ".JPG", ".JPEG", ".TIF")
 SPLITS = ("train", "val", "test")
 
 
-def load_image(path: Path) -> Image.Image:
-    """A picture as RGB (transparent pixels on white).
-
-    Raises:
-        SlideError: it is missing or cannot be decoded.
-    """
-    from PIL import Image
-
-    from wsi_chat.dialects.frame import fit
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return fit(image, image.size)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the header. Raises SlideError like `load_image`."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SlideError(f"{path}: the picture cannot be read ({error}).", hint="Replace the file.") from error
-
-
-def read_voc_folder(folder: Path, *, rename: Rename, exhaustive: bool = True, lists: bool = False) -> list[Annotated]:
+def read_voc_folder(folder: Path, *, rename: Renaming, exhaustive: bool = True, lists: bool = False) -> list[Annotated]:
     """Pictures with VOC XML: ``Annotations`` and ``JPEGImages`` as in the Pascal layout, or all in one folder.
 
     ``lists`` keeps the data set's own splits (``ImageSets/Main/train.txt``, ``val.txt``, ``test.txt``); pictures
@@ -75,9 +49,19 @@ def read_voc_folder(folder: Path, *, rename: Rename, exhaustive: bool = True, li
         if lists and file.stem not in own:
             continue
         picture = _beside(pictures, file)
-        boxes = tuple(LabelledBox(rename(b.label), b.box) for b in read_voc(file))
-        found.append(_picture(picture, boxes, split=own.get(file.stem, ""), source=folder.name))
-    return _with_known(found, exhaustive)
+        note = read_voc_file(file)
+        boxes = tuple(LabelledBox(rename(one.label), one.box) for one in note.boxes)
+        found.append(
+            picture_of(
+                picture,
+                boxes,
+                split=own.get(file.stem, ""),
+                source=folder.name,
+                stated=note.size,
+                unsure=frozenset(map(rename, note.flat)),
+            )
+        )
+    return with_known(found, exhaustive)
 
 
 def _own_lists(folder: Path) -> dict[str, str]:
@@ -102,53 +86,19 @@ def _beside(folder: Path, annotation: Path) -> Path:
     )
 
 
-def read_coco(file: Path, *, images: Path | None = None, rename: Rename, exhaustive: bool = True) -> list[Annotated]:
-    """Pictures of a COCO detection file; ``images`` is their folder (default: the file's own).
-
-    ``bbox`` is x, y, width, height in pixels; crowd regions are left out. An image's ``patient``, ``patient_id``
-    or ``slide`` field, where there is one, is its group.
-
-    Raises:
-        SlideError: the file, an id or a picture is wrong or missing.
-    """
-    content = read_json(file)
-    try:
-        classes = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        entries = {entry["id"]: entry for entry in content["images"]}
-        boxes: dict[Any, list[LabelledBox]] = {key: [] for key in entries}
-        for note in content["annotations"]:
-            if note.get("iscrowd"):
-                continue
-            x, y, width, height = (float(value) for value in note["bbox"])
-            if width > 0 and height > 0:
-                label = rename(classes[note["category_id"]])
-                boxes[note["image_id"]].append(LabelledBox(label, Box(x, y, x + width, y + height)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SlideError(f"{file}: not a COCO file ({type(error).__name__}: {error}).", hint="Mend it.") from error
-    known = frozenset(rename(name) for name in classes.values())
-    found = []
-    for key, entry in entries.items():
-        path = (images or file.parent) / str(entry.get("file_name", ""))
-        group = str(entry.get("patient") or entry.get("patient_id") or entry.get("slide") or "")
-        found.append(_picture(path, tuple(boxes[key]), group=group, source=file.name))
-    return _with_known(found, exhaustive, known)
-
-
-def read_rendered_fields(file: Path, *, rename: Rename) -> list[Annotated]:
+def read_rendered_fields(file: Path, *, rename: Renaming) -> list[Annotated]:
     """Fields of ``wsi-chat synth fields`` by their ``truth.json``. Raises SlideError."""
-    from wsi_chat.datasets.render.field import LABELS
-
     found = []
     known = frozenset(rename(label) for label in LABELS)
     content = read_json(file)
     try:
         for record in content:
             boxes = tuple(LabelledBox(rename(cell["label"]), Box(*cell["box"])) for cell in record["cells"])
-            path = file.parent / record["image"]
-            found.append(_picture(path, boxes, source=file.name, abnormal=record["abnormal"], mpp=record["mpp"]))
-    except (KeyError, TypeError, ValueError) as error:
+            path = locate(record["image"], (file.parent,))
+            found.append(picture_of(path, boxes, source=file.name, abnormal=record["abnormal"], mpp=record["mpp"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SlideError(f"{file}: not the truth of rendered fields ({error}).", hint="Render them again.") from error
-    return _with_known(found, True, known)
+    return with_known(found, True, known)
 
 
 def read_captions(file: Path) -> list[Annotated]:
@@ -159,15 +109,8 @@ def read_captions(file: Path) -> list[Annotated]:
     Raises:
         SlideError: a column or a picture is missing, or a row has neither caption nor question and answer.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideError(f"{file}: cannot be read as CSV ({error}).", hint="Give a UTF-8 CSV file.") from error
     merged: dict[str, Annotated] = {}
-    for number, row in enumerate(rows, start=2):
-        cell = {key.strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-        cell = {key: value for key, value in cell.items() if isinstance(value, str)}
+    for number, cell in read_table(file):
         name = cell.get("image") or cell.get("image_path", "")
         caption, question, answer = (cell.get(key, "") for key in ("caption", "question", "answer"))
         if not name or not (caption or (question and answer)):
@@ -175,8 +118,8 @@ def read_captions(file: Path) -> list[Annotated]:
                 f"{file}, line {number}: needs an image, and a caption or a question with its answer.",
                 hint="Name the columns image,caption or image,question,answer.",
             )
-        before = merged.get(name) or _picture(
-            file.parent / name,
+        before = merged.get(name) or picture_of(
+            locate(name, (file.parent,)),
             (),
             group=cell.get("patient") or cell.get("slide", ""),
             split=cell.get("split", ""),
@@ -187,7 +130,7 @@ def read_captions(file: Path) -> list[Annotated]:
     return list(merged.values())
 
 
-def _picture(
+def picture_of(
     path: Path,
     boxes: Sequence[LabelledBox],
     *,
@@ -196,16 +139,41 @@ def _picture(
     source: str,
     abnormal: bool | None = None,
     mpp: float | None = None,
+    stated: tuple[int, int] | None = None,
+    unsure: frozenset[str] = frozenset(),
 ) -> Annotated:
-    size = image_size(path)
+    """A picture with its boxes, cut at its edges.
+
+    Args:
+        stated: (width, height) that the annotation states.
+        unsure: classes about which nothing may be said here; that of a box outside the picture is added.
+
+    Raises:
+        SlideError: the picture cannot be read, or is of another size than ``stated``.
+    """
+    size = picture_size(path)
+    if stated is not None and stated != size:
+        turned = " It is stored turned, and shown upright." if stated == size[::-1] and size[0] != size[1] else ""
+        raise SlideError(
+            f"{path} has {size[0]} x {size[1]} px, its annotation in {source} states {stated[0]} x {stated[1]} px."
+            f"{turned}",
+            hint="Annotate the picture itself, or give the one that was annotated.",
+        )
     bounds = Box(0, 0, *size)
-    seen = tuple(LabelledBox(b.label, inside) for b in boxes if (inside := b.box.clipped(bounds)) is not None)
+    inside = [(found, found.box.clipped(bounds)) for found in boxes]
+    outside = [found.label for found, box in inside if box is None]
+    if outside:
+        log.warning(
+            "%s: %d of %d boxes lie outside %s: nothing is asked about %s there",
+            source, len(outside), len(boxes), path.name, ", ".join(sorted(set(outside))),
+        )  # fmt: skip
     return Annotated(
         path.stem,
         size,
-        partial(load_image, path),
+        partial(open_picture, path),
         group or f"{path.parent.name}/{path.name}",
-        seen,
+        tuple(LabelledBox(found.label, box) for found, box in inside if box is not None),
+        unsure=unsure | set(outside),
         abnormal=abnormal,
         mpp=mpp,
         split=split,
@@ -213,7 +181,7 @@ def _picture(
     )
 
 
-def _with_known(found: Iterable[Annotated], exhaustive: bool, known: frozenset[str] = frozenset()) -> list[Annotated]:
+def with_known(found: Iterable[Annotated], exhaustive: bool, known: frozenset[str] = frozenset()) -> list[Annotated]:
     """All classes of the source are known in each of its pictures, if they were annotated exhaustively."""
     pictures = list(found)
     if not exhaustive:
@@ -223,10 +191,9 @@ def _with_known(found: Iterable[Annotated], exhaustive: bool, known: frozenset[s
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises SlideNotFound, or SlideError where it is broken."""
+    """The content of a JSON file. Raises SlideNotFound, or SlideError where it is damaged or out of bounds."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SlideNotFound(f"{file} does not exist.", hint="Check the path.") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise SlideError(f"{file}: cannot be read as JSON ({error}).", hint="Give the right file.") from error
+        return load_json(file, limit=DATA_BYTES)
+    except DocumentError as error:
+        kind = SlideNotFound if error.missing else SlideError
+        raise kind(f"{file} does not exist." if error.missing else error.message, hint=error.hint) from error

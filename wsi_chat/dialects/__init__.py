@@ -7,7 +7,6 @@ reading = dialect.read_boxes(answer, frame, "hsil")      # pixels of the image a
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache
 from importlib import resources
@@ -16,10 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wsi_chat.bounded import load_json, load_yaml, parse_yaml
 from wsi_chat.dialects.dialect import BoxReading, Dialect
 from wsi_chat.dialects.frame import Frame, ImagePolicy
 from wsi_chat.dialects.spec import DialectSpec
-from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.errors import DocumentError, EngineError, SettingError
 
 __all__ = [
     "BoxReading",
@@ -68,7 +68,8 @@ def _packaged(name: str) -> Dialect:
             hint=f"Choose one of: {', '.join(dialects())}; or give the path of a YAML file.",
         )
     text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
-    return _dialect_of(_fields_in(text, Path(f"{name}.yaml")), f"{name}.yaml")
+    content = parse_yaml(text, f"{name}.yaml")
+    return _dialect_of(_extended(content, Path(f"{name}.yaml")), f"{name}.yaml")
 
 
 def load_dialect(path: Path) -> Dialect:
@@ -83,20 +84,14 @@ def load_dialect(path: Path) -> Dialect:
 
 def _fields_of(path: Path, depth: int = 0) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"dialect file {path} cannot be read: {error}", hint="Check the path.") from error
-    return _fields_in(text, path, depth)
+        content = load_yaml(path)
+    except DocumentError as error:
+        raise SettingError(f"Dialect file {error.message}", hint=error.hint) from error
+    return _extended(content, path, depth)
 
 
-def _fields_in(text: str, path: Path, depth: int = 0) -> Any:
+def _extended(content: Any, path: Path, depth: int = 0) -> Any:
     """What a YAML file says, together with what it takes over from the dialect that it extends."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingError(f"dialect file {path} is not YAML: {error}", hint="Fix the file.") from error
     if not isinstance(content, dict) or "extends" not in content:
         return content
     if depth >= DEEPEST:
@@ -183,11 +178,11 @@ def dialect_of_name(model: str) -> str:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EngineError(f"{path} is missing", hint="Point to a complete checkpoint folder.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", hint="Copy the checkpoint again.") from error
+        content = load_json(path)
+    except DocumentError as error:
+        if error.missing:
+            raise EngineError(f"{path} is missing.", hint="Point to a complete checkpoint folder.") from None
+        raise EngineError(error.message, hint="Copy the checkpoint again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")
     return content

@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.dialects.choice import CONTROL, chosen_option
 from wsi_chat.dialects.frame import Frame, ImagePolicy, fit
 from wsi_chat.dialects.grammars import GRAMMARS, settle
+from wsi_chat.dialects.reasoning import final_answer, has_reasoning, unfinished
 from wsi_chat.dialects.spec import DialectSpec
 from wsi_chat.dialects.writers import WRITERS, Written
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Answer, Box, LabelledBox, Query, Turn
-from wsi_chat.tasks import LETTERS, Ask
+from wsi_chat.tasks import Ask
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from wsi_chat.terminology import System
 
 IMAGE_MARK = "<image>"
-CONTROL = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|<eos>|</s>")
-"""Control tokens of the Qwen, InternVL, Gemma and LLaMA tokenizers."""
-
 BINS = 1024
 """Coordinate bins of ``norm1024``, numbered 0..1023; bin n reads as n / 1024 of the side."""
 
@@ -236,9 +235,9 @@ class Dialect:
         """The boxes of a grounding answer. ``label`` names those that the model left unnamed or misnamed."""
         if answer.status == "failed":
             return BoxReading((), 0, False, understood=False)
-        marks = GRAMMARS[self.spec.boxes](answer.text)
+        marks = GRAMMARS[self.spec.boxes](final_answer(answer.text))
         settled, dropped, truncated = settle(
-            marks, frame.space, truncated=answer.status == "truncated", order=self.spec.order
+            marks, frame.space, truncated=self.truncated(answer), order=self.spec.order
         )
         boxes = []
         for name, box in settled:
@@ -289,32 +288,29 @@ class Dialect:
     def read_choice(self, answer: Answer, ask: Ask) -> dict[str, float] | None:
         """Option text -> probability, in the order asked; None where the answer names no option.
 
-        From the engine's probabilities where it gives them; otherwise the option that the text names gets 1.
+        From the engine's probabilities where it gives them; otherwise the option that `chosen_option` reads in the
+        text gets 1. Probabilities of an answer that begins with reasoning are not those of its choice.
         """
         if answer.status == "failed":
             return None
-        if answer.probabilities is not None:
+        if answer.probabilities is not None and not has_reasoning(answer.text):
             if set(answer.probabilities) != set(ask.letters):
                 return None
             return {
                 option: float(answer.probabilities[letter])
                 for letter, option in zip(ask.letters, ask.options, strict=True)
             }
-        chosen = self._chosen(answer.text, ask)
-        return None if chosen is None else {option: float(option == chosen) for option in ask.options}
-
-    @staticmethod
-    def _chosen(text: str, ask: Ask) -> str | None:
-        said = text.strip().strip("*_`\"'([{ ").strip()
-        lettered = re.match(rf"([{LETTERS[: len(ask.options)]}])(?:$|[^0-9A-Za-z])", said)
-        if lettered:
-            return ask.options[LETTERS.index(lettered.group(1))]
-        plain = said.rstrip(".!\"')]} ").casefold()
-        return next((option for option in ask.options if option.strip().casefold() == plain), None)
+        chosen = chosen_option(answer.text, ask.options)
+        return None if chosen is None else {option: float(n == chosen) for n, option in enumerate(ask.options)}
 
     def read_text(self, answer: Answer) -> str:
-        """The answer's text without control tokens and surrounding space."""
-        return CONTROL.sub("", answer.text).strip()
+        """The answer's text without reasoning, control tokens and surrounding space."""
+        return CONTROL.sub("", final_answer(answer.text)).strip()
+
+    @staticmethod
+    def truncated(answer: Answer) -> bool:
+        """Whether the answer was cut off, by its length or in the middle of its reasoning."""
+        return answer.status == "truncated" or unfinished(answer.text)
 
     def read_label(self, answer: Answer) -> str:
         """The class that a refer answer names: a known label where it is one, else its cleaned text.

@@ -85,6 +85,8 @@ _TOKEN_BOX = re.compile(
     r"(?:<\|object_ref_start\|>(?P<label>[^<]{0,80})<\|object_ref_end\|>\s*)?"
     r"(?:<\|box_start\|>(?P<inside>[^<]{0,200})(?:<\|box_end\|>|(?P<cut>\Z))?|(?P<orphan><\|box_end\|>))"
 )
+POINT_PAIR = re.compile(r"\(\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*\)\s*,\s*\(\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*\)")
+"""A box as Qwen2-VL writes it between its special tokens, where these are left out."""
 _POINTS = re.compile(r"\(\s*([^(),]{1,40},[^(),]{1,40})\)\s*,\s*\(\s*([^(),]{1,40},[^(),]{1,40})(?:\)|\Z)")
 
 _POINTS_CUT = re.compile(r"\(\s*[-+]?[0-9.]+\s*,[^()]{0,40}(?:\)\s*,?\s*(?:\([^()]{0,40})?)?\Z")

@@ -125,18 +125,19 @@ def request_body(
     pixel_bounds: tuple[int, int] | None,
     length_field: str = "max_tokens",
 ) -> dict[str, Any]:
-    """The JSON of one request: greedy, seeded, in the given form.
+    """The JSON of one request: greedy unless the query is to be sampled, seeded, in the given form.
 
     ``pixel_bounds``: fewest and most pixels of an image, so that the model's processor resizes nothing; None for
     a family whose processor has no such bounds.
     """
+    sampling = query.sampling
     room = query.max_tokens
     if query.choices and form.top is None:
         room = max(room, WORDS_FOR_A_CHOICE)
     body: dict[str, Any] = {
         "model": model,
         "messages": list(messages),
-        "temperature": 0.0,
+        "temperature": sampling.temperature if sampling else 0.0,
         "seed": seed,
         length_field: room,
         "stream": False,
@@ -148,8 +149,12 @@ def request_body(
     if form.extras:
         # a checkpoint's own sampling defaults (a repetition penalty, say) leak in where these are left out
         body |= {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
-        if pixel_bounds is not None and query.images:
-            body["mm_processor_kwargs"] = size_kwargs(pixel_bounds)
+        if sampling:
+            body["top_k"] = sampling.top_k or -1
+    if sampling:
+        body["top_p"] = sampling.top_p
+    if form.extras and pixel_bounds is not None and query.images:
+        body["mm_processor_kwargs"] = size_kwargs(pixel_bounds)
     if form.constraint == "structured_outputs":
         body["structured_outputs"] = {"choice": list(query.choices)}
     elif form.constraint == "guided_choice":

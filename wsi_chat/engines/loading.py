@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.schema import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +91,11 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     return model.eval().to(device)
 
 
-def greedy_settings(model: Any, tokenizer: Any) -> Callable[[int], Any]:
-    """A function max_tokens -> generation settings: greedy, with the checkpoint's end tokens and nothing else."""
+def generation_settings(model: Any, tokenizer: Any) -> Callable[[int, Sampling | None], Any]:
+    """A function (max_tokens, sampling) -> generation settings: of the checkpoint, its end tokens only.
+
+    Without sampling they are greedy.
+    """
     import transformers
 
     settings_of: Any = transformers.GenerationConfig
@@ -105,10 +109,12 @@ def greedy_settings(model: Any, tokenizer: Any) -> Callable[[int], Any]:
     # the checkpoint's own sampling defaults must not leak in
     model.generation_config = settings_of(eos_token_id=sorted(ends), pad_token_id=pad)
 
-    def settings(max_tokens: int) -> Any:
-        return settings_of(
-            do_sample=False, num_beams=1, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad
-        )
+    def settings(max_tokens: int, sampling: Sampling | None = None) -> Any:
+        drawn: dict[str, Any] = {"do_sample": False}
+        if sampling is not None:
+            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+            drawn["top_k"] = sampling.top_k
+        return settings_of(num_beams=1, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad, **drawn)
 
     return settings
 

@@ -49,6 +49,11 @@ class Model:
             self._dialect = get_dialect(name)
         return self._dialect
 
+    @dialect.setter
+    def dialect(self, dialect: Dialect) -> None:
+        """Another dialect, before anything is asked: the engine sizes pictures by it."""
+        self._dialect = dialect
+
     @property
     def engine(self) -> engines.Engine:
         if self.given is not None:

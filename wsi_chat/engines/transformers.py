@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.engines.adapter import apply_adapter, read_adapter
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.engines.families import check_family, prompts_for
-from wsi_chat.engines.loading import describe_error, greedy_settings, load_model, pick_device, pick_dtype
+from wsi_chat.engines.loading import describe_error, generation_settings, load_model, pick_device, pick_dtype
 from wsi_chat.engines.prompts import EarlierTurns, Patches, Prompt, Prompts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.streaming import Tap, pieces_of
+from wsi_chat.engines.token_logs import TokenLogs, seed_of
 from wsi_chat.errors import AnswerError, EngineError, SettingError
-from wsi_chat.schema import Answer, Query, Turn
+from wsi_chat.schema import Answer, Query, Sampling, Turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,11 +71,12 @@ class TransformersEngine:
         check_family(checkpoint)
         lora = None if adapter is None else read_adapter(adapter, checkpoint)
         torch.manual_seed(seed)
+        self._seed = seed
         self._model = load_model(checkpoint.path, self._dtype, self._device)
         if lora is not None:
             self._model = apply_adapter(self._model, lora)
         self._prompts: Prompts = prompts_for(checkpoint, self._model.config)
-        self._generation = greedy_settings(self._model, self._prompts.tokenizer)
+        self._generation = generation_settings(self._model, self._prompts.tokenizer)
         self._shares_vision = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
         self._features: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self._batch = batch_size
@@ -134,11 +136,11 @@ class TransformersEngine:
 
     def _next_batch(self, window: Sequence[Prompt]) -> list[Prompt]:
         """The largest group that can run together, oldest first."""
-        groups: dict[tuple[bool, int], list[Prompt]] = {}
+        groups: dict[tuple[bool, int, Sampling | None], list[Prompt]] = {}
         for prompt in window:
             choice = bool(prompt.choice_ids)
             shape = _padded(prompt) if choice else prompt.query.max_tokens
-            groups.setdefault((choice, shape), []).append(prompt)
+            groups.setdefault((choice, shape, prompt.query.sampling), []).append(prompt)
         return max(groups.values(), key=len)[: self._batch]
 
     def _run(self, batch: list[Prompt], tap: Tap | None = None) -> list[Answer]:
@@ -230,7 +232,7 @@ class TransformersEngine:
             if answer.text:
                 yield answer.text
             return answer
-        ends = set(self._generation(query.max_tokens).eos_token_id)
+        ends = set(self._generation(query.max_tokens, query.sampling).eos_token_id)
         tokenizer = self._prompts.tokenizer
         spoken = ""
         for piece in pieces_of(lambda tap: self._run([prompt], tap), ends, tokenizer):
@@ -247,19 +249,17 @@ class TransformersEngine:
     def _generate(self, batch: Sequence[Prompt], tap: Tap | None = None) -> list[Answer]:
         import torch
 
-        steps: list[torch.Tensor] = []
-
-        def record(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            steps.append(torch.log_softmax(scores.float(), dim=-1).amax(dim=-1))
-            return scores
-
+        sampling = batch[0].query.sampling
+        record = TokenLogs(drawn=sampling is not None)
         length = max(len(prompt.ids) for prompt in batch)
-        settings = self._generation(batch[0].query.max_tokens)
+        settings = self._generation(batch[0].query.max_tokens, sampling)
+        if sampling is not None:
+            torch.manual_seed(seed_of([prompt.query.key for prompt in batch], self._seed))
         with torch.inference_mode():
             inputs = self._inputs(batch, length=length)
             listening = {} if tap is None else {"streamer": tap, "stopping_criteria": [tap.wants_stop]}
             output = self._model.generate(**inputs, generation_config=settings, logits_processor=[record], **listening)
-        logs = torch.stack(steps, dim=1).cpu()
+        logs = record.of(output)
         ends = set(settings.eos_token_id)
         answers = []
         for prompt, ids, row in zip(batch, output[:, length:].tolist(), logs, strict=True):

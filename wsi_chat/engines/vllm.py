@@ -285,8 +285,12 @@ class VLLMEngine:
             # one token out of these, and the log-probability of each before the others were ruled out
             each = sorted({token for spelled in ids for token in spelled})
             choice = {"allowed_token_ids": each, "logprob_token_ids": each, "logprobs": len(each)}
+        drawn: dict[str, Any] = {"temperature": 0.0}
+        if query.sampling is not None and not ids:
+            drawn = {"temperature": query.sampling.temperature, "top_p": query.sampling.top_p}
+            drawn["top_k"] = query.sampling.top_k or -1
         return SamplingParams(
-            temperature=0.0,
+            **drawn,
             seed=self._seed,
             max_tokens=1 if ids else query.max_tokens,
             # boxes of some dialects are written with special tokens

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from wsi_chat._version import __version__
+from wsi_chat.dialects import Dialect, Frame, get_dialect
+from wsi_chat.dialects.choice import chosen_option
+from wsi_chat.dialects.grammars import GRAMMARS
+from wsi_chat.dialects.options import options_of, topic_of
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.evaluation.classes import Choices, Chosen, ClassScores, Named, score_choices, score_classes
 from wsi_chat.evaluation.grounding import GroundingCase, GroundingScores, score_grounding
 from wsi_chat.evaluation.predictions import Prediction, grammar_of, known_dialect, read_predictions, spoken
-from wsi_chat.evaluation.recognition import KINDS, class_names, options_of, target_of, topic_of
+from wsi_chat.evaluation.recognition import BOX, KINDS, class_names, target_of
 from wsi_chat.evaluation.resampling import RESAMPLES
 from wsi_chat.evaluation.statements import FieldScores, score_fields
 from wsi_chat.evaluation.text import TextPair, TextScores, score_text
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Answer, LabelledBox, Record
 from wsi_chat.tasks import Ask
 
@@ -27,7 +33,6 @@ TEXT_KINDS = ("describe", "vqa", "multi-turn", "region", "narrative")
 NOMINAL_PX = 512
 """Side of a picture whose size the file does not say: CytoChat's benchmark. Only classes of cell size rest on it."""
 UNBOUNDED = 1_000_000.0
-_NAMED_LETTER = re.compile(r"(?:answer|option)\s*(?:is|:)?\s*\(?([A-Z])\b(?!')", re.IGNORECASE)
 
 
 class Counts(Record):
@@ -108,6 +113,12 @@ def evaluate(
     unread = sum(said is None for said in named) + sum(not case.answered for case in cases)
     failed = sum(row.status == "failed" for row in rows)
     lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
+    if boxed := [row.line for kind in TEXT_KINDS for row in kinds[kind] if BOX.search(row.predict)]:  # type: ignore[index]
+        notes.append(
+            f"{counted(len(boxed), 'answer')} scored as free text also {'holds' if len(boxed) == 1 else 'hold'} boxes, "
+            f"which no label locates (line {', '.join(map(str, boxed[:5]))}{', ...' if len(boxed) > 5 else ''}): "
+            "their coordinates count as words."
+        )
     texts = {kind: [_pair(row) for row in kinds[kind]] for kind in TEXT_KINDS if kinds[kind]}  # type: ignore[index]
     scores = {kind: score_text(pairs, resamples=resamples, seed=seed) for kind, pairs in texts.items()}
     return Evaluation(
@@ -147,23 +158,13 @@ def _chosen(rows: Sequence[Prediction]) -> tuple[list[Chosen], list[Problem]]:
         except SettingError as error:
             refused.append(Problem(line=row.line, reason=error.message))
             continue
-        truth = _option(Answer("", "mcq", row.label), ask)
+        truth = chosen_option(row.label, options)
         if truth is None:
             refused.append(Problem(line=row.line, reason=f"the label {row.label[:60]!r} is none of the options"))
             continue
-        found.append(Chosen(row.image, ask.topic, options, truth, _option(row.answer, ask)))
+        choice = None if row.status == "failed" else chosen_option(row.predict, options)
+        found.append(Chosen(row.image, ask.topic, options, options[truth], None if choice is None else options[choice]))
     return found, refused
-
-
-def _option(answer: Answer, ask: Ask) -> str | None:
-    """The option that a text names, in any of the ways that dialects know, or as 'the answer is B'."""
-    dialect = known_dialect("cytochat")
-    assert dialect is not None
-    shares = dialect.read_choice(answer, ask)
-    if shares is not None:
-        return max(shares, key=lambda option: shares[option])
-    letters = {found.upper() for found in _NAMED_LETTER.findall(answer.text)} & set(ask.letters)
-    return ask.options[ask.letters.index(letters.pop())] if len(letters) == 1 else None
 
 
 def _named(row: Prediction) -> Named:
@@ -200,14 +201,13 @@ class _Boxes:
     """Reads the boxes of predictions and labels, which may be written in different grammars, into one frame."""
 
     def __init__(self, rows: Sequence[Prediction], dialect: str | None, image_size: tuple[int, int] | None) -> None:
-        from wsi_chat.dialects import get_dialect
-
         grounded = [row for row in rows if row.kind == "ground"]
         self.given = get_dialect(dialect) if dialect else None
         self.size = (float(image_size[0]), float(image_size[1])) if image_size else None
         labels = spoken([row.label for row in grounded])
         self.predicted = spoken([row.predict for row in grounded], default=labels or "cytochat")
         self.labelled = labels or self.predicted
+        self.odd: Counter[tuple[str, str]] = Counter()
         self.notes: list[str] = []
         if grounded and not self.size and any(row.size is None for row in grounded):
             self.notes.append(
@@ -223,6 +223,11 @@ class _Boxes:
                 found += self._case(row)
             except AnswerError as error:
                 problems.append(Problem(line=row.line, reason=error.message))
+        for (named, written), number in sorted(self.odd.items()):
+            self.notes.append(
+                f"{counted(number, 'answer')} of {named} {'has its' if number == 1 else 'have their'} boxes in the form "
+                f"of {written}, and {'was' if number == 1 else 'were'} read so."
+            )
         return found, problems
 
     def _case(self, row: Prediction) -> list[GroundingCase]:
@@ -246,19 +251,12 @@ class _Boxes:
     def _read(
         self, answer: Answer, row: Prediction, *, label_side: bool, target: str
     ) -> tuple[list[LabelledBox], bool]:
-        from wsi_chat.dialects import Frame
-
         own = row.label_dialect if label_side else row.dialect
-        written = grammar_of(answer.text)
-        dialect = None if label_side else self.given
-        dialect = dialect or known_dialect(own)
-        if dialect is None or (written and label_side and written != own and _other_grammar(written, dialect.name)):
-            dialect = known_dialect(written or (self.labelled if label_side else self.predicted))
-        assert dialect is not None
+        dialect = self._dialect(answer.text, own, label_side=label_side)
         size = row.size or self.size
         pixels = dialect.spec.coordinates == "sent"
         if size is None:
-            if pixels and self._normalised(row, label_side=not label_side):
+            if pixels and _holds_boxes(answer.text, dialect) and self._normalised(row, label_side=not label_side):
                 raise AnswerError(
                     "boxes in pixels beside normalised ones, and the picture's size is not known",
                     hint="Give --image-size.",
@@ -271,13 +269,26 @@ class _Boxes:
         found = [LabelledBox(class_names().get(one.label.casefold(), one.label), one.box) for one in reading.boxes]
         return found, reading.understood
 
+    def _dialect(self, text: str, own: str, *, label_side: bool) -> Dialect:
+        """Whose grammar a text is read in: the one asked for, the row's own where it fits, else the one it shows."""
+        if self.given is not None and not label_side:
+            return self.given
+        named, written = known_dialect(own), known_dialect(grammar_of(text))
+        if named is not None and (
+            written is None or _holds_boxes(text, named) or named.spec.boxes == written.spec.boxes
+        ):
+            return named
+        if named is not None and written is not None and not label_side:
+            self.odd[named.name, written.name] += 1
+        found = written or known_dialect(self.labelled if label_side else self.predicted)
+        assert found is not None  # both are names of this package
+        return found
+
     def _normalised(self, row: Prediction, *, label_side: bool) -> bool:
         written = grammar_of(row.label if label_side else row.predict)
         dialect = known_dialect(written)
         return dialect is not None and dialect.spec.coordinates != "sent"
 
 
-def _other_grammar(written: str, name: str) -> bool:
-    """Whether boxes as written cannot be this dialect's: another grammar, which the text itself shows."""
-    one, other = known_dialect(written), known_dialect(name)
-    return one is not None and other is not None and one.spec.boxes != other.spec.boxes
+def _holds_boxes(text: str, dialect: Dialect) -> bool:
+    return any(mark.numbers is not None for mark in GRAMMARS[dialect.spec.boxes](text))

@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import iter_json_records
+from wsi_chat.dialects import Dialect, get_dialect
+from wsi_chat.dialects.grammars import GRAMMARS, POINT_PAIR
+from wsi_chat.dialects.reasoning import final_answer, unfinished
+from wsi_chat.errors import DocumentError, SettingError
 from wsi_chat.evaluation.recognition import KINDS, Kind, question_of, recognise, turns_in
 from wsi_chat.schema import Answer
-
-if TYPE_CHECKING:
-    from wsi_chat.dialects import Dialect
 
 PROMPT = ("prompt", "question", "query", "input", "instruction")
 PREDICT = ("predict", "prediction", "pred", "response", "output", "generated", "answer")
@@ -64,16 +65,17 @@ def read_predictions(path: Path) -> Predictions:
     """Every row of the file.
 
     Raises:
-        SettingError: it cannot be read, or holds no row with a prediction and a label.
+        DocumentError: it cannot be read within the bounds of `wsi_chat.bounded`.
+        SettingError: it holds no row with a prediction and a label.
     """
     rows: list[Prediction] = []
     skipped: list[tuple[int, str]] = []
     named = False
-    for line, record in _records(path):
-        if isinstance(record, str):
-            skipped.append((line, record))
+    for line, record in iter_json_records(path):
+        if isinstance(record, DocumentError):
+            skipped.append((line, record.reason))
             continue
-        row = _prediction(line, record)
+        row = _prediction(line, record) if isinstance(record, dict) else "is not an object"
         if isinstance(row, str):
             skipped.append((line, row))
         else:
@@ -88,32 +90,6 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(path, tuple(rows), tuple(skipped), named)
 
 
-def _records(path: Path) -> list[tuple[int, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} cannot be read: {error}.", hint="Give a .jsonl or .json file.") from error
-    if text.lstrip().startswith("["):
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise SettingError(
-                f"{path} is not JSON: {error}.", hint="Give a JSON array, or one object a line."
-            ) from error
-        return [(n, item if isinstance(item, dict) else "is not an object") for n, item in enumerate(content, start=1)]
-    found: list[tuple[int, Any]] = []
-    for number, raw in enumerate(text.split("\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            item = json.loads(raw)
-        except ValueError as error:
-            found.append((number, f"is not JSON ({error})"))
-            continue
-        found.append((number, item if isinstance(item, dict) else "is not an object"))
-    return found
-
-
 def _text(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     value = next((record[name] for name in names if name in record), None)
     return None if value is None else value if isinstance(value, str) else json.dumps(value)
@@ -125,7 +101,8 @@ def _prediction(line: int, record: Mapping[str, Any]) -> Prediction | str:
         return "has no label"
     if not any(name in record for name in PREDICT):
         return "has no prediction"
-    predict = _text(record, PREDICT)
+    written = _text(record, PREDICT)
+    predict = None if written is None else final_answer(written)
     prompt = _text(record, PROMPT) or ""
     question = question_of(prompt)
     turns = record.get("turns") if isinstance(record.get("turns"), int) else turns_in(prompt)
@@ -136,12 +113,16 @@ def _prediction(line: int, record: Mapping[str, Any]) -> Prediction | str:
     status = str(record.get("status") or ("failed" if predict is None else "ok"))
     if record.get("finish_reason") == "length" and status == "ok":
         status = "truncated"
+    if status == "ok" and unfinished(written or ""):
+        status = "truncated"
     return Prediction(
         line=line,
         question=question,
         predict=predict or "",
         label=label,
-        kind=kind if kind in KINDS else recognise(question, label, tag=tag, turns=int(turns or 1)),
+        kind=kind
+        if kind in KINDS
+        else recognise(question, label, tag=tag, turns=int(turns or 1), predict=predict or ""),
         image=str(images[-1]) if images else f"line {line}",
         status=status,
         size=_size(record.get("image_sizes")),
@@ -179,13 +160,17 @@ TAGS = (
 
 
 def grammar_of(text: str) -> str:
-    """The dialect whose boxes a text holds, empty where it holds none. Bare lists up to 1 are EndoChat's."""
-    from wsi_chat.dialects.grammars import GRAMMARS
+    """The dialect whose boxes a text holds, empty where it holds none.
 
+    Bare lists up to 1 are EndoChat's, bare ``(x1,y1),(x2,y2)`` what is left of Qwen2-VL's where a server leaves out
+    special tokens.
+    """
     low = text.lower()
     tagged = next((name for tag, name in TAGS if tag in low), "")
     if tagged:
         return tagged
+    if POINT_PAIR.search(text):
+        return "qwen2-vl"
     numbers = [number for mark in GRAMMARS["list"](text) if mark.numbers for number in mark.numbers]
     if not numbers:
         return ""
@@ -200,8 +185,6 @@ def spoken(texts: list[str], *, default: str = "") -> str:
 
 def known_dialect(name: str) -> Dialect | None:
     """The dialect of that name, None where this package has it not (a user's own file, say)."""
-    from wsi_chat.dialects import get_dialect
-
     if not name:
         return None
     try:

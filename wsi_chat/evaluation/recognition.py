@@ -11,6 +11,11 @@ import re
 from functools import cache
 from typing import Literal, get_args
 
+from wsi_chat.dialects import dialects, get_dialect
+from wsi_chat.dialects.grammars import POINT_PAIR
+from wsi_chat.dialects.options import is_choice
+from wsi_chat.terminology import specimens
+
 Kind = Literal["mcq", "ground", "refer", "phrase", "describe", "vqa", "region", "narrative", "multi-turn"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -25,7 +30,7 @@ ENDOCHAT: dict[str, Kind] = {
 
 BOX = re.compile(
     r"<\s*region\s*>|<\|box_start\|>|<box>|<loc[0-9]{4}>|bbox_2d|box_2d"
-    r"|\[\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*\]",
+    rf"|\[\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*,\s*-?[0-9.]+\s*\]|{POINT_PAIR.pattern}",
     re.IGNORECASE,
 )
 
@@ -39,13 +44,6 @@ _TURN_END = re.compile(
 _MARKS = re.compile(
     r"<image>|<img>|<\|(?:vision_start|vision_end|image_pad|video_pad)\|>|<(?:/?img|IMG_CONTEXT|image_soft_token)>"
 )
-
-_OPTIONS = re.compile(r"(?:following options|options|choose from)\s*:?\s*\[(.*)\](?!.*\])", re.DOTALL | re.IGNORECASE)
-_CHOOSE = re.compile(r"choose from:\s*(.*?)(?:\.\s*Answer|\Z)", re.DOTALL | re.IGNORECASE)
-_OPTION = re.compile(r"(?:^|,\s*)([A-Z])\.(.*?)(?=,\s*[A-Z]\.|$)", re.DOTALL)
-_OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
-_LETTERED = re.compile(r"option's letter|select the best option|multiple[- ]choice|choose from", re.IGNORECASE)
-_TOPIC = re.compile(r"based on the image \[(.*?)\]\s*,\s*and select", re.DOTALL)
 
 _GROUND = (
     re.compile(r"category:\s*\"?(?P<name>[^\"\n]+?)\"?\s*\.\s*Report", re.IGNORECASE),
@@ -97,17 +95,18 @@ def turns_in(prompt: str) -> int:
     return max(1, len(_TURNS.findall(prompt)))
 
 
-def recognise(question: str, label: str, *, tag: str = "", turns: int = 1) -> Kind:
+def recognise(question: str, label: str, *, tag: str = "", turns: int = 1, predict: str = "") -> Kind:
     """The kind of a question, from its words and its label.
 
     Args:
         question: as `question_of` gives it.
         tag: EndoChat's ``main_tag``, which decides where it is known.
         turns: of the conversation; free text in one of several turns is ``multi-turn``.
+        predict: the answer: boxes in it show that boxes were asked for, where the label says that there are none.
     """
     if tag in ENDOCHAT:
         return ENDOCHAT[tag]
-    if options_of(question):
+    if is_choice(question, label):
         return "mcq"
     if BOX.search(question) and not _target(question):
         short = len(label.split()) <= SENTENCE_WORDS and not label.strip().endswith(".")
@@ -116,33 +115,14 @@ def recognise(question: str, label: str, *, tag: str = "", turns: int = 1) -> Ki
         return "ground"
     if _PHRASE.search(question):
         return "phrase"
-    if _target(question) or (_BOX_WANTED.search(question) and _NONE_FOUND.search(label)):
+    located = _BOX_WANTED.search(question) or BOX.search(predict)
+    if _target(question) or (located and _NONE_FOUND.search(label)):
         return "ground"
     if turns > 1:
         return "multi-turn"
     if _DESCRIBE.search(question):
         return "describe"
     return "narrative" if _NARRATIVE.search(question) else "vqa"
-
-
-def options_of(question: str) -> tuple[tuple[str, str], ...]:
-    """(letter, text) of the options that a question lists, none for any other question."""
-    found = _OPTIONS.search(question) or _CHOOSE.search(question)
-    listed = _OPTION.findall(found[1]) if found else []
-    if not listed and _LETTERED.search(question):
-        listed = _OPTION_LINE.findall(question)
-    options = tuple((letter, text.strip().rstrip(",")) for letter, text in listed)
-    in_order = [letter for letter, _ in options] == [chr(ord("A") + n) for n in range(len(options))]
-    return options if len(options) >= 2 and in_order else ()
-
-
-def topic_of(question: str) -> str:
-    """What a choice is about: the text in brackets, else what stands before the options."""
-    found = _TOPIC.search(question)
-    if found:
-        return " ".join(found[1].split())
-    head = re.split(r"\n|choose from:", question, maxsplit=1, flags=re.IGNORECASE)[0]
-    return " ".join(head.split())
 
 
 def _target(question: str) -> str:
@@ -162,9 +142,6 @@ def target_of(question: str) -> str:
 @cache
 def class_names() -> dict[str, str]:
     """Every spelling of a class in the packaged reporting systems and dialects -> its code, in lower case."""
-    from wsi_chat.dialects import dialects, get_dialect
-    from wsi_chat.terminology import specimens
-
     spellings: dict[str, str] = {}
     for system in specimens():
         for label in system.labels:

@@ -1,4 +1,4 @@
 """Batch inference over instruction data: every assistant turn of every row predicted, one JSON line each.
 
-`wsi_chat.inference.rows.find_data` finds the rows, `wsi_chat.inference.run.infer` asks.
+`wsi_chat.datasets.info.find_data` finds the rows, `wsi_chat.inference.run.infer` asks.
 """

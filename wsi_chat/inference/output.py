@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from wsi_chat.atomic import replacing
-from wsi_chat.errors import OutputError
+from wsi_chat.bounded import parse_json
+from wsi_chat.errors import DocumentError, OutputError
 from wsi_chat.journal import lock_file
 
 SYNC_SECONDS = 1.0
@@ -105,8 +106,8 @@ class AnswerFile:
         if not raw.endswith(b"\n"):
             return None
         try:
-            row = json.loads(raw)
-        except ValueError:
+            row = parse_json(raw, "")
+        except DocumentError:
             return None
         good = isinstance(row, dict) and all(isinstance(row.get(name), int) for name in ("line", "turn"))
         return row if good and isinstance(row.get("key"), str) else None
@@ -182,7 +183,7 @@ def _cut_off(raw: bytes) -> bool:
     if not (raw.startswith(HEAD) or HEAD.startswith(raw)):
         return False
     try:
-        json.loads(raw)
-    except ValueError:
+        parse_json(raw, "")
+    except DocumentError:
         return True
     return b'"key": "' in raw

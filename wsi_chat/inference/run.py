@@ -9,17 +9,22 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from wsi_chat.errors import AnswerError, OutputError, SlideError
+from wsi_chat.bounded import load_json
+from wsi_chat.datasets.info import DataSet
+from wsi_chat.datasets.pictures import file_sha256, load_picture
+from wsi_chat.datasets.rows import BadRow, Row, read_rows
+from wsi_chat.dialects.frame import fit
+from wsi_chat.dialects.reasoning import unfinished
+from wsi_chat.errors import AnswerError, DocumentError, OutputError, SlideError
 from wsi_chat.evaluation.recognition import question_of, recognise
 from wsi_chat.inference.coordinates import moves, to_given, to_sent
 from wsi_chat.inference.output import AnswerFile, Place
-from wsi_chat.inference.rows import BadRow, DataFile, Row, read_rows
-from wsi_chat.schema import Answer, Query, TaskName, Turn
+from wsi_chat.schema import Answer, Query, Sampling, TaskName, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,13 +46,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Inferred:
-    """What a run did. ``new``/``reused`` answers; ``failed`` is (line, reason) of what could not be answered."""
+    """What a run did. ``new``/``reused`` answers; ``failed`` is (line, reason) of what could not be answered.
+
+    ``long_prompts``: of the new ones, how many prompts are longer than the cut-off that was named.
+    """
 
     path: Path
     rows: int = 0
     new: int = 0
     reused: int = 0
     truncated: int = 0
+    long_prompts: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -66,7 +75,7 @@ class _Waiting:
 
 
 def infer(
-    data: DataFile,
+    data: DataSet,
     out: Path,
     *,
     engine: Engine,
@@ -74,6 +83,8 @@ def infer(
     max_new_tokens: int = MAX_NEW_TOKENS,
     max_samples: int | None = None,
     seed: int = 0,
+    sampling: Sampling | None = None,
+    cutoff_tokens: int | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Inferred:
@@ -86,7 +97,10 @@ def infer(
     Args:
         out: JSONL, one line per answer, in the order of the data set at the end.
         max_new_tokens: room for an answer; less where the dialect or the kind of question needs less.
-        max_samples: ask only so many rows, the first ones.
+        max_samples: ask only the first N rows.
+        sampling: how answers are drawn; None: greedily.
+        cutoff_tokens: longer prompts are counted (``long_prompts``) and asked whole: a prompt that is cut off asks
+            something else.
         progress: called as ``progress(answers written, answers in all)``.
 
     Raises:
@@ -94,7 +108,9 @@ def infer(
         OutputError: ``out`` cannot be written, or holds the answers of another run.
         EngineDied: the engine died twice; what was answered is in ``out``.
     """
-    asked = _Asked(data, engine, dialect, max_new_tokens=max_new_tokens, max_samples=max_samples, seed=seed)
+    asked = _Asked(
+        data, engine, dialect, max_new_tokens=max_new_tokens, max_samples=max_samples, seed=seed, sampling=sampling
+    )
     total = sum(len(row.asked) for row in asked.rows())
     done = Inferred(out)
     with AnswerFile(out, overwrite=overwrite) as file:
@@ -117,6 +133,7 @@ def infer(
         for answer in engine.answer(asked.queries(file, waiting, done, write)):
             if answer.key in waiting:
                 found = waiting.pop(answer.key)
+                done.long_prompts += cutoff_tokens is not None and (answer.prompt_tokens or 0) > cutoff_tokens
                 write(_line(found, answer, dialect), found.place[0])
         for key, found in waiting.items():
             # an engine that swallowed a question must not make it vanish
@@ -150,7 +167,7 @@ def _line(found: _Waiting, answer: Answer, dialect: Dialect) -> dict[str, Any]:
         "predict": predict,
         "label": head.pop("label"),
         **head,
-        "status": answer.status,
+        "status": "truncated" if answer.status == "ok" and unfinished(answer.text) else answer.status,
         "finish_reason": answer.finish_reason,
         "error": answer.error,
         "logprob": answer.logprob,
@@ -167,18 +184,20 @@ class _Asked:
 
     def __init__(
         self,
-        data: DataFile,
+        data: DataSet,
         engine: Engine,
         dialect: Dialect,
         *,
         max_new_tokens: int,
         max_samples: int | None,
         seed: int,
+        sampling: Sampling | None = None,
     ) -> None:
         self.data, self.engine, self.dialect = data, engine, dialect
         self.max_new_tokens, self.max_samples = max_new_tokens, max_samples
-        self.decoding = {"greedy": True, "seed": seed}
-        self.label_dialect = _built_with(data.path.parent)
+        self.sampling = sampling
+        self.decoding = {"seed": seed, **({"greedy": True} if sampling is None else asdict(sampling))}
+        self.label_dialect = _built_with(data.files[0].path.parent)
         if self.label_dialect and self.label_dialect != dialect.name:
             log.warning(
                 "%s was built for the dialect %s and is asked in %s: its prompts go out in their own words",
@@ -196,7 +215,7 @@ class _Asked:
         content = {
             "row": [row.line, place],
             "turns": [[turn.role, turn.text] for turn in row.turns[: place + 1]],
-            "images": [self._digest(self.path(image)) for image in row.images[: row.shown(place)]],
+            "images": [self._digest(row.picture(image)) for image in row.images[: row.shown(place)]],
             "max_tokens": room,
             "decoding": self.decoding,
             "model": self.engine.model_id,
@@ -204,17 +223,9 @@ class _Asked:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def path(self, image: str) -> Path:
-        return self.data.path.parent / image
-
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
-            try:
-                with path.open("rb") as stream:
-                    self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise SlideError(f"image {path} cannot be read: {reason}") from error
+            self._digests[path] = file_sha256(path)
         return self._digests[path]
 
     def continues(self, file: AnswerFile) -> bool:
@@ -282,16 +293,13 @@ class _Asked:
                 waiting[key] = found
                 yield query
 
-    def _images(self, row: Row) -> list[Image]:
-        from wsi_chat.datasets.sources import load_image
-
-        return [load_image(self.path(image)) for image in row.images]
+    @staticmethod
+    def _images(row: Row) -> list[Image]:
+        return [load_picture(row.picture(image)) for image in row.images]
 
     def _query(
         self, row: Row, place: int, number: int, images: list[Image], *, key: str, room: int
     ) -> tuple[Query, _Waiting]:
-        from wsi_chat.dialects.frame import fit
-
         frames = [self.dialect.frame(image.size) for image in images]
         moved = moves(self.dialect, frames)
         turns: list[Turn] = []
@@ -311,6 +319,7 @@ class _Asked:
             images=tuple(fit(image, frame.sent) for image, frame in zip(images[:seen], frames[:seen], strict=True)),
             max_tokens=room,
             tile_id=f"{row.line}.{number}",
+            sampling=self.sampling,
         )
         head = self._head(row, place, number, key)
         head["image_sizes"] = [list(frame.given) for frame in frames[:seen]]
@@ -363,7 +372,6 @@ class _Asked:
 def _built_with(folder: Path) -> str:
     """The name of the dialect that a data set's build.json names, empty where there is none."""
     try:
-        content = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        return str(content["dialect"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(load_json(folder / "build.json")["dialect"]["name"])
+    except (DocumentError, KeyError, TypeError):
         return ""

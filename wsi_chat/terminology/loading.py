@@ -9,20 +9,14 @@ a ``code`` entry by entry, and all else is replaced.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-try:  # libyaml's parser is several times faster; PyYAML may have been built without it
-    from yaml import CSafeLoader as _Loader
-except ImportError:  # pragma: no cover
-    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
-
-from wsi_chat.errors import SettingError, TerminologyError
+from wsi_chat.bounded import load_yaml
+from wsi_chat.errors import DocumentError, SettingError, TerminologyError
 from wsi_chat.terminology.problems import Problem, problems
 from wsi_chat.terminology.system import System
 
@@ -166,35 +160,12 @@ def _is_coded(value: object) -> bool:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TerminologyError(
-            f"Reporting system {path}: cannot be read ({error}).", hint="Give the path of a UTF-8 YAML file."
-        ) from error
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise TerminologyError(
-            f"Reporting system {path}: not valid YAML ({' '.join(str(error).split())}).",
-            hint="Mend the file at the place named.",
-        ) from error
+        data = load_yaml(path)
+    except DocumentError as error:
+        raise TerminologyError(f"Reporting system {error.message}", hint=error.hint) from error
     if not isinstance(data, dict):
         raise TerminologyError(
             f"Reporting system {path}: holds {type(data).__name__}, not a mapping of fields.",
             hint="Start from a file of wsi_chat/terminology.",
         )
     return data
-
-
-class _StrictLoader(_Loader):
-    """YAML without repeated keys, which plain YAML would let silently replace one another."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -7,20 +7,22 @@ A data set is a ShareGPT JSONL as `wsi-chat dataset build` writes it. Its boxes 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from wsi_chat.datasets.check import Checked, check_file
-from wsi_chat.datasets.info import INFO, read_info
+from wsi_chat.bounded import load_json
+from wsi_chat.datasets.check import Checked, check_data
+from wsi_chat.datasets.info import INFO, DataSet, find_data, read_info
+from wsi_chat.datasets.pictures import load_picture
+from wsi_chat.datasets.rows import Row, read_rows
 from wsi_chat.datasets.translate import Exchange, Translator
 from wsi_chat.dialects import Dialect, DialectSpec, get_dialect
 from wsi_chat.dialects.frame import fit
-from wsi_chat.errors import SettingError, SlideError, WsiChatError
+from wsi_chat.errors import DocumentError, SettingError, SlideError, WsiChatError
 from wsi_chat.schema import Turn
 
 if TYPE_CHECKING:
@@ -40,11 +42,15 @@ class Source:
     name: str
     file: Path
     dialect: Dialect
+    data: DataSet
 
     @property
     def sha256(self) -> str:
-        with self.file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        """Of the bytes of its files, one after another."""
+        digest = hashlib.sha256()
+        for file in self.data.files:
+            digest.update(file.path.read_bytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,48 +69,14 @@ class Conversation:
         return f"{self.file}:{self.line}"
 
 
-def find_dataset(name: str, folder: Path | None = None) -> Source:
-    """A data set by the path of its JSONL, or by its name in ``folder``'s dataset_info.json.
+def find_dataset(name: str, folder: Path | None = None, *, media: Path | None = None) -> Source:
+    """A data set by the path of its file, or by its name in ``folder``'s dataset_info.json; see `find_data`.
 
     Raises:
-        SettingError: there is none, or it is not in the ShareGPT form of role and content.
+        SettingError: there is none, or its form is not read here.
     """
-    if name.endswith((".jsonl", ".json")):
-        file = Path(name).expanduser()
-        if not file.is_file() and folder is not None:
-            file = folder / name
-        if not file.is_file():
-            raise SettingError(
-                f"data set {name} is not a file.", hint="Give a .jsonl file, or a name and --dataset-dir."
-            )
-        return Source(file.stem, file, written_in(file.parent))
-    where = folder or Path()
-    entries = read_info(where)
-    if name not in entries:
-        known = ", ".join(sorted(entries)) or "none"
-        raise SettingError(f"{where / INFO} names no data set {name!r}.", hint=f"There are: {known}.")
-    entry = entries[name]
-    _check_entry(where / INFO, name, entry)
-    file = where / str(entry["file_name"])
-    if not file.is_file():
-        raise SettingError(f"{file}, which {where / INFO} names for {name!r}, is not a file.")
-    return Source(name, file, written_in(file.parent))
-
-
-def _check_entry(path: Path, name: str, entry: Any) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise SettingError(f"{path}: {name} has no file_name.", hint="Name the JSONL file in it.")
-    columns = entry.get("columns") or {}
-    tags = entry.get("tags") or {}
-    wanted = {"messages": "messages", "images": "images"}
-    spoken = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    odd = [key for key, value in columns.items() if wanted.get(key) != value]
-    odd += [key for key, value in tags.items() if key in spoken and spoken[key] != value]
-    if entry.get("formatting", "sharegpt") != "sharegpt" or odd:
-        raise SettingError(
-            f"{path}: {name} is not in the form that is read here ({', '.join(odd) or entry.get('formatting')}).",
-            hint='Write {"messages": [{"role": "user", "content": ...}, ...], "images": [...]} a line.',
-        )
+    data = find_data(name, folder, media=media)
+    return Source(data.name, data.files[0].path, written_in(data.files[0].path.parent), data)
 
 
 def written_in(folder: Path) -> Dialect:
@@ -113,20 +85,23 @@ def written_in(folder: Path) -> Dialect:
     if not path.is_file():
         return get_dialect("cytochat")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         if content.get("finished") is False:
             raise SettingError(f"the build of {folder} was not finished.", hint="Run dataset build --overwrite again.")
         return Dialect(DialectSpec.model_validate(content["dialect"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DocumentError as error:
+        raise SettingError(error.message, hint="Build the data set anew.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f"{path} cannot be read: {error}.", hint="Build the data set anew.") from error
 
 
 def validation_of(source: Source) -> Source | None:
     """The ``_val`` split that lies beside a ``_train`` split, if there is one."""
-    if not source.name.endswith("_train") or not (source.file.parent / INFO).is_file():
+    folder = source.data.folder
+    if not source.name.endswith("_train") or not (folder / INFO).is_file():
         return None
     name = f"{source.name.removesuffix('_train')}_val"
-    return find_dataset(name, source.file.parent) if name in read_info(source.file.parent) else None
+    return find_dataset(name, folder) if name in read_info(folder) else None
 
 
 def read_conversations(
@@ -140,20 +115,20 @@ def read_conversations(
         SettingError: the file has faults and ``skip_bad`` is off (the first are named with their lines), or
             nothing usable is left.
     """
-    checked = check_file(source.file, dialect=source.dialect)
+    checked = check_data(source.data, dialect=source.dialect)
     faults = _faults(checked, source, skip_bad=skip_bad)
     translator = Translator(source.dialect, target)
     broken: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
     found: list[Conversation] = []
-    for number, record in _records(source.file):
-        if number in faults:
-            continue
-        images = tuple(source.file.parent / image for image in record.get("images", []))
+    for row in read_rows(source.data):
+        if row.line in faults or not isinstance(row, Row):
+            continue  # a row that cannot be read is among the faults of the check
+        number = row.line
         try:
+            images = tuple(row.picture(image) for image in row.images)
             measured = tuple(_measured(image, sizes, broken) for image in images)
-            turns = tuple(Turn(turn["role"], turn["content"]) for turn in record["messages"])
-            said, exchanges = translator.turns(turns, measured)
+            said, exchanges = translator.turns(row.turns, measured)
         except WsiChatError as error:
             if not skip_bad:
                 raise SettingError(
@@ -185,20 +160,10 @@ def _faults(checked: Checked, source: Source, *, skip_bad: bool) -> dict[int, st
     return {problem.line: problem.kind for problem in reversed(bad)}
 
 
-def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                yield number, json.loads(raw)
-            except ValueError:
-                # named by the check already, so it is among the faults
-                yield number, {"messages": []}
-
-
 def _measured(path: Path, sizes: dict[Path, tuple[int, int]], broken: dict[Path, str]) -> tuple[int, int]:
     if path not in sizes and path not in broken:
         try:
-            sizes[path] = open_picture(path).size
+            sizes[path] = load_picture(path).size
         except SlideError as error:
             broken[path] = error.message
     if path in broken:
@@ -206,23 +171,11 @@ def _measured(path: Path, sizes: dict[Path, tuple[int, int]], broken: dict[Path,
     return sizes[path]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture, decoded. Raises SlideError naming the file."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise SlideError(f"image {path} cannot be read: {error}") from error
-
-
 def pictures(conversation: Conversation, target: Dialect) -> list[Image.Image]:
     """Its pictures as the target is sent them (RGB). Raises SlideError naming the line."""
     try:
         return [
-            fit(open_picture(path), target.frame(size).sent)
+            fit(load_picture(path), target.frame(size).sent)
             for path, size in zip(conversation.images, conversation.sizes, strict=True)
         ]
     except SlideError as error:

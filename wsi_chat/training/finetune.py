@@ -127,7 +127,7 @@ def _plan(settings: TrainSettings) -> _Plan:
             hint=f"Checkpoints of {', '.join(MODEL_TYPES)} can be trained.",
         )
     dialect = get_dialect(detect_dialect(folder) if settings.dialect == "auto" else settings.dialect)
-    sources = tuple(find_dataset(name, settings.dataset_dir) for name in settings.datasets)
+    sources = tuple(find_dataset(name, settings.dataset_dir, media=settings.media_dir) for name in settings.datasets)
     evaluation = _evaluation(settings, sources)
     if evaluation and evaluation.file.resolve() in {source.file.resolve() for source in sources}:
         raise SettingError(
@@ -151,7 +151,7 @@ def _evaluation(settings: TrainSettings, sources: Sequence[Source]) -> Source | 
     if settings.eval_dataset == NO_EVALUATION:
         return None
     if settings.eval_dataset is not None:
-        return find_dataset(settings.eval_dataset, settings.dataset_dir)
+        return find_dataset(settings.eval_dataset, settings.dataset_dir, media=settings.media_dir)
     return next((found for source in sources if (found := validation_of(source))), None)
 
 

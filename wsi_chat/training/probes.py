@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_chat.engines.loading import greedy_settings
+from wsi_chat.engines.loading import generation_settings
 from wsi_chat.engines.prompts import Prompt
 from wsi_chat.schema import Answer
 from wsi_chat.tasks import DEFAULT_TOKENS, LETTERS
@@ -151,12 +151,12 @@ def _greedy(model: Any, encoder: Encoder) -> Iterator[Callable[[list[Prompt], in
     import torch
 
     own = model.generation_config
-    settings = greedy_settings(model, encoder.tokenizer)
+    settings = generation_settings(model, encoder.tokenizer)
 
     def generate(prompts: list[Prompt], room: int) -> list[Answer]:
         rows = [prompt.ids for prompt in prompts]
         inputs = _moved(encoder.batch(rows, [i for p in prompts for i in p.images], left=True), model)
-        chosen = settings(room)
+        chosen = settings(room, None)
         ends = set(chosen.eos_token_id) | {encoder.end_id}
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=chosen)

@@ -13,7 +13,19 @@ METRICS = ("ground_f1", "choice_accuracy", "refer_accuracy", "loss")
 """What the best checkpoint can be chosen by; ``auto`` takes the first that the evaluation set allows."""
 
 FREE = frozenset(
-    {"out", "device", "workers", "merge", "keep", "log_every", "eval_samples", "resume", "overwrite", "dataset_dir"}
+    {
+        "out",
+        "device",
+        "workers",
+        "merge",
+        "keep",
+        "log_every",
+        "eval_samples",
+        "resume",
+        "overwrite",
+        "dataset_dir",
+        "media_dir",
+    }
 )
 """Settings that a resumed run may change without becoming another run."""
 
@@ -32,6 +44,7 @@ class TrainSettings(BaseModel):
     model: str | None = None
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
     dataset_dir: Path | None = None
+    media_dir: Path | None = None
     eval_dataset: str | None = None
     out: Path
     dialect: str = "auto"

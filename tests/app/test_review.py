@@ -1,0 +1,149 @@
+"""The review: what is kept, who and when, undo, two readers who do not see each other, and their agreement."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from wsi_chat.analysis.result import SlideResult
+from wsi_chat.app.reading import agreement, progress, reviewed_cells, slide_label
+from wsi_chat.app.review import ReviewStore, reviewer_name
+from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.schema import Box
+
+
+def test_a_decision_is_kept_with_name_and_time_and_read_by_another_opening(folder: Path) -> None:
+    with ReviewStore(folder) as store:
+        store.decide("Ann", "f0001", "accept")
+        store.decide("Ann", "f0002", "relabel", label="lsil")
+    with ReviewStore(folder) as again:
+        own = again.by("Ann")
+    assert own["f0001"].action == "accept"
+    assert own["f0002"].label == "lsil"
+    assert own["f0001"].at.endswith("+00:00")
+
+
+def test_looking_makes_no_file(folder: Path) -> None:
+    with ReviewStore(folder) as store:
+        assert store.history() == []
+        assert store.undo("Ann") is None
+    assert not (folder / "review.sqlite").exists()
+
+
+def test_undo_takes_ones_own_last_decision_back_and_keeps_the_row(store: ReviewStore) -> None:
+    store.decide("Ann", "f0001", "accept")
+    store.decide("Ann", "f0001", "reject")
+    store.decide("Bob", "f0001", "accept")
+    gone = store.undo("Ann")
+    assert gone is not None
+    assert gone.action == "reject"
+    assert store.by("Ann")["f0001"].action == "accept"
+    assert store.by("Bob")["f0001"].action == "accept"
+    assert [d.undone_at is not None for d in store.history(undone=True)] == [False, True, False]
+    store.undo("Ann")
+    assert store.undo("Ann") is None
+
+
+def test_drawn_cells_have_ids_that_are_never_given_twice(store: ReviewStore) -> None:
+    first = store.draw("Ann", "hsil", Box(1, 2, 30, 40))
+    assert first.about == "r0001"
+    store.undo("Ann")
+    assert store.draw("Ann", "lsil", Box(5, 5, 9, 9)).about == "r0002"
+    assert list(store.drawn()) == ["r0002"]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "=cmd", "<b>x</b>", "a" * 61, "tab\x00"])
+def test_a_name_that_is_none_is_refused(store: ReviewStore, name: str) -> None:
+    with pytest.raises(SettingError, match="no reviewer's name"):
+        store.decide(name, "f0001", "accept")
+    assert store.history() == []
+
+
+@pytest.mark.parametrize("name", ["Ann", "李明", "J. O'Hara-Smith", "Müller, K."])
+def test_names_of_people_are_names(name: str) -> None:
+    assert reviewer_name(f"  {name} ") == name
+
+
+def test_what_an_action_needs_is_asked_for(store: ReviewStore) -> None:
+    with pytest.raises(SettingError, match="names no class"):
+        store.decide("Ann", "f0001", "relabel")
+    with pytest.raises(SettingError, match="only a drawn cell has a box"):
+        store.decide("Ann", "f0001", "accept", box=Box(0, 0, 1, 1))
+
+
+def test_another_programs_database_is_left_alone(folder: Path) -> None:
+    with sqlite3.connect(folder / "review.sqlite") as other:
+        other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    with pytest.raises(OutputError, match="another program"):
+        ReviewStore(folder)
+
+
+def test_progress_counts_the_models_findings_alone(result: SlideResult, store: ReviewStore) -> None:
+    ids = [finding.id for finding in result.findings]
+    store.decide("Ann", ids[0], "accept")
+    store.decide("Ann", ids[0], "reject")
+    store.draw("Ann", "hsil", Box(1, 1, 9, 9))
+    store.decide("Bob", ids[1], "accept")
+    done = progress(result.findings, store.by("Ann"))
+    assert (done.done, done.of) == (1, len(ids))
+
+
+def test_readers_who_agree_give_a_class_and_others_a_dispute(result: SlideResult, store: ReviewStore) -> None:
+    hsil = [f.id for f in result.findings if f.label == "hsil"][:3]
+    store.decide("Ann", hsil[0], "accept")
+    store.decide("Bob", hsil[0], "accept")
+    store.decide("Ann", hsil[1], "relabel", label="lsil")
+    store.decide("Bob", hsil[1], "reject")
+    store.decide("Ann", hsil[2], "reject")
+    cells = {cell.id: cell for cell in reviewed_cells(result.findings, store)}
+    assert (cells[hsil[0]].outcome, cells[hsil[0]].label) == ("accepted", "hsil")
+    assert (cells[hsil[1]].outcome, cells[hsil[1]].label) == ("disputed", None)
+    assert (cells[hsil[2]].outcome, cells[hsil[2]].label) == ("rejected", None)
+    rest = [f.id for f in result.findings if f.id not in hsil]
+    assert {cells[name].outcome for name in rest} == {"unreviewed"}
+    assert all(cells[f.id].model == f.label for f in result.findings)  # the model's answer stays
+
+
+def test_one_cell_drawn_by_two_is_one(result: SlideResult, store: ReviewStore) -> None:
+    store.draw("Ann", "hsil", Box(100, 100, 140, 140))
+    store.draw("Bob", "hsil", Box(102, 101, 141, 142))
+    store.draw("Bob", "lsil", Box(102, 101, 141, 142))
+    drawn = [cell for cell in reviewed_cells(result.findings, store) if cell.model is None]
+    assert [(cell.label, sorted(cell.said)) for cell in drawn] == [("hsil", ["Ann", "Bob"]), ("lsil", ["Bob"])]
+
+
+def test_kappa_of_two_readers(result: SlideResult, store: ReviewStore) -> None:
+    ids = [finding.id for finding in result.findings][:6]
+    assert len(ids) == 6
+    for name, ann, bob in zip(ids, "aaaarr", "aaarrr", strict=True):
+        store.decide("Ann", name, "accept" if ann == "a" else "reject")
+        store.decide("Bob", name, "accept" if bob == "a" else "reject")
+    labels = {finding.id: finding.label for finding in result.findings}
+    found = agreement(result.findings, store, "Ann", "Bob")
+    assert (found.common, found.same, found.apart) == (6, 5, (ids[3],))
+    # by hand: the classes are the labels of accepted findings and a rejection
+    a = [labels[n] if v == "a" else "" for n, v in zip(ids, "aaaarr", strict=True)]
+    b = [labels[n] if v == "a" else "" for n, v in zip(ids, "aaarrr", strict=True)]
+    observed = sum(x == y for x, y in zip(a, b, strict=True)) / 6
+    expected = sum(a.count(c) * b.count(c) for c in {*a, *b}) / 36
+    assert found.kappa == pytest.approx((observed - expected) / (1 - expected))
+
+
+def test_kappa_is_undefined_without_common_or_varied_decisions(result: SlideResult, store: ReviewStore) -> None:
+    hsil = next(f.id for f in result.findings if f.label == "hsil")
+    store.decide("Ann", hsil, "accept")
+    assert agreement(result.findings, store, "Ann", "Bob").kappa is None
+    store.decide("Bob", hsil, "accept")
+    found = agreement(result.findings, store, "Ann", "Bob")
+    assert (found.common, found.same, found.kappa) == (1, 1, None)
+
+
+def test_the_slide_has_a_class_where_its_readers_agree(store: ReviewStore) -> None:
+    assert slide_label(store) == (None, {})
+    store.decide("Ann", "slide", "label", label="HSIL")
+    assert slide_label(store) == ("HSIL", {"Ann": "HSIL"})
+    store.decide("Bob", "slide", "label", label="LSIL")
+    assert slide_label(store)[0] is None

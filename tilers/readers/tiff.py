@@ -1,0 +1,283 @@
+"""TIFFs that follow no scanner's own layout, OME-TIFF and ImageJ's among them: pyramids, channels, focal stacks.
+
+Every piece is decoded strictly (see ``tilers.segments``), whatever the sample format. Pieces that were never written
+are transparent; those beyond the end of a cut-off file make the read fail: neither turns black. The scan is chosen
+among the file's images by OME metadata, names and sizes; labels and macros are never opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from tilers.channels import ChannelStatement, Mixing, choose_mixing
+from tilers.orientation import UPRIGHT, upright
+from tilers.properties import allow_listed, origin_of, tiff_resolution
+from tilers.readers import Backend, Pixels, WindowBackend
+from tilers.samples import ALPHAS, BLACK_IS_ZERO, COLOURS, EIGHT_BITS, PALETTE, RGB, YCBCR, Depth, depth_in_use, to_rgb
+from tilers.segments import JPEG, JPEG2000, TiffImage
+from tilers.tiff_content import DESCRIPTION, Content, ratio, read_content
+from tilers.tiff_header import read_tiff_header
+from wsi_chat.errors import SlideUnsupported
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 32 * 2**20
+SAMPLED_PIECES = 16  # of the coarsest level, to learn which values are in use
+MAX_COARSEST_PIXELS = 40_000_000_000  # a level that must be read whole for the mask: 200,000 x 200,000 px
+UNITS = {1: "none", 2: "inch", 3: "centimeter"}
+
+
+class TiffBackend(WindowBackend):
+    """One TIFF; a handle serves every thread, and a failed read leaves nothing behind."""
+
+    shareable = True
+    vendor = "generic-tiff"
+
+    def __init__(self, path: Path) -> None:
+        self._tiff: Any = tifffile.TiffFile(path, _multifile=False)
+        self._file = path.open("rb")
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            content = read_content(self._tiff, size)
+            self._levels = content.levels
+            self._describe(content, size)
+            self._learn_colours(content)
+        except BaseException:
+            self.close()
+            raise
+        self._lock = threading.Lock()
+        self._pieces: OrderedDict[tuple[int, int, int, int], Pixels] = OrderedDict()
+        self._cached = 0
+
+    def _describe(self, content: Content, file_size: int) -> None:
+        first = self._levels[0].first
+        self.orientation = int(getattr(first.page.tags.get(274), "value", UPRIGHT) or UPRIGHT)
+        self.level_sizes = tuple(level.first.size for level in self._levels)
+        width, height = first.size
+        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_sizes)
+        self.planes = len(self._levels[0].images)
+        coarsest = self._levels[-1].first
+        if coarsest.width * coarsest.height > MAX_COARSEST_PIXELS:
+            raise SlideUnsupported(
+                f"it states {width:,} x {height:,} px and no smaller level; convert it to a pyramidal TIFF"
+            )
+        x, y, unit = (getattr(first.page.tags.get(tag), "value", None) for tag in (282, 283, 296))
+        x, y = ratio(x), ratio(y)
+        tags = tiff_resolution(x, y, unit if unit is not None else 2) if x else None
+        self.resolutions = (*content.resolutions, *([tags] if tags else []))
+        self.properties = allow_listed(
+            {
+                "tiff.XResolution": None if x is None else f"{x:g}",
+                "tiff.YResolution": None if y is None else f"{y:g}",
+                "tiff.ResolutionUnit": UNITS.get(int(unit)) if unit is not None else None,
+                **origin_of(getattr(first.page.tags.get(DESCRIPTION), "value", None)),
+            }
+        )
+        cut = sum(int(i.cut.sum()) for level in self._levels for images in level.images for i in images)
+        if all(bool(image.cut.all()) for image in self._levels[0].images[0]):
+            raise SlideUnsupported(f"the file ends at byte {file_size}, before any of its pixels")
+        self.notes = content.notes
+        if cut:
+            self.notes = (*self.notes, f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+
+    # -------------------------------------------------------------------------------------- colours
+
+    def _learn_colours(self, content: Content) -> None:
+        """Decide how stored samples become RGB; where they are wider than 8 bits, by a sample of the coarsest level."""
+        first = self._levels[0].first
+        images = self._levels[-1].images[self.planes // 2]
+        self._mixing: Mixing | None = None
+        self._depth = EIGHT_BITS
+        self._palette: NDArray[np.uint8] | None = None
+        bits = content.significant_bits
+        joined = len(images) > 1 or (first.photometric == BLACK_IS_ZERO and _are_channels(first))
+        if joined:
+            samples = [s for image in images for s in self._sample(image).reshape(-1, image.samples).T]
+            self._mixing = choose_mixing(samples, [ChannelStatement(c) for c in content.colours], bits=bits)
+            if self._mixing.is_dark:
+                self.background = (0, 0, 0)
+            self._note(self._mixing.depth.note)
+            return
+        if first.photometric == PALETTE:
+            self._palette = _palette(first)
+            return
+        count = COLOURS.get(first.photometric, 1)
+        others = first.samples - count - sum(kind in ALPHAS for kind in first.extra)
+        if others > 0:
+            noun = "sample" if others == 1 else "samples"
+            self._note(f"not shown: {others} extra {noun} per pixel, neither colour nor alpha")
+        if first.bits < 8:
+            self._depth = Depth(2**first.bits - 1)
+        elif first.dtype != np.uint8:
+            shown = self._sample(images[0])[..., :count]
+            low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+            stated = _stated_maximum(first)
+            if stated is not None and high <= stated < np.iinfo(np.uint16).max:
+                bits = int(stated).bit_length()
+            self._depth = depth_in_use(low, high, first.dtype, bits=bits)
+            self._note(self._depth.note)
+        # Refuse an interpretation that cannot be shown now, not at the first tile.
+        to_rgb(np.zeros((1, 1, first.samples), np.uint8), first.photometric, extra=first.extra, palette=self._palette)
+
+    def _note(self, text: str) -> None:
+        if text:
+            self.notes = (*self.notes, text)
+
+    def _sample(self, image: TiffImage) -> NDArray[Any]:
+        """Values of up to SAMPLED_PIECES pieces, spread over an image: (n, samples)."""
+        written = np.flatnonzero(~(image.absent | image.cut).ravel())
+        chosen = written[np.linspace(0, len(written) - 1, min(SAMPLED_PIECES, len(written))).astype(int)]
+        parts = []
+        for place in chosen:
+            try:
+                part = self._decode(image, *divmod(int(place), image.columns))
+            except Exception as error:
+                log.debug("a piece that was to show the range of values cannot be decoded: %s", error)
+                continue
+            parts.append(part.reshape(-1, image.samples)[:: max(1, part.size // 200_000)])
+        if not parts:
+            return np.zeros((1, image.samples), image.dtype)
+        return np.concatenate(parts)
+
+    # -------------------------------------------------------------------------------------- pixels
+
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        return self.plane_window(self.planes // 2, level, x, y, width, height)
+
+    def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        image = self._levels[level].images[plane][0]
+        rows, columns = image.piece
+        out: Pixels | None = None
+        for row in range(y // rows, -(-(y + height) // rows)):
+            for column in range(x // columns, -(-(x + width) // columns)):
+                piece = self._piece(level, plane, row, column)
+                if out is None:
+                    out = np.zeros((height, width, piece.shape[2]), np.uint8)
+                if piece.shape[2] == 4 and out.shape[2] == 3:
+                    out = np.dstack([out, np.full(out.shape[:2], 255, np.uint8)])
+                top, left = row * rows - y, column * columns - x
+                y0, x0 = max(0, top), max(0, left)
+                y1, x1 = min(height, top + piece.shape[0]), min(width, left + piece.shape[1])
+                out[y0:y1, x0:x1, :3] = piece[y0 - top : y1 - top, x0 - left : x1 - left, :3]
+                if out.shape[2] == 4:
+                    solid = piece.shape[2] == 3
+                    out[y0:y1, x0:x1, 3] = 255 if solid else piece[y0 - top : y1 - top, x0 - left : x1 - left, 3]
+        assert out is not None
+        return out
+
+    def _piece(self, level: int, plane: int, row: int, column: int) -> Pixels:
+        key = (level, plane, row, column)
+        with self._lock:
+            if key in self._pieces:
+                self._pieces.move_to_end(key)
+                return self._pieces[key]
+        piece = self._shown(self._levels[level].images[plane], row, column)
+        with self._lock:
+            if key not in self._pieces:
+                self._pieces[key] = piece
+                self._cached += piece.nbytes
+            while self._cached > CACHE_BYTES and len(self._pieces) > 1:
+                self._cached -= self._pieces.popitem(last=False)[1].nbytes
+        return piece
+
+    def _shown(self, images: Sequence[TiffImage], row: int, column: int) -> Pixels:
+        first = images[0]
+        if first.cut[row, column]:
+            raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
+        if all(image.absent[row, column] for image in images):
+            height, width = first.piece_shape(row, column)
+            return np.zeros((height, width, 4), np.uint8)
+        parts = [self._decode(image, row, column) for image in images]
+        if self._mixing is not None:
+            layers = [part[..., i] for part in parts for i in range(part.shape[2])]
+            return self._mixing([layers[i] for i in self._mixing.shown])
+        if self._palette is not None:
+            return to_rgb(parts[0].astype(np.uint8), first.photometric, palette=self._palette)
+        if first.photometric == YCBCR and first.compression in (JPEG, *JPEG2000):  # decoded to RGB already
+            return to_rgb(parts[0], RGB)
+        samples = self._depth.shrink(parts[0])
+        return to_rgb(samples, first.photometric, extra=first.extra, black_and_white=_black_and_white(first))
+
+    def _decode(self, image: TiffImage, row: int, column: int) -> NDArray[Any]:
+        data = []
+        for layer in range(image.layers):
+            index = (layer * image.rows + row) * image.columns + column
+            count = int(image.counts[index])
+            part = os.pread(self._file.fileno(), count, int(image.offsets[index]))
+            if len(part) < count:
+                raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
+            data.append(part)
+        if not all(data):  # a channel that was left out because it is empty
+            return np.zeros((*image.piece_shape(row, column), image.samples), image.dtype)
+        return image.decode(data, row, column)
+
+    def close(self) -> None:
+        self._tiff.close()
+        self._file.close()
+
+
+def _are_channels(image: TiffImage) -> bool:
+    """Several grey samples per pixel, none of them alpha: channels, stored together."""
+    return image.samples > 1 and not any(kind in ALPHAS for kind in image.extra)
+
+
+def _palette(image: TiffImage) -> NDArray[np.uint8]:
+    """(256, 3) colours of a palette image; TIFF stores them with 16 bits."""
+    colours = np.asarray(getattr(image.page.tags.get(320), "value", ()), np.uint32)
+    if image.bits > 8 or colours.size != 3 * 2**image.bits:
+        raise SlideUnsupported("its photometric interpretation is palette, but its colour map does not fit its depth")
+    table = colours.reshape(3, -1).T
+    eight = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+    return np.pad(eight, ((0, 256 - len(eight)), (0, 0)))
+
+
+def _stated_maximum(image: TiffImage) -> float | None:
+    """MaxSampleValue (281) or SMaxSampleValue (341), where the file states one."""
+    for tag in (281, 341):
+        value = getattr(image.page.tags.get(tag), "value", None)
+        if value is not None:
+            return float(max(value) if isinstance(value, tuple) else value)
+    return None
+
+
+def _black_and_white(image: TiffImage) -> NDArray[np.float64] | None:
+    """ReferenceBlackWhite (532) as (3, 2), or None."""
+    value = getattr(image.page.tags.get(532), "value", None)
+    if value is None or len(value) not in (6, 12):
+        return None
+    numbers = np.asarray(value, np.float64)
+    if len(value) == 12:  # numerators and denominators
+        numbers = numbers[::2] / np.where(numbers[1::2] == 0, 1, numbers[1::2])
+    return numbers.reshape(3, 2)
+
+
+def open_backend(path: Path) -> Backend:
+    """Open a generic TIFF, an OME-TIFF or an ImageJ TIFF.
+
+    Raises:
+        SlideUnsupported: not a TIFF, a scanner's own kind, or one whose pixels cannot be shown faithfully.
+    """
+    header = read_tiff_header(path)
+    if header is None:
+        raise SlideUnsupported("not a TIFF file")
+    if header.objection:
+        raise SlideUnsupported(header.objection)
+    if header.vendor:
+        raise SlideUnsupported(f"a TIFF of {header.vendor}'s own layout")
+    try:
+        backend = TiffBackend(path)
+    except (SlideUnsupported, MemoryError):
+        raise
+    except Exception as error:  # tifffile raises many kinds on damaged headers
+        raise SlideUnsupported(f"{type(error).__name__}: {error}") from error
+    return upright(backend, backend.orientation)

@@ -1,0 +1,207 @@
+"""Tiles and strips of one TIFF image, decoded strictly: a piece is what its directory says, or an error.
+
+Decoders that fill up what is missing in silence are checked first: JPEG by libjpeg's own warnings, deflate by its
+checksum, LZW and uncompressed data by their length. Sizes are compared with the directory before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+from tilers.samples import YCBCR, photometric_name
+from tilers.tiff_header import MAX_TILE_BYTES
+from wsi_chat.errors import SlideUnsupported
+
+NONE, LZW, OLD_JPEG, JPEG, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 6, 7, 8, 32946, 32773
+JPEG2000 = (33003, 33004, 33005, 34712)
+MAX_SIDE = 4_000_000
+SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
+
+
+class TiffImage:
+    """One directory of a TIFF, its geometry checked.
+
+    ``rows``, ``columns``: how many pieces of ``piece`` (height, width) px cover it. ``absent``: (rows, columns) bool,
+    pieces that were never written; ``cut``: those that end beyond the end of the file.
+
+    Raises:
+        SlideUnsupported: sizes that cannot be true, or pixels that cannot be decoded.
+    """
+
+    def __init__(self, page: Any, file_size: int) -> None:
+        self.page = page
+        self.width, self.height = int(page.imagewidth), int(page.imagelength)
+        self.samples = int(page.samplesperpixel)
+        self.photometric = int(page.photometric)
+        self.compression = int(page.compression)
+        self.dtype: np.dtype[Any] = np.dtype(page.dtype) if page.dtype is not None else np.dtype(object)
+        self.bits = int(page.bitspersample)
+        self.extra = tuple(int(kind) for kind in page.extrasamples)
+        self.separate = int(page.planarconfig) == SEPARATE and self.samples > 1
+        self.size = (self.width, self.height)
+        if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
+            raise SlideUnsupported(f"an image claims {self.width:,} x {self.height:,} px")
+        self.piece = self._piece_size()
+        self.rows, self.columns = -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
+        self._check_pixels()
+        layers = self.samples if self.separate else 1
+        self.offsets, self.counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+        expected = self.rows * self.columns * layers
+        if self.offsets.size != expected or self.counts.size != expected:
+            raise SlideUnsupported(
+                f"an image of {self.width:,} x {self.height:,} px needs {expected:,} pieces, its directory lists "
+                f"{min(self.offsets.size, self.counts.size):,}"
+            )
+        shape = (layers, self.rows, self.columns)
+        self.absent = np.any((self.counts == 0).reshape(shape), axis=0)
+        self.cut = np.any(((self.offsets + self.counts > file_size) & (self.counts > 0)).reshape(shape), axis=0)
+        self.layers = layers
+
+    def _piece_size(self) -> tuple[int, int]:
+        if self.page.is_tiled:
+            return int(self.page.tilelength), int(self.page.tilewidth)
+        return min(int(self.page.rowsperstrip) or self.height, self.height), self.width
+
+    def _check_pixels(self) -> None:
+        rows, columns = self.piece
+        if rows < 1 or columns < 1:
+            raise SlideUnsupported(f"its pieces claim {columns} x {rows} px")
+        if self.dtype.kind not in "uf" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
+            raise SlideUnsupported(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
+        size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize
+        if size > MAX_TILE_BYTES:
+            raise SlideUnsupported(
+                f"its pixels lie in one piece of {columns} x {rows} px ({size / 2**20:,.0f} MiB), "
+                "which cannot be read by region; convert it to a tiled TIFF"
+            )
+        if self.compression == OLD_JPEG:
+            raise SlideUnsupported("its compression is old-style JPEG (6), which is not read; convert it")
+        try:
+            tifffile.TIFF.DECOMPRESSORS[self.compression]
+        except KeyError as error:
+            raise SlideUnsupported(f"unknown TIFF compression {self.compression}") from error
+        subsampling = tuple(self.page.subsampling or (1, 1))
+        if self.photometric == YCBCR and self.compression not in (JPEG, *JPEG2000) and subsampling != (1, 1):
+            raise SlideUnsupported(
+                f"its photometric interpretation is {photometric_name(YCBCR)} with chroma subsampled by "
+                f"{subsampling[0]} x {subsampling[1]}, which is read only with JPEG compression"
+            )
+
+    def piece_shape(self, row: int, column: int) -> tuple[int, int]:
+        """(height, width) that a piece stores: the last strip is shorter, tiles at the edge are not."""
+        if self.page.is_tiled:
+            return self.piece
+        return min(self.piece[0], self.height - row * self.piece[0]), self.piece[1]
+
+    def decode(self, data: list[bytes], row: int, column: int) -> NDArray[Any]:
+        """The piece from its bytes, one per layer: (height, width, samples) as stored, all of its planned size.
+
+        Raises:
+            ValueError and whatever codecs raise: the data are damaged.
+        """
+        parts = [self._decode_layer(part, row, column, layer) for layer, part in enumerate(data)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+    def _decode_layer(self, data: bytes, row: int, column: int, layer: int) -> NDArray[Any]:
+        height, width = self.piece_shape(row, column)
+        samples = 1 if self.separate else self.samples
+        if self.compression == JPEG and self.bits == 8:
+            return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric)
+        need = -(-width * samples * self.bits // 8) * height
+        simple = self.compression in (NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS)
+        if simple and int(self.page.predictor) in (1, 2) and self.bits == 8 * self.dtype.itemsize:
+            raw = _inflate(data, self.compression, need)
+            order = self.dtype.newbyteorder(self.page.parent.byteorder)
+            array = np.frombuffer(raw, order).astype(self.dtype).reshape(height, width, samples)
+            if int(self.page.predictor) == 2:
+                array = imagecodecs.delta_decode(array, axis=1)
+            return array
+        if self.compression in JPEG2000:
+            _check_jpeg2000(data, height, width)
+        elif simple and self.compression != NONE:
+            _inflate(data, self.compression, need)  # for its checks; other predictors and depths are tifffile's work
+        index = (layer * self.rows + row) * self.columns + column
+        decoded, _, _ = self.page.decode(data, index, jpegtables=self.page.jpegtables, _fullsize=True)
+        if decoded is None:
+            raise ValueError("the piece holds no pixels")
+        array = np.asarray(decoded)[0, :height, :width]  # (depth, height, width, samples)
+        if array.shape != (height, width, samples):
+            raise ValueError(f"a piece of shape {array.shape} instead of {(height, width, samples)}")
+        return array
+
+
+def _inflate(data: bytes, compression: int, need: int) -> bytes:
+    """Exactly ``need`` bytes.
+
+    Raises:
+        ValueError: the data give less, or their checksum is wrong.
+    """
+    if compression in (DEFLATE, DEFLATE_OLD):
+        inflate = zlib.decompressobj()
+        raw: bytes | bytearray = inflate.decompress(data, need)
+        if not inflate.eof:  # the checksum follows the last byte; a stream that goes on beyond it is cut here
+            more = inflate.decompress(inflate.unconsumed_tail, 1)
+            if not inflate.eof and not more:
+                raise ValueError("a deflated piece ends early")
+    elif compression == LZW:
+        raw = imagecodecs.lzw_decode(data, out=need)
+    elif compression == PACKBITS:
+        raw = imagecodecs.packbits_decode(data, out=need)
+    else:
+        raw = data[:need]
+    if len(raw) < need:
+        raise ValueError(f"a piece has {len(raw):,} bytes of pixels instead of {need:,}")
+    return bytes(raw) if not isinstance(raw, bytes) else raw
+
+
+def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], photometric: int) -> NDArray[np.uint8]:
+    """A JPEG piece, strictly: what libjpeg merely warns of is an error. YCbCr comes as RGB.
+
+    Raises:
+        ValueError: the data are damaged, or another size than the directory says.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("a JPEG piece does not begin as JPEG data")
+    transform = 1 if photometric == YCBCR else 0
+    # The directory says what the components are, whatever the stream's own marker or its lack makes libjpeg assume.
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+    inner = tables[2:-2] if tables and tables[:2] == b"\xff\xd8" else b""
+    height, width, samples = shape
+    stream = b"\xff\xd8" + (adobe if samples >= 3 else b"") + inner + _without_adobe(data[2:])
+    h, w, _, _ = simplejpeg.decode_jpeg_header(stream, strict=True)
+    if (h, w) != (height, width):
+        raise ValueError(f"a JPEG piece is {w} x {h} px instead of {width} x {height}")
+    space = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(samples)
+    if space is None:
+        raise ValueError(f"JPEG with {samples} samples per pixel")
+    return np.asarray(simplejpeg.decode_jpeg(stream, colorspace=space, strict=True)).reshape(shape)
+
+
+def _without_adobe(data: bytes) -> bytes:
+    """JPEG segments up to the scan without APP14."""
+    out, at = [], 0
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] in (0x01, 0xFF, *range(0xD0, 0xDA)) or length < 2:
+            break
+        if data[at + 1] != 0xEE:
+            out.append(data[at : at + 2 + length])
+        at += 2 + length
+    return b"".join(out) + data[at:]
+
+
+def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
+    """The size in the codestream, before a decoder allocates it."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(data) < at + 24:
+        raise ValueError("a JPEG 2000 piece holds no codestream")
+    x1, y1, x0, y0 = (int.from_bytes(data[at + 8 + 4 * i : at + 12 + 4 * i], "big") for i in range(4))
+    if (x1 - x0, y1 - y0) != (width, height):
+        raise ValueError(f"a JPEG 2000 piece is {x1 - x0} x {y1 - y0} px instead of {width} x {height}")

@@ -1,0 +1,181 @@
+"""A first look at a TIFF, without any library: whose file it is, and whether its tiles have a sane size.
+
+Libraries allocate, and some abort the process, on the word of a header. Nothing here allocates more than a directory,
+follows more than MAX_DIRECTORIES of them, or trusts an offset beyond the end of the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_DIRECTORIES = 4096
+MAX_ENTRIES = 1024
+MAX_TEXT = 4096
+MAX_TILE_BYTES = 256 * 2**20  # a tile is decoded whole
+
+WIDTH, LENGTH, BITS, DESCRIPTION, SAMPLES, SOFTWARE, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 270, 277, 305, 322, 323
+SUB_DIRECTORIES, XMP, HAMAMATSU = 330, 700, 65420
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_WANTED = {
+    WIDTH,
+    LENGTH,
+    BITS,
+    DESCRIPTION,
+    SAMPLES,
+    SOFTWARE,
+    TILE_WIDTH,
+    TILE_LENGTH,
+    SUB_DIRECTORIES,
+    XMP,
+    HAMAMATSU,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TiffHeader:
+    """``vendor`` of the scanner whose own layout the file follows, or "" for a generic TIFF.
+
+    ``objection``: why no library may open the file, or "".
+    """
+
+    vendor: str
+    objection: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    order: str
+    big: bool
+    size: int
+
+    @property
+    def offset(self) -> str:
+        return self.order + ("Q" if self.big else "I")
+
+    @property
+    def entry_bytes(self) -> int:
+        return 20 if self.big else 12
+
+
+_Entries = dict[int, tuple[int, int, bytes]]  # tag: type, count, value or offset
+
+
+def read_tiff_header(path: Path) -> TiffHeader | None:
+    """Look at a file; None where it is not a TIFF. Damaged directories are passed over: readers judge them."""
+    if path.is_dir():
+        return None
+    with path.open("rb") as file:
+        form = _form(file, path.stat().st_size)
+        if form is None:
+            return None
+        vendor, objection = "", ""
+        for number, entries in enumerate(_directories(file, form)):
+            vendor = vendor or _vendor(file, form, entries)
+            objection = objection or _objection(file, form, entries, number)
+    return TiffHeader(vendor, objection)
+
+
+def _form(file: BinaryIO, size: int) -> _Form | None:
+    head = file.read(4)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 4:
+        return None
+    version = struct.unpack(order + "H", head[2:4])[0]
+    return _Form(order, version == 43, size) if version in (42, 43) else None
+
+
+def _directories(file: BinaryIO, form: _Form) -> Iterator[_Entries]:
+    """Every directory of the chain, each followed by its sub-directories; loops end."""
+    width = struct.calcsize(form.offset)
+    file.seek(8 if form.big else 4)
+    waiting = _unpack(form.offset, file.read(width))
+    visited: set[int] = set()
+    while waiting and len(visited) < MAX_DIRECTORIES:
+        at = waiting.pop(0)
+        if not 8 <= at < form.size or at in visited:
+            continue
+        visited.add(at)
+        entries, following = _directory(file, form, at)
+        yield entries
+        waiting = [*_integers(file, form, entries.get(SUB_DIRECTORIES), most=64), *following, *waiting]
+
+
+def _directory(file: BinaryIO, form: _Form, at: int) -> tuple[_Entries, list[int]]:
+    file.seek(at)
+    counter = form.order + ("Q" if form.big else "H")
+    count = (_unpack(counter, file.read(struct.calcsize(counter))) or [0])[0]
+    if count > MAX_ENTRIES:
+        return {}, []
+    block = file.read(count * form.entry_bytes)
+    entries: _Entries = {}
+    for start in range(0, len(block) - form.entry_bytes + 1, form.entry_bytes):
+        tag, kind = struct.unpack_from(form.order + "HH", block, start)
+        if tag in _WANTED:
+            (number,) = struct.unpack_from(form.offset, block, start + 4)
+            entries[tag] = kind, number, block[start + 4 + struct.calcsize(form.offset) : start + form.entry_bytes]
+    return entries, _unpack(form.offset, file.read(struct.calcsize(form.offset)))
+
+
+def _unpack(code: str, data: bytes) -> list[int]:
+    return list(struct.unpack(code, data)) if len(data) == struct.calcsize(code) else []
+
+
+def _value(file: BinaryIO, form: _Form, entry: tuple[int, int, bytes], most: int) -> bytes:
+    kind, count, inline = entry
+    length = _SIZES.get(kind, 1) * count
+    if length <= len(inline):
+        return inline[:length]
+    (at,) = struct.unpack(form.offset, inline)
+    if at >= form.size:
+        return b""
+    file.seek(at)
+    return file.read(min(length, most))
+
+
+def _integers(file: BinaryIO, form: _Form, entry: tuple[int, int, bytes] | None, *, most: int = 1) -> list[int]:
+    if entry is None or entry[0] not in _FORMATS:
+        return []
+    code = _FORMATS[entry[0]]
+    data = _value(file, form, entry, most * struct.calcsize(code))
+    count = min(len(data) // struct.calcsize(code), most)
+    return list(struct.unpack(f"{form.order}{count}{code}", data[: count * struct.calcsize(code)]))
+
+
+def _text(file: BinaryIO, form: _Form, entries: _Entries, tag: int) -> str:
+    entry = entries.get(tag)
+    return "" if entry is None else _value(file, form, entry, MAX_TEXT).decode("utf-8", errors="replace")
+
+
+def _vendor(file: BinaryIO, form: _Form, entries: _Entries) -> str:
+    """Scanners whose TIFFs have a layout of their own: OpenSlide knows where label and macro lie in them."""
+    description, software = _text(file, form, entries, DESCRIPTION), _text(file, form, entries, SOFTWARE)
+    marks = {
+        "Aperio": description.startswith("Aperio"),
+        "Hamamatsu": HAMAMATSU in entries,
+        "Philips": software.startswith("Philips") or "DPUfsImport" in description,
+        "Leica": "http://www.leica-microsystems.com/scn/" in description,
+        "Ventana": "iScan" in _text(file, form, entries, XMP),
+        "Trestle": software.startswith("MedScan"),
+        "Huron": description.startswith("Source = Bright Field"),
+        "Akoya": "<PerkinElmer-QPI-ImageDescription>" in description,
+    }
+    return next((name for name, marked in marks.items() if marked), "")
+
+
+def _objection(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> str:
+    width, height, samples, bits = (
+        (_integers(file, form, entries.get(tag)) or [default])[0]
+        for tag, default in ((TILE_WIDTH, 0), (TILE_LENGTH, 0), (SAMPLES, 1), (BITS, 8))
+    )
+    size = width * height * max(samples, 1) * max(bits, 1) // 8
+    if size <= MAX_TILE_BYTES:
+        return ""
+    return (
+        f"a tile of its image {number} claims {width:,} x {height:,} px ({size / 2**20:,.0f} MiB, "
+        f"at most {MAX_TILE_BYTES // 2**20} MiB, since a tile is decoded whole)"
+    )

@@ -1,0 +1,190 @@
+"""The left of the page: the verdict, the classes with their filter, and the findings in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+
+from reports.html import SYMBOLS
+from reports.wording import score_pair, score_text
+from wsi_chat.app.parts import GLYPHS, attributes, box, mark, text
+from wsi_chat.app.state import PageState, Row
+
+ROW = """
+<q-tr :props="props" :class="{chosen: props.row.chosen, rejected: props.row.state === 'reject'}" tabindex="0"
+  :aria-selected="props.row.chosen ? 'true' : 'false'" :aria-label="props.row.say" :data-id="props.row.id">
+  <q-td key="name" :props="props" class="name"><span class="mark" aria-hidden="true"
+    :style="{'--c': props.row.color}">{{ props.row.glyph }}</span>{{ props.row.name }}
+    <span class="quiet">{{ props.row.id }}</span></q-td>
+  <q-td key="p" :props="props" class="num">{{ props.row.p }}</q-td>
+  <q-td key="state" :props="props" class="num"><span :title="props.row.said">{{ props.row.sign }}</span></q-td>
+</q-tr>
+"""
+PICKED = "(e) => { const row = e.target.closest('tr[data-id]'); if (row) emit(row.dataset.id); }"
+SIGNS = {"accept": "✓", "reject": "✕", "relabel": "✎", "draw": "+", "": ""}
+SORTS = ("severity", "probability", "position", "open")
+
+
+class FindingsPanel:
+    """Builds the panel in place.
+
+    Args:
+        pick: a finding was chosen in the list.
+        filtered: the filter or the order changed.
+    """
+
+    def __init__(self, state: PageState, *, pick: Callable[[str], None], filtered: Callable[[], None]) -> None:
+        self._state, self._pick, self._filtered = state, pick, filtered
+        self._words = state.words
+        with box("aside", "wsi-side left") as side:
+            attributes(side, aria_label=self._words("findings.heading"))
+            self._verdict()
+            self._classes = box("section", "wsi-part")
+            self._filter()
+            self._list()
+        self.refresh()
+
+    # ------------------------------------------------------------------------------------------ verdict
+
+    def _verdict(self) -> None:
+        words, result = self._words, self._state.slide.result
+        with box("section", "wsi-part wsi-verdict"):
+            if result is None:
+                text(words("verdict.not_analyzed"), "div").classes("word tone-none")
+                text(words("verdict.not_analyzed_long"), "p").classes("quiet")
+                return
+            verdict = result.report.verdict
+            with box("div", f"word tone-{verdict.status}"):
+                text(f"{SYMBOLS[verdict.status]} {words.report(f'verdicts.{verdict.status}')}")
+            facts: list[tuple[str, str]] = []
+            if verdict.score is None:
+                facts.append((words("verdict.score"), words("verdict.no_score")))
+            else:
+                shown, line = score_text(verdict.score), ""
+                if verdict.threshold is not None:
+                    shown, threshold = score_pair(verdict.score, verdict.threshold)
+                    line = f", {words('verdict.threshold', threshold=threshold)}"
+                    self._gauge(verdict.score, verdict.threshold, verdict.status)
+                facts.append((words("verdict.score"), f"{shown}{line}"))
+            if verdict.category:
+                facts.append((words("verdict.category"), words.report.category(verdict)))
+            facts.append((words("verdict.adequacy"), words.report(f"adequacy.{verdict.adequacy.status}")))
+            facts.append((words("verdict.coverage"), f"{verdict.coverage:.1%}"))
+            with box("dl", "wsi-facts"):
+                for name, value in facts:
+                    text(name, "dt")
+                    text(value, "dd")
+
+    def _gauge(self, score: float, threshold: float, status: str) -> None:
+        if not 0 <= score <= 1 or not 0 <= threshold <= 1:
+            return
+        with attributes(box("div", f"wsi-gauge tone-{status}"), aria_hidden="true"):
+            box("div", "fill").style(f"width: {100 * score:.1f}%")
+            box("div", "line").style(f"left: {100 * threshold:.1f}%")
+
+    # ------------------------------------------------------------------------------------------ classes
+
+    def _filter(self) -> None:
+        words, state = self._words, self._state
+        if state.slide.result is None:
+            return
+        with box("section", "wsi-part"), box("label", "wsi-range"):
+            text(words("findings.threshold"))
+            slider = box("input")
+            attributes(slider, type="range", min=0, max=1, step=0.01, value=0, data_testid="threshold")
+            attributes(slider, aria_label=words("findings.threshold"))
+            shown = text("0.00").classes("value")
+
+            def moved(event: GenericEventArguments) -> None:
+                state.threshold = float(event.args)
+                shown.text = f"{state.threshold:.2f}"
+                self._filtered()
+
+            slider.on("input", moved, js_handler="(e) => emit(e.target.value)", throttle=0.05)
+
+    def _legend(self, rows: list[Row]) -> None:
+        words, state = self._words, self._state
+        self._classes.clear()
+        counts = Counter(row.label for row in rows)
+        self._classes.set_visibility(bool(counts))
+        with self._classes:
+            text(words("findings.classes"), "h2")
+            with box("div", "wsi-classes"):
+                for code in sorted(counts, key=lambda code: (-state.style(code).severity, code)):
+                    style = state.style(code)
+                    with box("label"):
+                        check = attributes(box("input"), type="checkbox", data_class=code)
+                        if code not in state.hidden:
+                            attributes(check, checked=True)
+                        check.on("change", lambda e, code=code: self._toggle(code, bool(e.args)),
+                                js_handler="(e) => emit(e.target.checked)")  # fmt: skip
+                        mark(style.color, style.shape)
+                        text(state.name(code)).classes("text")
+                        text(str(counts[code])).classes("n")
+
+    def _toggle(self, code: str, on: bool) -> None:
+        (self._state.hidden.discard if on else self._state.hidden.add)(code)
+        self._filtered()
+
+    # ------------------------------------------------------------------------------------------ list
+
+    def _list(self) -> None:
+        words, state = self._words, self._state
+        with box("section", "wsi-grow") as grow:
+            attributes(grow, id="findings")
+            for kind in ("click", "keydown.enter"):
+                grow.on(kind, lambda event: self._pick(str(event.args)), js_handler=PICKED)
+            with box("div", "top"):
+                text(words("findings.heading"), "h2")
+                self._count = text("").classes("quiet")
+                choice = box("select", "quiet")
+                choice.set_visibility(state.slide.result is not None)
+                attributes(choice, aria_label=words("findings.sort"), data_testid="sort")
+                with choice:
+                    for order in SORTS:
+                        attributes(text(words(f"findings.sort_{order}"), "option"), value=order)
+                choice.on("change", self._sorted, js_handler="(e) => emit(e.target.value)")
+            columns = [
+                {"name": "name", "label": words("findings.class"), "field": "name", "align": "left"},
+                {"name": "p", "label": words("findings.p"), "field": "p", "align": "right"},
+                {"name": "state", "label": words("findings.state"), "field": "sign", "align": "right"},
+            ]
+            self._table = ui.table(columns=columns, rows=[], row_key="id").classes("wsi-list full-width")
+            self._table.props("flat dense virtual-scroll hide-bottom :rows-per-page-options=[0]")
+            attributes(self._table, data_testid="findings")
+            self._table.add_slot("body", ROW)
+            self._empty = text("", "div").classes("wsi-empty")
+        state.order = "severity"
+
+    def _sorted(self, event: GenericEventArguments) -> None:
+        if event.args in SORTS:
+            self._state.order = event.args
+            self._filtered()
+
+    def refresh(self, *, scroll: bool = False) -> None:
+        """Show the rows as they are now; with ``scroll`` bring the chosen one into view."""
+        state, words = self._state, self._words
+        rows = state.rows()
+        shown = [row for row in rows if state.shown(row)]
+        self._legend(rows)
+        self._count.text = words("findings.shown", shown=len(shown), of=len(rows)) if rows else ""
+        self._table.rows = [
+            {
+                "id": row.id, "name": row.name, "p": "" if row.score is None else f"{row.score:.2f}",
+                "state": row.state, "sign": SIGNS.get(row.state, ""),
+                "glyph": GLYPHS[row.style.shape], "color": row.style.color,
+                "said": words(f"review.state_{row.state}") if row.state else "", "chosen": row.id == state.chosen,
+                "say": words("findings.choose", id=row.id, name=row.name),
+            }
+            for row in shown
+        ]  # fmt: skip
+        self._table.set_visibility(bool(shown))
+        self._empty.set_visibility(not shown)
+        if state.slide.result is not None:
+            self._empty.text = words("findings.no_match" if rows else "findings.none")
+        place = next((i for i, row in enumerate(shown) if row.id == state.chosen), None)
+        if scroll and place is not None:
+            self._table.run_method("scrollTo", place, "center-force")
