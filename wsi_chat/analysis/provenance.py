@@ -39,6 +39,9 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: T
         grid=plan.grid,
         foreground=plan.foreground,
         selected=len(plan.tiles),
+        unsure=plan.unsure,
+        empty=plan.empty,
+        outside=plan.outside,
         read=len(rows) - unreadable,
         unreadable=unreadable,
         screened=sum(row.p_screen is not None for row in rows),
@@ -59,10 +62,14 @@ def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Se
         notes.append(Remark("run.no_specimen"))
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
         notes.append(Remark("run.limited", n=len(plan.tiles), all=plan.foreground))
-    if not settings.mask:
+    if settings.mask == "off":
         notes.append(Remark("run.mask_off"))
     elif foreground.method:
         notes.append(Remark("run.foreground", method=foreground.method))
+    if not plan.left_out and settings.mask == "auto":
+        notes.append(Remark("run.mask_not_used"))
+    if plan.empty or plan.outside or plan.unsure:
+        notes.append(Remark("run.masked", empty=plan.empty, outside=plan.outside, unsure=plan.unsure, grid=plan.grid))
     return notes
 
 
@@ -124,7 +131,8 @@ def provenance_of(
         tile_px=plan.tile_px,
         tile_mpp=plan.mpp,
         overlap=plan.overlap,
-        mask=read_remark(foreground.method) if settings.mask else Remark("foreground.off"),
+        mask=read_remark(foreground.method) if plan.left_out else Remark("foreground.off"),
+        masked=plan.left_out,
         aggregation={
             "pool": settings.pool,
             "k": settings.pool_k,
