@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 QUIETLY = > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 DEMO   := runs/demo
+# real fields, MIT licence: see the README there
+BLOOD  := wsi_chat/datasets/samples/blood
 
 # vLLM for CPUs, at exact versions and without resolving: its own wish for a torch build does not fit its torchvision
 SERVING := .venv-serving
@@ -14,13 +16,13 @@ SERVING := .venv-serving
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install into $(VENV) and analyze a rendered slide with the embedded checkpoint"
+	@echo "make demo    install into $(VENV); analyze a rendered cervical slide and twelve real fields of blood"
 	@echo "make test    install into $(VENV) and run every check and test"
 	@echo "make test-page  the page in a headless Chromium (installed where it is missing and one may)"
 	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
-	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=folder for blood smears)"
+	@echo "make embedded  train the embedded checkpoint anew (MINUTES=150; restartable; BCCD=, PBC=folder for blood smears)"
 
 # The stamps are made anew when what they depend on changes.
 $(VENV)/.python:
@@ -45,7 +47,9 @@ install: $(VENV)/.base
 demo: $(VENV)/.base
 	@mkdir -p $(DEMO)
 	@test -f $(DEMO)/demo.tiff || $(BIN)/wsi-chat synth slide $(DEMO)/demo.tiff --width 4096 --height 4096 --recipe abnormal --seed 7 > /dev/null
-	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/out
+	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/cervix
+	@$(BIN)/wsi-chat analyze $(BLOOD) --specimen blood --mpp 0.075 -o $(DEMO)/blood
+	@echo "reports:"; ls $(DEMO)/cervix/*/report.pdf $(DEMO)/cervix/*/report.html $(DEMO)/blood/*/report.pdf $(DEMO)/blood/*/report.html
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check -q . || { echo "run: make format" >&2; exit 1; }
@@ -76,15 +80,20 @@ test-page: $(VENV)/.test
 	  WSI_CHAT_TEST_PAGE=1 $(BIN)/python -m pytest tests/app/test_page.py; \
 	fi
 
-# goes on where it was stopped; a GPU is used where there is one
+# goes on where it was stopped; a GPU is used where there is one. START=folder trains a finished checkpoint further,
+# e.g. START=wsi_chat/embedded
 MINUTES ?= 150
 BCCD    ?= ../shared/data/bccd
+PBC     ?= ../shared/data/pbc
+START   ?=
+LEARNT   = $$(test -d $(BCCD) && echo --bccd $(BCCD)) $$(test -d $(PBC) && echo --pbc $(PBC))
 embedded: $(VENV)/.base
-	@test -d $(BCCD) || echo "$(BCCD) is absent: only the cervical domain is learned (BCCD=folder names the data set)" >&2
-	@$(BIN)/python -m wsi_chat.training.embedded --out runs/embedded --minutes $(MINUTES) \
-	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --export runs/embedded/final
+	@test -d $(BCCD) || echo "$(BCCD) is absent: untyped blood smears are left out (BCCD=folder names the data set)" >&2
+	@test -d $(PBC) || echo "$(PBC) is absent: types of white blood cells are left out (PBC=folder names the data set)" >&2
+	@$(BIN)/python -m wsi_chat.training.embedded --out runs/embedded --minutes $(MINUTES) $(LEARNT) \
+	  $(if $(START),--start $(START)) --export runs/embedded/final
 	@$(BIN)/python -m wsi_chat.training.embedded.measure --model runs/embedded/final --out runs/embedded/measured \
-	  $$(test -d $(BCCD) && echo --bccd $(BCCD)) --fields 100
+	  $(LEARNT) --fields 100
 	@echo "runs/embedded/final"
 
 $(SERVING)/.installed: tests/serving/requirements.txt $(VENV)/.python

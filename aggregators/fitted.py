@@ -111,7 +111,7 @@ class Aggregator(Record):
     weights_sha256: str | None = None
     calibration: Calibration
     conformal: Conformal | None = None
-    conditions: dict[str, Any]
+    conditions: dict[str, Any] = Field(description="of the fit; a list names every value that its slides had")
     cohort: Fittings
     cv: CrossValidation
     seed: int
@@ -143,6 +143,10 @@ def feature_set(head: HeadName) -> str:
     return VERDICT_FEATURES if head == "logistic" else TILE_FEATURES
 
 
+def _shown(wanted: object) -> str:
+    return " or ".join(map(repr, wanted)) if isinstance(wanted, list) else repr(wanted)
+
+
 @dataclass(frozen=True)
 class FittedAggregator:
     """An aggregator that can be applied: its record and, for the attention head, its weights."""
@@ -169,13 +173,18 @@ class FittedAggregator:
         )
         return calibrated(logs, self.record.calibration)
 
+    def meets(self, key: str, value: object) -> bool:
+        """Whether a run's value of a condition is that of the fit, or one of several that the fit's slides had."""
+        mine = self.record.conditions.get(key)
+        return value in mine if isinstance(mine, list) else value == mine
+
     def differences(self, conditions: Mapping[str, Any]) -> list[Remark]:
         """What differs from the conditions of the fit, as phrases that name both values."""
         mine = self.record.conditions
         return [
-            Remark("aggregator.condition", setting=key, value=repr(conditions.get(key)), fitted=repr(mine.get(key)))
+            Remark("aggregator.condition", setting=key, value=repr(conditions.get(key)), fitted=_shown(mine.get(key)))
             for key in sorted(set(mine) | set(conditions))
-            if conditions.get(key) != mine.get(key)
+            if not self.meets(key, conditions.get(key))
         ]
 
     def unlike(self, evidence: Evidence) -> Remark | None:

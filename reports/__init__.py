@@ -9,7 +9,7 @@ from reports.evidence import check_evidence
 from reports.figures import draw_heatmap, draw_overview
 from reports.fonts import FontMissing, chinese_font
 from reports.gallery import GalleryItem, draw_gallery, gallery_items
-from reports.geojson import write_geojson
+from reports.geojson import write_geojson, write_geojson_by_field, write_tiles_geojson
 from reports.html import verdict_html
 from reports.language import Words
 from reports.maps import read_outline, write_maps_zarr
@@ -17,7 +17,13 @@ from reports.mask import MASK, write_mask
 from reports.narrative import narrate
 from reports.pdf import write_pdf
 from reports.scan import read_scan, write_scan
-from reports.tables import read_tiles_parquet, write_differential_csv, write_findings_csv, write_tiles_parquet
+from reports.tables import (
+    read_tiles_parquet,
+    write_differential_csv,
+    write_fields_csv,
+    write_findings_csv,
+    write_tiles_parquet,
+)
 from reports.webpage import write_html
 
 __all__ = [
@@ -40,13 +46,16 @@ __all__ = [
     "read_tiles_parquet",
     "verdict_html",
     "write_differential_csv",
+    "write_fields_csv",
     "write_findings_csv",
     "write_geojson",
+    "write_geojson_by_field",
     "write_html",
     "write_maps_zarr",
     "write_mask",
     "write_pdf",
     "write_report_json",
     "write_scan",
+    "write_tiles_geojson",
     "write_tiles_parquet",
 ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilers.dicom import dicom_files
 from wsi_chat._version import __version__
 from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import OutputError
@@ -36,6 +37,13 @@ MANUFACTURER = "wsi-chat"
 REGIONS = 200  # regions of interest in the SR; all findings are in the bulk annotations
 SERIES = {SR_NAME: 9100, ANNOTATIONS_NAME: 9101}
 ORGANISM = ("410607006", "SCT", "Organism")
+
+
+# Type 2 attributes of the patient and study modules (PS3.3, C.7.1.1 and C.7.2.1): present, but they may be empty.
+REMOVABLE = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 class DicomUnavailable(OutputError):
@@ -58,14 +66,34 @@ def write_dicom(report: Report, folder: Path | str, *, source: Path | str) -> li
         raise DicomUnavailable(
             "DICOM objects need highdicom, which is not installed.", hint="pip install 'wsi-chat[dicom]'."
         ) from error
-    image = find_level0(Path(source), report)
-    written = [_write(measurement_report(report, image), Path(folder) / SR_NAME, report)]
-    path = Path(folder) / ANNOTATIONS_NAME
+    image = _with_identifiers(find_level0(Path(source), report))
+    try:
+        return _write_objects(report, image, Path(folder))
+    except AttributeError as error:  # an attribute that the objects must repeat and the slide does not have
+        raise DicomUnavailable(
+            f"The header of {Path(source).name} lacks what DICOM objects about it must repeat: {error}.",
+            hint="Write the other documents alone, or restore the attribute.",
+        ) from error
+
+
+def _write_objects(report: Report, image: Dataset, folder: Path) -> list[Path]:
+    written = [_write(measurement_report(report, image), folder / SR_NAME, report)]
+    path = folder / ANNOTATIONS_NAME
     if report.verdict.findings:
         written.append(_write(bulk_annotations(report, image), path, report))
     else:
         path.unlink(missing_ok=True)
     return written
+
+
+def _with_identifiers(image: Dataset) -> Dataset:
+    """The header with what was removed to make it anonymous present but empty, as DICOM's type 2 allows."""
+    for keyword in REMOVABLE:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    if not image.get("StudyInstanceUID"):
+        image.StudyInstanceUID = _uid(str(image.SeriesInstanceUID), "study")
+    return image
 
 
 def find_level0(source: Path, report: Report) -> Dataset:
@@ -74,6 +102,8 @@ def find_level0(source: Path, report: Report) -> Dataset:
     Raises:
         DicomUnavailable: there is none beside ``source``.
     """
+    if source.is_dir():
+        source = next(iter(dicom_files(source)), source)
     first: Dataset | None = _header(source)
     series = getattr(first, "SeriesInstanceUID", None)
     if first is None or getattr(first, "SOPClassUID", "") != WSI_STORAGE:

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reports.language import Words
+from reports.scan import read_scan
+from reports.wording import VERDICT_WORDS, seen_first
 from wsi_chat.atomic import replacing
+from wsi_chat.errors import OutputError
 from wsi_chat.schema import Report, TileVerdict
 
 # As wide as half a page of the report, where the pictures are set at this size and their text stays legible.
@@ -32,6 +35,7 @@ COUNTED = (
     ("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"), ("^", "#1b7f3b"), ("p", "#a0236b"),
     ("h", "#8a6d00"), ("<", "#2a4fa3"), (">", "#00767a"), ("X", "#7a2020"),
 )  # fmt: skip
+CYCLE = tuple(color for _, color in COUNTED)
 HEAT_MAP = "magma_r"
 HEAT_ALPHA = 0.78
 MISSING_GREY, STRIPE_GREY = 158, 74
@@ -236,6 +240,8 @@ def _scale_bar(axes: Any, report: Report) -> None:
     from matplotlib.patheffects import withStroke
 
     slide = report.slide
+    if slide.fields or not slide.scale_known:  # a canvas has no length, and an assumed scale measures nothing
+        return
     limit = slide.width * slide.mpp / 1000 / 4
     length_mm = max((mm for mm in NICE_MM if mm <= limit), default=NICE_MM[0])
     length = length_mm * 1000 / slide.mpp
@@ -247,6 +253,39 @@ def _scale_bar(axes: Any, report: Report) -> None:
         f"{length_mm:g} mm", (x1 - length / 2, y), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
         fontsize=5.5, color=INK, zorder=8, path_effects=halo, annotation_clip=False,
     )  # fmt: skip
+
+
+def plot_findings(report: Report, folder: Path, *, ax: Any = None) -> Any:
+    """Draw the stored scan with a mark for each finding into matplotlib axes, and give these back.
+
+    Coordinates are level-0 pixels (of several photographs, those of the canvas that shows them side by side).
+
+    Raises:
+        OutputError: the folder has no scan that can be read.
+    """
+    import matplotlib.pyplot as plt
+
+    scan = read_scan(folder)
+    if scan is None:
+        raise OutputError(f"{folder} has no scan.jpg that can be read.", hint="Analyze the slide again.")
+    axes = plt.subplots(figsize=(8, 6), layout="constrained")[1] if ax is None else ax
+    slide = report.slide
+    axes.imshow(scan, extent=(0, slide.width, slide.height, 0))
+    for at, count in enumerate(seen_first(report.verdict.counts)):
+        found = [finding.box.center for finding in report.verdict.findings if finding.label == count.label]
+        if found:
+            marker = "^" if count.abnormal else "o"
+            axes.scatter(
+                *zip(*found, strict=True), s=28, marker=marker, facecolors="none", edgecolors=CYCLE[at % len(CYCLE)],
+                label=f"{count.name} ({len(found)})", linewidths=1.2,
+            )  # fmt: skip
+    for field in slide.fields:
+        axes.annotate(str(field.number), (field.x, field.y), xytext=(2, -2), textcoords="offset points", va="top")
+    if report.verdict.findings:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    axes.set_title(f"{slide.file_name}: {VERDICT_WORDS[report.verdict.status]}")
+    axes.set_axis_off()
+    return axes
 
 
 def _text(font: Path | None) -> Any:

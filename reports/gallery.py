@@ -33,8 +33,9 @@ PAPER = (255, 255, 255)
 class GalleryItem:
     """One picture of the gallery. ``id`` is a finding's id, or a tile's where tiles alone carry the verdict.
 
-    ``field`` is the level-0 rectangle shown, ``field_um`` its side in µm, ``position_mm`` the centre of the cell
-    from the scan's top left corner. ``label`` is its class's code, empty for a tile,
+    ``field`` is the level-0 rectangle shown, ``field_um`` its side in µm, ``field_name`` the photograph that
+    the cell lies in, where there are several, ``position_mm`` its centre from the top left corner of the scan (or of
+    the photograph). ``label`` is its class's code, empty for a tile,
     ``also_called`` the classes that other tiles gave it.
     ``score`` is the screening probability of its tile, ``confidence`` what the model gave the cell itself, if anything.
     ``drawn`` is False where the pixels could not be read (then no file exists).
@@ -54,6 +55,7 @@ class GalleryItem:
     drawn: bool = False
     label: str = ""
     confidence: float | None = None
+    field_name: str = ""
 
 
 def gallery_items(report: Report, *, limit: int = 48, tile_verdicts: Sequence[TileVerdict] = ()) -> list[GalleryItem]:
@@ -112,7 +114,7 @@ def draw_gallery(
         picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3], dtype=np.uint8))
         if picture.size != (px, px):
             picture = picture.resize((px, px), Image.Resampling.LANCZOS)
-        _annotate(picture, item)
+        _annotate(picture, item, measured=report.slide.scale_known)
         with replacing(Path(out_dir) / item.file) as scratch:
             picture.save(scratch, format="PNG")
         items.append(replace(item, drawn=True))
@@ -168,7 +170,8 @@ def _item(
     field_um: float,
 ) -> GalleryItem:
     slide = report.slide
-    x, y = box.center
+    own = slide.field_at(box)
+    x, y = (box if own is None else own.own(box)).center
     return GalleryItem(
         id=name,
         file=f"{FOLDER}/{name}.png",
@@ -180,29 +183,32 @@ def _item(
         field=_field(report, box, field_um / slide.mpp),
         field_um=field_um,
         position_mm=(x * slide.mpp / 1000, y * slide.mpp / 1000),
+        field_name="" if own is None else own.name,
     )
 
 
 def _field(report: Report, box: Box, side: float) -> Box:
-    """A square of this side around the box, moved inside the scan where it fits."""
+    """A square of this side around the box, moved inside the scan, or the photograph, where it fits."""
     x, y = box.center
     x0, y0 = x - side / 2, y - side / 2
-    if side <= report.slide.width:
-        x0 = min(max(x0, 0.0), report.slide.width - side)
-    if side <= report.slide.height:
-        y0 = min(max(y0, 0.0), report.slide.height - side)
+    own = report.slide.field_at(box)
+    whole = Box(0, 0, report.slide.width, report.slide.height) if own is None else own.box
+    if side <= whole.width:
+        x0 = min(max(x0, whole.x0), whole.x1 - side)
+    if side <= whole.height:
+        y0 = min(max(y0, whole.y0), whole.y1 - side)
     return Box(x0, y0, x0 + side, y0 + side)
 
 
-def _annotate(picture: Image.Image, item: GalleryItem) -> None:
-
+def _annotate(picture: Image.Image, item: GalleryItem, *, measured: bool) -> None:
     draw = ImageDraw.Draw(picture)
     px = picture.width
     scale = px / item.field.width
     if item.box != item.field:
         shown = item.box.shifted(-item.field.x0, -item.field.y0).scaled(scale)
         _corner_ticks(draw, shown, px)
-    _scale_bar(draw, px, SCALE_UM / item.field_um * px, _font(max(9, px // 14)))
+    if measured:
+        _scale_bar(draw, px, SCALE_UM / item.field_um * px, _font(max(9, px // 14)))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from reports.wording import VERDICT_WORDS, score_pair, score_text, seen_first, size_mm
+from reports import places
+from reports.wording import VERDICT_WORDS, score_pair, score_text, seen_first
 from wsi_chat.schema import Report
 
 SYMBOLS = {"abnormal": "▲", "normal": "○", "indeterminate": "◐", "unsatisfactory": "⊠", "counted": "#"}
@@ -56,8 +57,8 @@ def verdict_html(report: Report, folder: Path | str) -> str:
         "</div>"
         f"{score}{category}<div>Adequacy: {_safe(adequacy)}. Coverage {verdict.coverage:.1%}.</div>"
         f"<div style='color:#5c6a70'>{_safe(verdict.reason)}</div>{table}"
-        f"<div style='color:#5c6a70'>{_safe(report.slide.file_name)}, {specimen}, {_safe(size_mm(report))}, "
-        f"{report.slide.mpp:.4g} µm/px</div>"
+        f"<div style='color:#5c6a70'>{_safe(report.slide.file_name)}, {specimen}, {_safe(places.size(report))}, "
+        f"{f'{report.slide.mpp:.4g} µm/px' if report.slide.scale_known else 'resolution not known'}</div>"
         f"<div style='margin-top:6px;font-weight:600'>{_safe(report.disclaimer)}</div></div>"
         f"<div style='flex:0 1 420px'>{_overview(Path(folder) / 'overview.png', report)}</div></div>"
     )

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from aggregators.fitted import METHODS
-from reports import blood
+from reports import blood, places
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
 from reports.wording import (
@@ -26,7 +26,6 @@ from reports.wording import (
     score_pair,
     score_text,
     seen_first,
-    size_mm,
 )
 from wsi_chat.remarks import number, percent
 from wsi_chat.schema import Remark, Report, SlideVerdict, TileVerdict
@@ -65,8 +64,8 @@ def page_data(
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
         "strip_title": _strip_title(report, items, words),
-        "strip": [_cell(item, folder, words) for item in items[:STRIP]],
-        "gallery": [_cell(item, folder, words) for item in items],
+        "strip": [_cell(report, item, folder, words) for item in items[:STRIP]],
+        "gallery": [_cell(report, item, folder, words) for item in items],
         "gallery_more": _more(report, items, words),
         "funnel": _funnel(report, words),
         "gaps": _gaps(report, words),
@@ -139,8 +138,11 @@ def _identity(report: Report, words: Words) -> list[dict[str, str]]:
         ("slide", clean(slide.id, 44)),
         ("file", clean(slide.file_name, 44)),
         ("specimen", clean(words.specimen(report), 44) if specimen.given else words("page.not_given")),
-        ("scan_size", f"{size_mm(report)} ({number(slide.width)} × {number(slide.height)} px)"),
-        ("resolution", clean(f"{slide.mpp:.4g} µm/px{comma}{source}", 48)),
+        ("fields" if slide.fields else "scan_size", clean(places.size(report, words), 48)),
+        (
+            "resolution",
+            clean(f"{slide.mpp:.4g} µm/px{comma}{source}", 48) if slide.scale_known else words("page.mpp_assumed"),
+        ),
         ("scanner", clean(f"{objective}{comma}{slide.vendor or words('page.no_vendor')}", 44)),
         ("system", clean(words.system_name(report), 64) if specimen.given else words("page.no_system")),
         ("analysed", clean(_moment(report.timings.started), 44)),
@@ -353,8 +355,7 @@ def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> 
     return words("page.strip_marked")
 
 
-def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
-    x, y = item.position_mm
+def _cell(report: Report, item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
     is_field = item.id == item.tile_id
     parts = []
     if item.confidence is not None:
@@ -370,10 +371,10 @@ def _cell(item: GalleryItem, folder: Path, words: Words) -> dict[str, Any]:
         "name": clean(name, 26),
         "abnormal": item.abnormal,
         "tile": "" if is_field else clean(item.tile_id, 14),
-        "position": f"x {x:.2f}, y {y:.2f} mm",
+        "position": clean(places.position(report, item.box, words), 64),
         "score": score,
-        "field": words("page.gallery_field", um=f"{item.field_um:.0f} µm"),
-        "um": f"{item.field_um:.0f} µm",
+        "field": words("page.gallery_field", um=places.side(report, item.field_um)),
+        "um": places.side(report, item.field_um),
         "also": words("page.elsewhere", names=clean(also, 30)) if also else "",
     }
 

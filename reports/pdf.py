@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+
+from PIL import Image
 
 from reports.fonts import chinese_font
 from reports.language import Words
@@ -34,6 +38,8 @@ _PROBE = b"""#set document(title: "probe")
 #set text(lang: "en")
 #text(font: ("Libertinus Serif", "DejaVu Sans Mono"), sys.inputs.text)"""
 CHINESE = "zh"
+JPEG_QUALITY = 90
+LARGE_PNG = 300_000  # bytes: an overview of photographs, which PNG does not shrink
 
 
 def write_pdf(
@@ -74,8 +80,35 @@ def write_pdf(
         data["notes"].append(words("page.missing_glyphs", mark=PLACEHOLDER, codes=codes, more=more))
     if timestamp is None:
         timestamp = _started(report)
-    pdf = _compile(data, root=root if root.is_dir() else Path.cwd(), fonts=fonts, timestamp=timestamp, path=Path(path))
+    with tempfile.TemporaryDirectory(prefix="wsi-chat-pdf-") as scratch:
+        data = _with_pictures(data, root, Path(scratch))
+        pdf = _compile(data, root=Path(scratch), fonts=fonts, timestamp=timestamp, path=Path(path))
     return write_bytes(path, pdf)
+
+
+def _with_pictures(data: dict[str, Any], source: Path, root: Path) -> dict[str, Any]:
+    """The page's pictures gathered under ``root``; photographs as JPEG, which takes a tenth of the bytes."""
+    for name in ("overview", "heatmap"):
+        if data[name]:
+            path = source / data[name].lstrip("/")
+            data = data | {name: _smaller(path, root) if path.stat().st_size > LARGE_PNG else _copied(path, root)}
+    kept: dict[str, str] = {}
+    for item in (*data["strip"], *data["gallery"]):
+        if item["image"] and item["image"] not in kept:
+            kept[item["image"]] = _smaller(source / item["image"].lstrip("/"), root)
+    groups = {name: [item | {"image": kept.get(item["image"])} for item in data[name]] for name in ("strip", "gallery")}
+    return data | groups
+
+
+def _copied(path: Path, root: Path) -> str:
+    shutil.copyfile(path, root / path.name)
+    return f"/{path.name}"
+
+
+def _smaller(path: Path, root: Path) -> str:
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(root / f"{path.stem}.jpg", format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return f"/{path.stem}.jpg"
 
 
 def _fonts(paths: Sequence[Path], *, chinese: bool) -> tuple[Any, list[str]]:

@@ -1,4 +1,5 @@
-"""Tables: tiles.parquet, one row per planned tile; findings.csv, one per cell; differential.csv, one per type.
+"""Tables: tiles.parquet, one row per planned tile; findings.csv, one per cell; fields.csv, one per photograph;
+differential.csv, one per type.
 
 What is not known is null or empty, never 0 and never 'normal'.
 """
@@ -16,13 +17,20 @@ import pyarrow.parquet as pq
 
 from wsi_chat.atomic import replacing, write_bytes
 from wsi_chat.errors import OutputError
-from wsi_chat.schema import Report, Tile, TileVerdict
+from wsi_chat.schema import FieldRecord, Report, Tile, TileVerdict, field_at
 
 FINDING_COLUMNS = (
-    "finding", "class", "label", "abnormal", "x_um", "y_um", "width_um", "height_um", "confidence", "tile_p", "votes",
-    "tiles", "also_called", "x0_px", "y0_px", "x1_px", "y1_px",
+    "finding", "class", "label", "abnormal", "field", "x_um", "y_um", "width_um", "height_um", "confidence", "tile_p",
+    "votes", "tiles", "also_called", "x0_px", "y0_px", "x1_px", "y1_px",
+)  # fmt: skip
+FIELD_COLUMNS = (
+    "number", "field", "status", "reason", "width_px", "height_px", "tiles", "tiles_screened", "tiles_detailed",
+    "p_highest", "findings", "findings_abnormal",
 )  # fmt: skip
 UNITS = {
+    "field": "name of the photograph, where the specimen is several; null for a slide",
+    "field_x": "px of that photograph",
+    "field_y": "px of that photograph",
     "x": "level-0 px",
     "y": "level-0 px",
     "width": "level-0 px",
@@ -33,16 +41,20 @@ UNITS = {
     "mpp": "um/px",
     "cellularity": "foreground area fraction, 0..1",
     "focus": "variance of the Laplacian of luminance, arbitrary",
+    "z": "focal plane shown, from 0; null where the slide has one",
     "p_screen": "probability of the screening question's positive option, uncalibrated",
     "p_abnormal": "the same where that question is about abnormality, else null",
     "n_boxes": "boxes in the tile's answers before merging across tiles; null where none was asked or answered",
 }
 
 
-def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) -> Path:
+def write_tiles_parquet(
+    tile_verdicts: Sequence[TileVerdict], path: Path | str, *, fields: Sequence[FieldRecord] = ()
+) -> Path:
     """Write one row per tile: geometry, cellularity, focus, screening probability, status, description, error.
 
-    Units and meanings are in the fields' metadata (key ``unit``). Empty texts are null.
+    With ``fields``, the photographs of a specimen, also the one that each tile shows and its place in it. Units and
+    meanings are in the fields' metadata (key ``unit``). Empty texts are null.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -50,6 +62,7 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
 
     rows = list(tile_verdicts)
     tiles = [row.tile for row in rows]
+    own = [field_at(fields, tile.box) for tile in tiles]
     columns: dict[str, tuple[pa.DataType, list[object]]] = {
         "tile_id": (pa.string(), [tile.id for tile in tiles]),
         "index": (pa.int64(), [tile.index for tile in tiles]),
@@ -64,6 +77,7 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
         "mpp": (pa.float64(), [tile.mpp for tile in tiles]),
         "cellularity": (pa.float64(), [tile.cellularity for tile in tiles]),
         "focus": (pa.float64(), [row.focus for row in rows]),
+        "z": (pa.int16(), [row.z for row in rows]),
         "p_screen": (pa.float64(), [row.p_screen for row in rows]),
         "p_abnormal": (pa.float64(), [row.p_abnormal for row in rows]),
         "status": (pa.string(), [row.status for row in rows]),
@@ -73,6 +87,9 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
         "truncated": (pa.bool_(), [row.truncated for row in rows]),
         "description": (pa.string(), [row.description or None for row in rows]),
         "error": (pa.string(), [row.error or None for row in rows]),
+        "field": (pa.string(), [field.name if field else None for field in own]),
+        "field_x": (pa.int64(), [tile.x - field.x if field else None for tile, field in zip(tiles, own, strict=True)]),
+        "field_y": (pa.int64(), [tile.y - field.y if field else None for tile, field in zip(tiles, own, strict=True)]),
     }
     schema = pa.schema(
         [
@@ -89,36 +106,102 @@ def write_tiles_parquet(tile_verdicts: Sequence[TileVerdict], path: Path | str) 
 def write_findings_csv(report: Report, path: Path | str) -> Path:
     """Write one row per finding, for spreadsheets: UTF-8 with a byte order mark, so that they read it as it is.
 
-    Positions are of the centre from the scan's top left corner in µm, sizes in µm; the box also in level-0 pixels.
-    What is not known is empty.
+    Positions are of the centre from the top left corner in µm, sizes in µm; the box also in level-0 pixels. All are
+    those of the scan, or of the photograph that ``field`` names. What is not known is empty: lengths in µm too, where
+    nobody stated the scale.
 
     Raises:
         OutputError: if the file cannot be written.
     """
-    mpp = report.slide.mpp
-    rows = [
+    return _write_csv(path, FINDING_COLUMNS, finding_rows(report))
+
+
+def finding_rows(report: Report) -> list[dict[str, object]]:
+    """The rows of findings.csv, by `FINDING_COLUMNS`."""
+    slide = report.slide
+    mpp = slide.mpp if slide.scale_known else None
+    return [
         {
             "finding": finding.id,
             "class": finding.name,
             "label": finding.label,
             "abnormal": "yes" if finding.abnormal else "no",
-            "x_um": f"{finding.box.center[0] * mpp:.2f}",
-            "y_um": f"{finding.box.center[1] * mpp:.2f}",
-            "width_um": f"{finding.box.width * mpp:.2f}",
-            "height_um": f"{finding.box.height * mpp:.2f}",
+            "field": finding.field,
+            "x_um": _um(box.center[0], mpp),
+            "y_um": _um(box.center[1], mpp),
+            "width_um": _um(box.width, mpp),
+            "height_um": _um(box.height, mpp),
             "confidence": "" if finding.confidence is None else f"{finding.confidence:.4f}",
             "tile_p": "" if finding.score is None else f"{finding.score:.4f}",
             "votes": finding.votes,
             "tiles": " ".join(finding.tile_ids),
             "also_called": " ".join(finding.other_labels),
-            "x0_px": f"{finding.box.x0:.1f}",
-            "y0_px": f"{finding.box.y0:.1f}",
-            "x1_px": f"{finding.box.x1:.1f}",
-            "y1_px": f"{finding.box.y1:.1f}",
+            "x0_px": f"{box.x0:.1f}",
+            "y0_px": f"{box.y0:.1f}",
+            "x1_px": f"{box.x1:.1f}",
+            "y1_px": f"{box.y1:.1f}",
         }
         for finding in report.verdict.findings
+        for box in [finding.field_box or finding.box]
     ]
-    return _write_csv(path, FINDING_COLUMNS, rows)
+
+
+def _um(px: float, mpp: float | None) -> str:
+    return "" if mpp is None else f"{px * mpp:.2f}"
+
+
+def write_fields_csv(report: Report, tile_verdicts: Sequence[TileVerdict], path: Path | str) -> Path | None:
+    """Write one row per photograph of a specimen: whether it was read, and what was found; None for a slide.
+
+    ``status`` is ``read`` where every tile was screened, ``in part`` where some were, ``missing`` where none was, and
+    ``not asked`` where a limit left all of it out. Counts of a field of which nothing was read closely are empty.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    if not report.slide.fields:
+        return None
+    tiles: dict[int, list[TileVerdict]] = {field.number: [] for field in report.slide.fields}
+    for verdict in tile_verdicts:
+        own = report.slide.field_at(verdict.tile.box)
+        if own is not None:
+            tiles[own.number].append(verdict)
+    classes = {f"n_{count.label}": count.label for count in report.verdict.counts if count.asked or count.seen}
+    rows = [_field_row(report, field, tiles[field.number], classes) for field in report.slide.fields]
+    return _write_csv(path, (*FIELD_COLUMNS, *classes), rows)
+
+
+def _field_row(
+    report: Report, field: FieldRecord, tiles: Sequence[TileVerdict], classes: Mapping[str, str]
+) -> dict[str, object]:
+    found = [finding for finding in report.verdict.findings if finding.field == field.name]
+    screened = [verdict.p_screen for verdict in tiles if verdict.p_screen is not None]
+    counted = any(verdict.status == "detailed" for verdict in tiles)
+    errors = [verdict.error for verdict in tiles if verdict.error]
+    row: dict[str, object] = {
+        "number": field.number,
+        "field": field.name,
+        "status": _field_status(field, tiles, len(screened)),
+        "reason": field.error or (errors[0] if errors else ""),
+        "width_px": "" if field.error else field.width,
+        "height_px": "" if field.error else field.height,
+        "tiles": len(tiles),
+        "tiles_screened": len(screened),
+        "tiles_detailed": sum(verdict.status == "detailed" for verdict in tiles),
+        "p_highest": f"{max(screened):.4f}" if screened else "",
+        "findings": len(found) if counted else "",
+        "findings_abnormal": sum(finding.abnormal for finding in found) if counted else "",
+    }
+    numbers = {name: sum(finding.label == label for finding in found) for name, label in classes.items()}
+    return row | {name: n if counted else "" for name, n in numbers.items()}
+
+
+def _field_status(field: FieldRecord, tiles: Sequence[TileVerdict], screened: int) -> str:
+    if field.error or (tiles and not screened):
+        return "missing"
+    if not tiles:
+        return "not asked"
+    return "read" if screened == len(tiles) else "in part"
 
 
 def write_differential_csv(report: Report, path: Path | str) -> Path | None:
@@ -180,5 +263,5 @@ def _tile_verdict(row: dict[str, Any]) -> TileVerdict:
     return TileVerdict(
         tile=tile, status=row["status"], p_screen=row["p_screen"], p_abnormal=row["p_abnormal"],
         asked=tuple(row["asked"] or ()), description=row["description"] or "", truncated=row["truncated"],
-        dropped_boxes=row["dropped_boxes"], focus=row["focus"], error=row["error"] or "",
+        dropped_boxes=row["dropped_boxes"], focus=row["focus"], z=row.get("z"), error=row["error"] or "",
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from reports import places
 from reports.blood import line
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
@@ -312,10 +313,9 @@ class _Page:
             "html.cited",
         )  # fmt: skip
         head = "".join(f'<th scope="col">{self.say(name)}</th>' for name in names)
-        mpp = self.report.slide.mpp
         rows = []
         for finding in self.findings.values():
-            x, y = (value * mpp / 1000 for value in finding.box.center)
+            where = _safe(places.center(self.report, finding.box, self.words))
             score = NONE if finding.score is None else score_text(finding.score)
             own = NONE if finding.confidence is None else score_text(finding.confidence)
             tile = finding.tile_ids[0] if finding.tile_ids else ""
@@ -325,8 +325,8 @@ class _Page:
             if finding.id not in self.pictured:
                 place = f'<tr id="{name}"><th scope="row">{name}</th>'
             rows.append(
-                f"{place}<td>{flag}{_safe(self.words.label(finding.label, finding.name))}</td><td>{x:.2f}, {y:.2f}</td>"
-                f"<td>{finding.box.width * mpp:.0f} × {finding.box.height * mpp:.0f}</td>"
+                f"{place}<td>{flag}{_safe(self.words.label(finding.label, finding.name))}</td><td>{where}</td>"
+                f"<td>{places.extent(self.report, finding.box)}</td>"
                 f"<td>{_safe(own)}</td><td>{_safe(score)}</td>"
                 f'<td><a href="#{_safe(tile)}">{_safe(tile)}</a></td><td>{self.back(finding.id)}</td></tr>'
             )
@@ -338,11 +338,10 @@ class _Page:
             return ""
         names = ("html.id", "html.position", "html.score", "html.tile_status", "html.cited")
         head = "".join(f'<th scope="col">{self.say(name)}</th>' for name in names)
-        mpp = self.report.slide.mpp
         rows = []
         for name in self.shown_tiles:
             row = self.tiles.get(name)
-            place = f"{row.tile.x * mpp / 1000:.2f}, {row.tile.y * mpp / 1000:.2f}" if row else "–"
+            place = _safe(places.corner(self.report, row.tile.box, self.words)) if row else "–"
             p = score_text(row.p_screen) if row and row.p_screen is not None else "–"
             status = row.status.replace("_", " ") if row else "–"
             rows.append(

@@ -1,11 +1,11 @@
-"""How scores, ids and sizes are written, and what may not be written: for the narrative, the PDF and the HTML card."""
+"""How scores and ids are written, and what may not be written: for the narrative, the PDF and the HTML card."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from wsi_chat.schema import Count, Report, VerdictStatus
+from wsi_chat.schema import Count, VerdictStatus
 
 VERDICT_WORDS: dict[VerdictStatus, str] = {
     "abnormal": "Flagged as abnormal",
@@ -66,12 +66,6 @@ def id_ranges(ids: Iterable[str]) -> str:
             parts.append([name])
         previous = here
     return ", ".join("–".join(part) for part in parts)
-
-
-def size_mm(report: Report) -> str:
-    """The scan's size, e.g. ``12.40 × 8.10 mm``."""
-    slide = report.slide
-    return f"{slide.width * slide.mpp / 1000:.2f} × {slide.height * slide.mpp / 1000:.2f} mm"
 
 
 def seen_first(counts: Iterable[Count]) -> list[Count]:

@@ -16,11 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tilers.focus import focus_score
     from tilers.foreground import Foreground, find_foreground
+    from tilers.picture import open_picture, picture_size
     from tilers.plan import TilePlan, plan_tiles
     from tilers.readers import Backend, Resolution, WindowBackend, reader_names, register_reader
-    from tilers.slide import Slide, open_slide
-    from tilers.stream import Patch, TileStream, focus_score
+    from tilers.slide import Slide, open_slide, slide_of
+    from tilers.stream import Patch, TileStream
 
 __all__ = [
     "Backend",
@@ -33,10 +35,13 @@ __all__ = [
     "WindowBackend",
     "find_foreground",
     "focus_score",
+    "open_picture",
     "open_slide",
+    "picture_size",
     "plan_tiles",
     "reader_names",
     "register_reader",
+    "slide_of",
 ]
 
 _HOMES = {
@@ -49,8 +54,11 @@ _HOMES = {
     "TileStream": "stream",
     "WindowBackend": "readers",
     "find_foreground": "foreground",
-    "focus_score": "stream",
+    "focus_score": "focus",
+    "open_picture": "picture",
     "open_slide": "slide",
+    "slide_of": "slide",
+    "picture_size": "picture",
     "plan_tiles": "plan",
     "reader_names": "readers",
     "register_reader": "readers",

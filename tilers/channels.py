@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilers.samples import EIGHT_BITS, Depth, depth_in_use
+from wsi_chat.errors import SlideUnsupported
 
 # Red, green, blue come last of the single colours: the order that viewers give unnamed channels.
 DEFAULT_COLOURS = ("0000FF", "00FF00", "FF0000", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
@@ -38,16 +39,19 @@ class ChannelStatement:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """How channels become RGB: as red, green, blue (and alpha) of ``depth``, or mixed from ``channels``."""
+    """How channels become RGB: as red, green, blue (and alpha) or grey of ``depth``, or mixed from ``channels``."""
 
     channels: tuple[Channel, ...] = ()
     depth: Depth = EIGHT_BITS
     alpha: bool = False
+    grey: bool = False
 
     @property
     def shown(self) -> tuple[int, ...]:
         """Indices of the channels that have to be read."""
-        return tuple(channel.index for channel in self.channels) or (0, 1, 2, 3)[: 4 if self.alpha else 3]
+        if self.channels:
+            return tuple(channel.index for channel in self.channels)
+        return (0, 1, 2, 3)[: 1 if self.grey else 4 if self.alpha else 3]
 
     @property
     def is_dark(self) -> bool:
@@ -67,40 +71,60 @@ class Mixing:
 
 
 def choose_mixing(
-    samples: Sequence[NDArray[Any]], statements: Sequence[ChannelStatement], *, bits: int | None = None
+    count: int,
+    dtype: np.dtype[Any],
+    sample: Callable[[int], NDArray[Any]],
+    statements: Sequence[ChannelStatement],
+    *,
+    bits: int | None = None,
 ) -> Mixing:
     """Colours of a picture or channels to mix, judged by what the file says and by a sample of each channel.
 
     Three channels whose colours are red, green and blue, absent or all the same are a colour picture if they have 8
-    bits or a bright background; a fourth that is all 0 or full is its alpha. Everything else is mixed additively.
+    bits or a bright background; a fourth that is all 0 or full is its alpha. One channel without a colour is grey.
+    Everything else is mixed additively.
 
     Args:
-        samples: values of every channel, any shape.
+        count, dtype: of the channels.
+        sample: values of one channel, any shape; called only where they matter.
         bits: significant bits as the file states them.
 
     Raises:
         SlideUnsupported: values that are not brightness.
     """
-    dtype = samples[0].dtype
-    count = len(samples)
     colours = [statement.colour.upper() for statement in statements[:3]]
     plain = not any(colours) or len(set(colours)) == 1 or tuple(colours) == RGB_COLOURS
-    if count in (3, 4) and plain and all(statement.shown for statement in statements[:3]):
-        low, high = min(float(s.min()) for s in samples[:3]), max(float(s.max()) for s in samples[:3])
-        if count == 3 or _is_alpha(samples[3]):
-            depth = depth_in_use(low, high, dtype, bits=bits)
-            if dtype == np.uint8 or all(float(np.median(s)) > BRIGHT * min(depth.top, high) for s in samples[:3]):
-                return Mixing(depth=depth, alpha=count == 4)
+    plain = plain and all(statement.shown for statement in statements[:3])
+    if plain and (count == 3 or (count == 4 and _is_alpha(sample(3)))):
+        depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(i) for i in range(3)], dtype, bits)
+        if depth is not None:
+            return Mixing(depth=depth, alpha=count == 4)
+    alone = statements[0] if statements else ChannelStatement()
+    if count == 1 and not alone.colour and alone.window is None:
+        depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(0)], dtype, bits)
+        if depth is not None:
+            return Mixing(depth=depth, grey=True)
+        statements = [replace(alone, colour="FFFFFF")]
     channels = []
-    for i, sample in enumerate(samples):
+    for i in range(count):
         statement = statements[i] if i < len(statements) else ChannelStatement()
         if not statement.shown:
             continue
         colour = statement.colour if len(statement.colour) == 6 else DEFAULT_COLOURS[i % len(DEFAULT_COLOURS)]
         r, g, b = (int(colour[j : j + 2], 16) / 255 for j in (0, 2, 4))
-        low, high = statement.window or _window(sample)
+        low, high = statement.window or _window(sample(i))
         channels.append(Channel(i, (r, g, b), low, high))
+    if not channels:
+        raise SlideUnsupported("none of its channels is marked as shown")
     return Mixing(channels=tuple(channels))
+
+
+def _bright_depth(samples: Sequence[NDArray[Any]], dtype: np.dtype[Any], bits: int | None) -> Depth | None:
+    """The depth of wide red, green and blue on a bright background; None where the background is dark."""
+    low, high = min(float(s.min()) for s in samples), max(float(s.max()) for s in samples)
+    depth = depth_in_use(low, high, dtype, bits=bits)
+    bright = all(float(np.median(s)) > BRIGHT * min(depth.top, high) for s in samples)
+    return depth if bright else None
 
 
 def _is_alpha(sample: NDArray[Any]) -> bool:

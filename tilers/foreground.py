@@ -1,12 +1,14 @@
 """Where the cells are: every spot that differs from the slide's background, down to a single cell.
 
-The slide is read once, in pieces, at about FINE_UM um/px; of each CELL_UM cell the darkest and the brightest
-spot are kept, so that one small cell does not drown in the mean of the glass around it. No object is too small
-to keep. What cannot be read counts as foreground: its tiles are tried, and recorded as unreadable.
+The slide is read once, in pieces (of a stack every focal plane, so that no cell is lost for its depth), at about
+FINE_UM µm/px; of each CELL_UM cell the darkest and the brightest spot count, so that one small cell does not drown in
+the mean of the glass around it. No object is too small. What cannot be read counts as foreground: its tiles are
+tried, and recorded as unreadable.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -16,18 +18,20 @@ from numpy.typing import NDArray
 
 from tilers.background import TEXTURE, Background, estimate_background, texture
 from tilers.deposit import Deposit, find_deposit
-from tilers.reduce import cell_mean, level_for, pieces
+from tilers.reduce import UNREADABLE_RGB, Piece, cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Box, Remark
 
 if TYPE_CHECKING:
     from tilers.slide import Slide
 
-FINE_UM = 2.0  # a lymphocyte's nucleus (7 um) covers several such pixels, and noise is averaged
+FINE_UM = 2.0  # a lymphocyte's nucleus (7 µm) covers several such pixels, and noise is averaged
 CELL_UM = 8.0  # about a small cell
 ASSUMED_MPP = 0.5  # where a slide has none; it only sets how fine the mask is
 MAX_CELLS = 16_000_000
 PIECE_PX = 2048
+OVERVIEW_PX = 2048  # what Slide.overview shows unless told otherwise
+MAX_OVERVIEW_PIXELS = 40_000_000
 # Absorbance (log10) above background. Pale superficial cytoplasm in a Pap stain has 0.1 to 0.2, nuclei 0.5 and
 # more; glass and mountant vary by about 0.03.
 ABSORBANCE = 0.08
@@ -151,26 +155,26 @@ def find_foreground(
     strength = ground.strength(grid.low, grid.high)
     strength[~grid.scanned] = 0
     threshold = ground.threshold(absorbance=absorbance, signal=signal)
-    found = (strength > threshold) & grid.scanned
+    stained = (strength > threshold) & grid.scanned
     if ground.kind == "bright":
-        found |= (structure > threshold) & grid.scanned
+        stained |= (structure > threshold) & grid.scanned
     if ground.fill is not None:
-        found &= ~ground.fill
+        stained &= ~ground.fill
     notes = []
-    unsure = (strength > UNSURE * threshold) & grid.scanned & ~found
+    unsure = (strength > UNSURE * threshold) & grid.scanned & ~stained
     if ground.kind == "bright":
-        unsure |= (structure > UNSURE * threshold) & grid.scanned & ~found
+        unsure |= (structure > UNSURE * threshold) & grid.scanned & ~stained
     if not ground.certain:
-        unsure = grid.scanned & ~found
+        unsure = grid.scanned & ~stained
         notes.append(Remark("foreground.no_glass"))
     if ground.fill is not None:
         unsure &= ~ground.fill
-    blank = not found.any() and not unsure.any()
-    kept = found | grid.unreadable
+    blank = not stained.any() and not unsure.any()
+
     if grid.unreadable.any():
         notes.append(Remark("foreground.unreadable", share=float(grid.unreadable.sum() / grid.unreadable.size)))
     return Foreground(
-        mask=kept,
+        mask=stained | grid.unreadable,
         cell=grid.cell,
         size=slide.size,
         strength=strength,
@@ -178,7 +182,9 @@ def find_foreground(
         unreadable=grid.unreadable,
         kind=ground.kind,
         background_rgb=ground.rgb,
-        deposit=None if blank else find_deposit(found, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
+        deposit=None
+        if blank
+        else find_deposit(stained, cell=grid.cell, cell_um=grid.cell * (slide.mpp or ASSUMED_MPP)),
         is_blank=blank and not grid.unreadable.any(),
         method=Remark(
             "foreground.bright" if ground.kind == "bright" else "foreground.dark",
@@ -224,25 +230,70 @@ def _read_grid(slide: Slide) -> _Grid:
         unreadable=np.zeros((rows, columns), bool),
         cell=side * scale,
     )
-    least = side * max(1, -(-256 // side))
-    piece_side = least * max(1, PIECE_PX // least)
-    for piece in pieces(slide, level, side=piece_side, least=least):
+    overview = _overview_to_fill(slide, level, side)
+    step = side if overview is None else math.lcm(side, overview.cell)
+    least = step * max(1, -(-256 // step))
+    for plane in slide.candidate_planes:
+        _read_plane(slide, level, plane, grid, average, pool, least, overview if plane == slide.middle_plane else None)
+    if overview is not None:
+        slide.keep_overview(overview.pixels, overview.cell * scale)
+    return grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Overview:
+    """A picture of the whole slide that is filled while the mask is read; ``cell``: side of its pixel, level px."""
+
+    pixels: NDArray[np.uint8]
+    cell: int
+
+
+def _overview_to_fill(slide: Slide, level: int, side: int) -> _Overview | None:
+    """A canvas where an overview would have to read the mask's level again; None where a smaller level serves."""
+    ratio = max(slide.size) / OVERVIEW_PX / slide.level_downsamples[level]
+    if level_for(slide, max(1.0, max(slide.size) / OVERVIEW_PX)) != level:
+        return None
+    ratio = max(1.0, ratio)
+    cell = side * int(ratio / side) if ratio >= side else max(n for n in range(1, int(ratio) + 1) if side % n == 0)
+    width, height = slide.level_sizes[level]
+    if -(-width // cell) * -(-height // cell) > MAX_OVERVIEW_PIXELS:
+        return None
+    return _Overview(np.zeros((-(-height // cell), -(-width // cell), 3), np.uint8), cell)
+
+
+def _read_plane(
+    slide: Slide, level: int, plane: int, grid: _Grid, average: int, pool: int, least: int, overview: _Overview | None
+) -> None:
+    """Add one focal plane to the grid: the darkest and brightest spots of all planes count."""
+    side = average * pool
+    first = plane == slide.candidate_planes[0]
+    for piece in pieces(slide, level, side=least * max(1, PIECE_PX // least), least=least, z=plane):
         r0, c0 = piece.y // side, piece.x // side
         place = np.s_[r0 : r0 + -(-piece.height // side), c0 : c0 + -(-piece.width // side)]
+        if overview is not None:
+            _fill(overview, piece)
         if piece.rgb is None:
             grid.unreadable[place] = True
             grid.scanned[place] = True
             grid.error = piece.error
             continue
         fine = cell_mean(piece.rgb, average)
-        grid.low[place] = _pool(fine, pool, np.minimum)
-        grid.high[place] = _pool(fine, pool, np.maximum)
-        grid.mean[place] = cell_mean(fine, pool)
+        low, high = _pool(fine, pool, np.minimum), _pool(fine, pool, np.maximum)
+        grid.low[place] = low if first else np.minimum(grid.low[place], low)
+        grid.high[place] = high if first else np.maximum(grid.high[place], high)
+        if first or plane == slide.middle_plane:
+            grid.mean[place] = cell_mean(fine, pool)
         if piece.scanned is None:
             grid.scanned[place] = True
         else:
-            grid.scanned[place] = _pool(piece.scanned[..., None].view(np.uint8), side, np.maximum)[..., 0] > 0
-    return grid
+            grid.scanned[place] |= _pool(piece.scanned[..., None].view(np.uint8), side, np.maximum)[..., 0] > 0
+
+
+def _fill(overview: _Overview, piece: Piece) -> None:
+    cell = overview.cell
+    top, left = piece.y // cell, piece.x // cell
+    place = np.s_[top : top + -(-piece.height // cell), left : left + -(-piece.width // cell)]
+    overview.pixels[place] = UNREADABLE_RGB if piece.rgb is None else cell_mean(piece.rgb, cell)
 
 
 def _pool(pixels: NDArray[np.uint8], factor: int, choose: np.ufunc) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ UNIT_UM = {
     "in": 25_400.0,
 }
 MAX_XML = 64 * 2**20
-MAX_PLANES = 200_000
+MAX_PLANES = 4096
 
 
 @dataclass(frozen=True, slots=True)

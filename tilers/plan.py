@@ -1,6 +1,7 @@
 """Which tiles of a slide are looked at: geometry only, no pixels.
 
 The grid covers the whole slide with full-size tiles; those at the right and bottom edge are shifted inward.
+Over a specimen of several photographs, each field has a grid of its own, and no tile shows two fields.
 Tiles come row-major over blocks of BLOCK x BLOCK grid cells, and row-major inside a block, so that neighbours
 can be read together. ``Tile.index`` is row * columns + column of the full grid: the same place keeps its name
 whatever the mask or the limit.
@@ -70,6 +71,11 @@ class TilePlan:
     def __len__(self) -> int:
         return len(self.tiles)
 
+    def _repr_html_(self) -> str:
+        from tilers.cards import plan_card
+
+        return plan_card(self)
+
     def position(self, tile: Tile) -> tuple[int, int]:
         """(row, column) of a tile in the full grid."""
         return divmod(tile.index, self.grid_shape[1])
@@ -103,7 +109,7 @@ def plan_tiles(
     Args:
         foreground: None keeps every tile.
         tile_px: side of the square that the model sees, pixels.
-        mpp: its resolution, um/px.
+        mpp: its resolution, µm/px.
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
         limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
             counts can be extrapolated (the densest tiles would bias them).
@@ -119,27 +125,28 @@ def plan_tiles(
     upsampled = mpp < base * (1 - FINER_BY)
     if upsampled and not allow_upsample:
         raise SettingError(
-            f"Tiles are asked at {mpp:g} um/px, but {slide.path.name} has {base:.4g} um/px at its finest.",
-            hint=f"Ask for {base:.4g} um/px or more, or allow upsampling.",
+            f"Tiles are wanted at {mpp:g} µm/px, but the finest level of {slide.path.name} has {base:.4g} µm/px.",
+            hint=f"Ask for {base:.4g} µm/px or more: --tile-mpp {_rounded_up(base):.4g}. If the slide's own "
+            "resolution is wrong, give the right one with --mpp.",
         )
     shape = _geometry(slide, base, tile_px, mpp)
     scale = slide.level_downsamples[shape.level]
     step = max(1, round(shape.read_px * (1 - overlap)))
-    width, height = slide.size
-    xs = _starts(width, shape.side, step, scale)
-    ys = _starts(height, shape.side, step, scale)
-    if len(xs) * len(ys) > MAX_GRID:
+    grids = _grids(slide, shape.side, step, scale)
+    rows, columns = max(grid.row + len(grid.ys) for grid in grids), max(grid.column + len(grid.xs) for grid in grids)
+    number = sum(len(grid.xs) * len(grid.ys) for grid in grids)
+    if number > MAX_GRID:
         raise SettingError(
-            f"The grid over {slide.path.name} would have {len(xs) * len(ys):,} tiles.",
+            f"The grid over {slide.path.name} would have {number:,} tiles.",
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
-    kept = []
+    planned = []
     unsure = empty = outside = 0
-    for row, column in _order(len(ys), len(xs)):
+    for grid, row, column in ((g, *at) for g in grids for at in _order(len(g.ys), len(g.xs))):
         tile = Tile(
-            index=row * len(xs) + column,
-            x=xs[column],
-            y=ys[row],
+            index=(grid.row + row) * columns + grid.column + column,
+            x=grid.xs[column],
+            y=grid.ys[row],
             width=shape.side,
             height=shape.side,
             level=shape.level,
@@ -148,13 +155,13 @@ def plan_tiles(
             mpp=shape.mpp,
         )
         if foreground is None:
-            kept.append(tile)
+            planned.append(tile)
             continue
         share = foreground.fraction(tile.box)
         if share > 0:
-            kept.append(_with_cellularity(tile, share))
+            planned.append(_with_cellularity(tile, share))
         elif foreground.is_unsure(tile.box):
-            kept.append(_with_cellularity(tile, 0.0))
+            planned.append(_with_cellularity(tile, 0.0))
             unsure += 1
         elif not leave_out and foreground.is_scanned(tile.box):
             kept.append(_with_cellularity(tile, 0.0))
@@ -162,13 +169,13 @@ def plan_tiles(
             empty += 1
         else:
             outside += 1
-    tiles = _spread(kept, limit)
-    settings = (len(ys), len(xs), step * scale, tile_px, mpp, overlap, upsampled, len(kept))
+    tiles = _spread(planned, limit)
+    settings = (rows, columns, step * scale, tile_px, mpp, overlap, upsampled, len(planned))
     return TilePlan(
         tiles=tiles,
-        grid=len(xs) * len(ys),
-        foreground=len(kept),
-        grid_shape=(len(ys), len(xs)),
+        grid=number,
+        foreground=len(planned),
+        grid_shape=(rows, columns),
         stride=step * scale,
         tile_px=tile_px,
         mpp=mpp,
@@ -187,16 +194,54 @@ def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: b
     notes = []
     if upsampled:
         notes.append(Remark("plan.enlarged", mpp=mpp, scan=base))
-    if min(slide.size) < shape.side:
+    small = [field for field in slide.fields if min(field.width, field.height) < shape.side]
+    if small:
+        notes.append(Remark("plan.small_fields", n=len(small), all=len(slide.fields), side=shape.side))
+    elif not slide.fields and min(slide.size) < shape.side:
         notes.append(Remark("plan.small_slide", width=slide.size[0], height=slide.size[1], side=shape.side))
     return tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The tiles' starts over one picture, level-0 px, and its first row and column in the full grid."""
+
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+    row: int = 0
+    column: int = 0
+
+
+def _grids(slide: Slide, side: int, step: int, scale: float) -> list[_Grid]:
+    """One grid over a slide; one over each field where there are several, on a common grid of equal slots."""
+    if not slide.fields:
+        return [_Grid(*(tuple(_starts(length, side, step, scale)) for length in slide.size))]
+    own = [
+        (
+            tuple(field.x + x for x in _starts(field.width, side, step, scale)),
+            tuple(field.y + y for y in _starts(field.height, side, step, scale)),
+        )
+        for field in slide.fields
+    ]
+    wide, high = max(len(xs) for xs, _ in own), max(len(ys) for _, ys in own)
+    lefts, tops = sorted({field.x for field in slide.fields}), sorted({field.y for field in slide.fields})
+    return [
+        _Grid(xs, ys, row=tops.index(field.y) * high, column=lefts.index(field.x) * wide)
+        for field, (xs, ys) in zip(slide.fields, own, strict=True)
+    ]
+
+
+def _rounded_up(mpp: float) -> float:
+    """With four digits, and not below the value itself."""
+    digits = 3 - math.floor(math.log10(mpp))
+    return math.ceil(mpp * 10**digits) / 10**digits
 
 
 def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:
     if not 16 <= tile_px <= MAX_TILE_PX:
         raise SettingError(f"tile_px is {tile_px}.", hint=f"Choose 16 to {MAX_TILE_PX} pixels, for instance 512.")
     if not (math.isfinite(mpp) and mpp > 0):
-        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give um/px above 0, for instance 0.5.")
+        raise SettingError(f"The tiles' mpp is {mpp}.", hint="Give µm/px above 0, for instance 0.5.")
     if not 0 <= overlap <= 0.9:
         raise SettingError(f"overlap is {overlap:g}.", hint="Choose a fraction from 0 to 0.9, for instance 0.25.")
     if limit is not None and limit < 1:
@@ -210,9 +255,8 @@ def _geometry(slide: Slide, base: float, tile_px: int, mpp: float) -> _Geometry:
     at_level = base * scale
     near = 1 - FINER_BY <= mpp / at_level <= 1 + SAME_BY
     read_px = tile_px if near else max(1, round(tile_px * mpp / at_level))
-    side = max(
-        1, math.ceil(read_px * scale - 1e-6)
-    )  # rounded down, tiles without overlap would leave a pixel between them
+    # Rounded down, tiles without overlap would leave a pixel between them.
+    side = max(1, math.ceil(read_px * scale - 1e-6))
     return _Geometry(level, read_px, side, base * side / tile_px)
 
 

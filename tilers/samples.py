@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tilers.readers import Pixels
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # Camera and scanner values come in these depths, whatever the depth of the numbers that store them.
 DEPTHS = (8, 10, 12, 14, 16)
@@ -45,7 +46,7 @@ class Depth:
     """How wide samples become 8 bits: ``top`` is shown as 255. ``note`` says so where the whole range is not used."""
 
     top: float
-    note: str = ""
+    note: Remark | None = None
 
     def shrink(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """The same samples as uint8."""
@@ -75,14 +76,14 @@ def depth_in_use(low: float, high: float, dtype: np.dtype[np.generic], *, bits: 
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise SlideUnsupported(f"its pixels are {dtype} with values from {low:.4g} to {high:.4g}, not brightness")
     if dtype.kind == "f" and high <= 1:
-        return Depth(1.0, "floating-point pixels from 0 to 1 are shown as 0 to 255")
+        return Depth(1.0, Remark("slide.unit_range"))
     depth = next(d for d in DEPTHS if high < 2**d)
     if bits is not None and depth <= bits <= 16:
         depth = max(bits, 8)
     limit = "floating-point" if dtype.kind == "f" else f"{dtype.itemsize * 8}-bit"
     if depth == 16 and dtype.itemsize == 2:
         return Depth(65535)
-    return Depth(2**depth - 1, f"{limit} pixels use values up to {high:g}: they are shown as {depth}-bit values")
+    return Depth(2**depth - 1, Remark("slide.depth", limit=limit, high=high, bits=depth))
 
 
 def photometric_name(photometric: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # Words by which scanners and converters name what is not the scan.
 ASIDES = frozenset(
@@ -48,6 +49,8 @@ def choose_scan(images: Sequence[ImageInFile]) -> int:
         for i, image in enumerate(images)
         if min(image.size) > 0 and not image.reduced and not (image.words - shared) & ASIDES
     ]
+    if images and all(min(image.size) < 1 for image in images):
+        raise SlideUnsupported(f"an image claims {images[0].size[0]} x {images[0].size[1]} px")
     if not scans:
         names = ", ".join(repr(image.name) for image in images) or "none"
         raise SlideUnsupported(f"it holds no image of the scan, only label, macro or overview (images: {names})")
@@ -55,17 +58,33 @@ def choose_scan(images: Sequence[ImageInFile]) -> int:
     return max(stated or scans, key=lambda i: images[i].area)
 
 
-def describe_left_out(images: Sequence[ImageInFile], used: Sequence[int]) -> tuple[str, ...]:
+def is_aside(image: ImageInFile) -> bool:
+    """Whether an image is named as a label, macro or overview."""
+    return bool(image.words & ASIDES)
+
+
+def check_first_image(vendor: str, description: str, *, tiled: bool) -> None:
+    """Refuse a scanner's file whose scan is lost, where a reader would take what comes next for it.
+
+    Aperio writes the full resolution first, tiled; smaller levels say ``width x height -> width x height``.
+
+    Raises:
+        SlideUnsupported: the image is a thumbnail, a label, a macro or a smaller level.
+    """
+    head = " ".join(description.splitlines()[:2])[:400]
+    if not tiled or is_aside(ImageInFile(head, (1, 1))) or (vendor.lower() == "aperio" and "->" in head.split(";")[0]):
+        raise SlideUnsupported(
+            "the directory of its scan is damaged or missing; thumbnail, label, macro and smaller levels are never"
+            " read in its place"
+        )
+
+
+def describe_left_out(images: Sequence[ImageInFile], used: Sequence[int]) -> tuple[Remark, ...]:
     """A note on the images that are not shown, by size; nothing where all are used."""
     sizes = [f"{image.size[0]} x {image.size[1]} px" for i, image in enumerate(images) if i not in used]
     if not sizes:
         return ()
-    noun = "image" if len(sizes) == 1 else "images"
-    listed = ", ".join(sizes[:4]) + (", ..." if len(sizes) > 4 else "")
-    return (
-        f"{len(sizes)} other {noun} of the file ({listed}) belong{'s' if len(sizes) == 1 else ''} to no level"
-        " of the scan and are not read",
-    )
+    return (Remark("slide.left_out", n=len(sizes), sizes=", ".join(sizes[:4]) + (", ..." if len(sizes) > 4 else "")),)
 
 
 def pyramid(sizes: Sequence[tuple[int, int]], base: int, allowed: Sequence[int]) -> list[int]:

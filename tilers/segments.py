@@ -22,6 +22,9 @@ from wsi_chat.errors import SlideUnsupported
 NONE, LZW, OLD_JPEG, JPEG, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 6, 7, 8, 32946, 32773
 JPEG2000 = (33003, 33004, 33005, 34712)
 MAX_SIDE = 4_000_000
+MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of another format may be
+RAW_ROWS = 256
+LOST_SECTOR = bytes(512)
 SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
 
 
@@ -49,10 +52,12 @@ class TiffImage:
         if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
             raise SlideUnsupported(f"an image claims {self.width:,} x {self.height:,} px")
         self.piece = self._piece_size()
-        self.rows, self.columns = -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
-        self._check_pixels()
         layers = self.samples if self.separate else 1
         self.offsets, self.counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+        if self.compression == NONE and not page.is_tiled and self.piece[0] == self.height:
+            self._split_strip(layers)
+        self.rows, self.columns = -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
+        self._check_pixels()
         expected = self.rows * self.columns * layers
         if self.offsets.size != expected or self.counts.size != expected:
             raise SlideUnsupported(
@@ -69,6 +74,18 @@ class TiffImage:
             return int(self.page.tilelength), int(self.page.tilewidth)
         return min(int(self.page.rowsperstrip) or self.height, self.height), self.width
 
+    def _split_strip(self, layers: int) -> None:
+        """Read raw pixels that lie in one strip as strips of RAW_ROWS: any of them can be found without the others."""
+        row = self.width * (1 if self.separate else self.samples) * self.bits
+        if row % 8 or self.offsets.size != layers or self.counts.size != layers:
+            return
+        starts = np.arange(0, self.height, RAW_ROWS, dtype=np.int64)
+        rows = np.minimum(RAW_ROWS, self.height - starts)
+        left = np.clip(self.counts[:, None] - starts * (row // 8), 0, None)
+        self.counts = np.minimum(rows * (row // 8), left).ravel()
+        self.offsets = (self.offsets[:, None] + starts * (row // 8)).ravel()
+        self.piece = (min(RAW_ROWS, self.height), self.width)
+
     def _check_pixels(self) -> None:
         rows, columns = self.piece
         if rows < 1 or columns < 1:
@@ -76,7 +93,7 @@ class TiffImage:
         if self.dtype.kind not in "uf" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
             raise SlideUnsupported(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
         size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize
-        if size > MAX_TILE_BYTES:
+        if size > (MAX_TILE_BYTES if self.page.is_tiled else MAX_STRIP_BYTES):
             raise SlideUnsupported(
                 f"its pixels lie in one piece of {columns} x {rows} px ({size / 2**20:,.0f} MiB), "
                 "which cannot be read by region; convert it to a tiled TIFF"
@@ -114,10 +131,11 @@ class TiffImage:
         samples = 1 if self.separate else self.samples
         if self.compression == JPEG and self.bits == 8:
             return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric)
-        need = -(-width * samples * self.bits // 8) * height
+        row_bytes = -(-width * samples * self.bits // 8)
+        need, most = row_bytes * height, row_bytes * self.piece[0]  # some writers fill up the last strip
         simple = self.compression in (NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS)
         if simple and int(self.page.predictor) in (1, 2) and self.bits == 8 * self.dtype.itemsize:
-            raw = _inflate(data, self.compression, need)
+            raw = _inflate(data, self.compression, need, most)
             order = self.dtype.newbyteorder(self.page.parent.byteorder)
             array = np.frombuffer(raw, order).astype(self.dtype).reshape(height, width, samples)
             if int(self.page.predictor) == 2:
@@ -126,7 +144,7 @@ class TiffImage:
         if self.compression in JPEG2000:
             _check_jpeg2000(data, height, width)
         elif simple and self.compression != NONE:
-            _inflate(data, self.compression, need)  # for its checks; other predictors and depths are tifffile's work
+            _inflate(data, self.compression, need, most)  # for its checks; other predictors are tifffile's work
         index = (layer * self.rows + row) * self.columns + column
         decoded, _, _ = self.page.decode(data, index, jpegtables=self.page.jpegtables, _fullsize=True)
         if decoded is None:
@@ -137,28 +155,26 @@ class TiffImage:
         return array
 
 
-def _inflate(data: bytes, compression: int, need: int) -> bytes:
-    """Exactly ``need`` bytes.
+def _inflate(data: bytes, compression: int, need: int, most: int) -> bytes:
+    """Exactly ``need`` bytes of a piece that holds at most ``most``.
 
     Raises:
-        ValueError: the data give less, or their checksum is wrong.
+        ValueError: the data give less or more, or their checksum is wrong.
     """
     if compression in (DEFLATE, DEFLATE_OLD):
         inflate = zlib.decompressobj()
-        raw: bytes | bytearray = inflate.decompress(data, need)
-        if not inflate.eof:  # the checksum follows the last byte; a stream that goes on beyond it is cut here
-            more = inflate.decompress(inflate.unconsumed_tail, 1)
-            if not inflate.eof and not more:
-                raise ValueError("a deflated piece ends early")
+        raw: bytes | bytearray = inflate.decompress(data, most)
+        if not inflate.eof and (inflate.decompress(inflate.unconsumed_tail, 1) or not inflate.eof):
+            raise ValueError("a deflated piece ends early or goes on too long")
     elif compression == LZW:
-        raw = imagecodecs.lzw_decode(data, out=need)
+        raw = imagecodecs.lzw_decode(data, out=most)
     elif compression == PACKBITS:
-        raw = imagecodecs.packbits_decode(data, out=need)
+        raw = imagecodecs.packbits_decode(data, out=most)
     else:
-        raw = data[:need]
+        raw = data
     if len(raw) < need:
         raise ValueError(f"a piece has {len(raw):,} bytes of pixels instead of {need:,}")
-    return bytes(raw) if not isinstance(raw, bytes) else raw
+    return bytes(raw[:need])
 
 
 def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], photometric: int) -> NDArray[np.uint8]:
@@ -198,7 +214,9 @@ def _without_adobe(data: bytes) -> bytes:
 
 
 def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
-    """The size in the codestream, before a decoder allocates it."""
+    """The size in the codestream, before a decoder allocates it, and what decoders paint over in silence."""
+    if LOST_SECTOR in data:  # coded data look random, and empty packets are one byte each
+        raise ValueError(f"a JPEG 2000 piece holds {len(LOST_SECTOR)} zero bytes in a row: a lost sector")
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(data) < at + 24:
         raise ValueError("a JPEG 2000 piece holds no codestream")

@@ -12,26 +12,37 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
+from tilers.focus import fixed_plane, focus_score, read_focus
+from tilers.photographs import is_photograph, photographs_in
 from tilers.readers import Backend, Pixels, candidates
-from tilers.reduce import view
+from tilers.readers.memory import NAME as MEMORY
+from tilers.readers.memory import open_memory
+from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
+from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import (
     ResolutionUnknown,
     SlideNotFound,
     SlideUnreadable,
     SlideUnsupported,
     WsiChatError,
+    as_utf8,
 )
-from wsi_chat.schema import Box, SlideRecord
+from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, Remark, SlideRecord, Tile, field_at
 
 log = logging.getLogger(__name__)
+
+MAX_SIDE = 4_000_000
+MAX_COARSEST_PIXELS = 40_000_000_000  # 200,000 x 200,000 px
 
 
 class Slide:
@@ -47,13 +58,24 @@ class Slide:
         mpp_stated: what the file says where the user's value takes its place, or None.
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
+        planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
+            where the setting ``z`` names it.
         properties: allow-listed, nothing personal.
+        fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
     """
 
     def __init__(
-        self, path: Path, *, reader: str, opener: Callable[[Path], Backend], backend: Backend, mpp: float | None
+        self,
+        path: Path,
+        *,
+        reader: str,
+        opener: Callable[[Path], Backend],
+        backend: Backend,
+        mpp: float | None,
+        z: str | int = "best",
     ) -> None:
+        _check_sizes(path, backend)
         settled = resolve_mpp(backend.resolutions, objective_power=backend.objective_power, flag=mpp)
         self.path = path
         self.reader = reader
@@ -69,18 +91,29 @@ class Slide:
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
         self.properties = dict(backend.properties)
-        self.notes = (*backend.notes, *settled.notes)
+        self.fields: tuple[FieldRecord, ...] = tuple(backend.fields)
+        self.planes = max(1, int(backend.planes))
+        plane = fixed_plane(read_focus(z), self.planes, path.name)
+        self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
+        self.notes = (*backend.notes, *settled.notes, *self._stack_notes())
         self._opener = opener
         self._backend = backend
         self._lock = threading.Lock()
         self._flag = mpp
+        self._z = z
         self._fingerprint: str | None = None
         self._owns_backend = True
+        self._overview: tuple[NDArray[np.uint8], tuple[float, float]] | None = None
 
     def __repr__(self) -> str:
         scale = f"{self.mpp:.4g} µm/px ({self.mpp_source})" if self.mpp else "mpp unknown"
         levels = len(self.level_sizes)
         return f"<Slide {self.path.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
+
+    def _repr_html_(self) -> str:
+        from tilers.cards import slide_card
+
+        return slide_card(self)
 
     def __enter__(self) -> Self:
         return self
@@ -96,12 +129,51 @@ class Slide:
             self._owns_backend = False
             self._backend.close()
 
+    def _stack_notes(self) -> tuple[Remark, ...]:
+        if self.planes == 1:
+            return ()
+        if len(self.candidate_planes) > 1:
+            return (Remark("slide.stack_sharpest", n=self.planes),)
+        return (Remark("slide.stack_plane", n=self.planes, plane=self.candidate_planes[0]),)
+
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over sizes and sampled content; see ``tilers.fingerprint``."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.path, self.level_sizes)
+            self._fingerprint = self._backend.digest or fingerprint(self.path, self.level_sizes)
         return self._fingerprint
+
+    @property
+    def is_photograph(self) -> bool:
+        """Whether a camera took it, one field at a time: no scan of a slide."""
+        return bool(self.fields) or (len(self.level_sizes) == 1 and is_photograph(self.path))
+
+    def assume_mpp(self, mpp: float) -> None:
+        """Take a photograph of unknown scale for one at ``mpp``; its record says that this is no measurement."""
+        self.mpp, self.mpp_source = mpp, ASSUMED_SCALE
+
+    def read_tile(self, tile: Tile, *, z: int | None = None) -> NDArray[np.uint8]:
+        """A tile's pixels as they are read, (h, w, 3); of several fields only the one in which it begins.
+
+        Where that field is smaller than the tile, the rest shows background, as beyond the edge of a slide.
+
+        Raises:
+            SlideUnreadable: see `read_region`.
+        """
+        width, height = tile.read_px
+        own = field_at(self.fields, tile.box)
+        if own is None:
+            return self.read_region(tile.x, tile.y, tile.level, width, height, z=z)
+        w, h = (min(size, round(edge - at)) for size, edge, at in (
+            (width, own.box.x1, tile.x), (height, own.box.y1, tile.y),
+        ))  # fmt: skip
+        pixels = self.read_region(tile.x, tile.y, 0, w, h, z=z)
+        if (w, h) == (width, height):
+            return pixels
+        out = np.empty((height, width, 3), np.uint8)
+        out[:] = self.background_rgb
+        out[:h, :w] = pixels
+        return out
 
     def require_mpp(self) -> float:
         """µm per level-0 pixel.
@@ -126,9 +198,10 @@ class Slide:
             SlideUnreadable: the file cannot be opened again.
         """
         backend = self._backend if self._backend.shareable else self._open_again()
-        twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag)
+        twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag, z=self._z)
         twin._owns_backend = not self._backend.shareable
         twin._fingerprint = self._fingerprint
+        twin.mpp, twin.mpp_source = self.mpp, self.mpp_source
         return twin
 
     def _open_again(self) -> Backend:
@@ -142,33 +215,39 @@ class Slide:
 
     # ------------------------------------------------------------------------------------------ pixels
 
-    def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
+    def read_region(self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None) -> NDArray[np.uint8]:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.
 
-        The region may reach beyond the slide: pixels without data take the background colour.
+        The region may reach beyond the slide: pixels without data take the background colour. ``z`` is a focal plane,
+        counted from 0; None shows the plane that the slide was opened for, or the sharpest of this region.
 
         Raises:
             SlideUnreadable: the region could not be read, not even on a fresh handle.
         """
-        return self.read_with_mask(x, y, level, w, h)[0]
+        return self.read_with_mask(x, y, level, w, h, z=z)[0]
 
     def read_with_mask(
-        self, x: int, y: int, level: int, w: int, h: int
+        self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Like ``read_region``, and where the scan holds data: (h, w) bool, or None where it does everywhere."""
-        return self._composite(self._read(x, y, level, w, h))
+        planes = self.candidate_planes if z is None else (z,)
+        best = self._composite(self._read(x, y, level, w, h, planes[0]))
+        for plane in planes[1:]:
+            other = self._composite(self._read(x, y, level, w, h, plane))
+            best = max(best, other, key=lambda shown: focus_score(shown[0]))
+        return best
 
-    def _read(self, x: int, y: int, level: int, w: int, h: int) -> Pixels:
+    def _read(self, x: int, y: int, level: int, w: int, h: int, plane: int) -> Pixels:
         backend = self._backend
         try:
-            return backend.read(x, y, level, w, h)
+            return backend.read_plane(plane, x, y, level, w, h)
         except MemoryError:
             raise
         except Exception as error:
             log.debug("%s: read at (%d, %d) level %d failed: %s", self.path.name, x, y, level, error)
             first = error
         try:
-            return self._reopened(backend).read(x, y, level, w, h)
+            return self._reopened(backend).read_plane(plane, x, y, level, w, h)
         except MemoryError:
             raise
         except Exception as error:
@@ -209,17 +288,48 @@ class Slide:
         Raises:
             SlideUnreadable: nothing of the slide could be read.
         """
-        longer = max(self.size)
-        return view(self, Box(0, 0, *self.size), min(max_px, longer))
+        px = min(max_px, max(self.size))
+        if self._overview is not None and max(self._overview[1]) >= px:
+            return shrink(*self._overview, px)
+        return view(self, Box(0, 0, *self.size), px, z=self.middle_plane)
 
-    def crop(self, box: Box, px: int) -> NDArray[np.uint8]:
+    @property
+    def middle_plane(self) -> int:
+        """The focal plane of overviews: the one that is shown, or the middle one of those to choose from."""
+        return self.candidate_planes[len(self.candidate_planes) // 2]
+
+    def keep_overview(self, pixels: NDArray[np.uint8], cell: float) -> None:
+        """Let ``overview`` shrink this picture of the whole slide instead of reading the slide again.
+
+        For who has read the level anyway: the foreground mask of a slide without smaller levels.
+
+        Args:
+            pixels: (h, w, 3); one of them is ``cell`` x ``cell`` level-0 px, and the last ones may reach beyond.
+        """
+        self._overview = pixels, (self.size[0] / cell, self.size[1] / cell)
+
+    def crop(self, box: Box, px: int, *, alone: bool = False) -> NDArray[np.uint8]:
         """A box (level-0 px) as (h, w, 3) RGB, its longer side ``px`` px; beyond the slide it shows background.
+
+        Args:
+            alone: of several fields, show only the one that the box belongs to.
 
         Raises:
             SettingError: the box is empty.
             SlideUnreadable: nothing of it could be read.
         """
-        return view(self, box, px)
+        own = field_at(self.fields, Box(*box.center, *box.center)) if alone else None
+        inside = None if own is None else box.clipped(own.box)
+        if inside is None or inside == box:
+            return view(self, box, px)
+        scale = px / max(box.width, box.height)
+        out = np.empty((max(1, round(box.height * scale)), max(1, round(box.width * scale)), 3), np.uint8)
+        out[:] = self.background_rgb
+        part = view(self, inside, max(1, round(max(inside.width, inside.height) * scale)))
+        left, top = (round((at - edge) * scale) for at, edge in ((inside.x0, box.x0), (inside.y0, box.y0)))
+        part = part[: out.shape[0] - top, : out.shape[1] - left]
+        out[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return out
 
     def record(self, id: str) -> SlideRecord:  # noqa: A002  the field's name in the report
         """The slide as the report states it.
@@ -229,7 +339,7 @@ class Slide:
         """
         return SlideRecord(
             id=id,
-            file_name=self.path.name,
+            file_name=as_utf8(self.path.name),
             fingerprint=self.fingerprint,
             reader=self.reader,
             width=self.size[0],
@@ -241,22 +351,27 @@ class Slide:
             vendor=self.vendor,
             bounds=self.bounds,
             properties=self.properties,
+            fields=self.fields,
         )
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None = None) -> Slide:
+def open_slide(
+    path: str | Path, *, mpp: float | None = None, reader: str | None = None, z: str | int = "best"
+) -> Slide:
     """Open a slide with the first reader that takes it.
 
     Args:
-        path: a slide file, an image, one .dcm file of a DICOM series, or an OME-Zarr folder.
+        path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
+            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
+        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
 
     Raises:
         SlideNotFound: no such file, or a folder that is not a slide.
         SlideUnsupported: no reader opens it; the message has each reader's reason.
         SlideUnreadable: an image that is damaged.
-        SettingError: ``mpp`` is implausible or ``reader`` unknown.
+        SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
     """
     path = Path(path)
     _check_path(path)
@@ -268,17 +383,32 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str | None
         except SlideUnreadable:
             raise
         except Exception as error:  # a plugin may raise anything
-            reasons.append(f"{candidate.name}: {getattr(error, 'message', '') or error}")
+            reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
+            reasons.append(f"{candidate.name}: {reason}")
             continue
         try:
-            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp)
+            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z)
         except BaseException:
             backend.close()
             raise
     raise SlideUnsupported(
-        f"{path.name} cannot be opened as a slide: {_diagnosis(path)}{'; '.join(reasons)}.",
-        hint="Check that the file was copied completely; `wsi-chat doctor` lists the readers.",
+        f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
+        hint=way_out(path),
     )
+
+
+def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
+    """A picture in memory as an open slide of one level.
+
+    Args:
+        picture: see `tilers.readers.memory.open_memory`.
+        mpp: µm per pixel, None where it is not known.
+
+    Raises:
+        SettingError: it is not a picture, or ``mpp`` is implausible.
+    """
+    backend = open_memory(picture)
+    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
 
 
 def _check_path(path: Path) -> None:
@@ -286,13 +416,29 @@ def _check_path(path: Path) -> None:
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
         names = {p.name for p in path.iterdir()}
-        if not names & {"zarr.json", ".zgroup", ".zattrs"}:
+        slide = names & {"zarr.json", ".zgroup", ".zattrs"} or dicom_files(path) or photographs_in(path)
+        if not slide:
             raise SlideNotFound(
-                f"{path} is a folder, not a slide.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), or an OME-Zarr folder.",
+                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
+                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_sizes(path: Path, backend: Backend) -> None:
+    """Refuse sizes that no scanner makes: the mask reads the coarsest level whole."""
+    sizes = [(int(w), int(h)) for w, h in backend.level_sizes]
+    if not sizes or any(not (0 < w <= MAX_SIDE and 0 < h <= MAX_SIDE) for w, h in sizes):
+        raise SlideUnsupported(
+            f"{path.name} claims levels of {sizes[:3]} px.", hint="Copy the file again from its source."
+        )
+    if sizes[-1][0] * sizes[-1][1] > MAX_COARSEST_PIXELS:
+        raise SlideUnsupported(
+            f"The smallest level of {path.name} has {sizes[-1][0]:,} x {sizes[-1][1]:,} px.",
+            hint="Convert it to a pyramidal TIFF with smaller levels.",
+        )
 
 
 def _check_header(path: Path) -> None:
@@ -303,24 +449,3 @@ def _check_header(path: Path) -> None:
             f"{path.name} cannot be opened as a slide: {header.objection}.",
             hint="Copy the file again from its source; it looks damaged.",
         )
-
-
-def _diagnosis(path: Path) -> str:
-    """What the first bytes tell of a file that nothing opens; empty, or ending in a separator."""
-    if path.is_dir():
-        return ""
-    with path.open("rb") as file:
-        head = file.read(512)
-    size = path.stat().st_size
-    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
-    order = orders.get(head[:2])
-    if order is not None and len(head) >= 8:
-        version = int.from_bytes(head[2:4], order)
-        start = int.from_bytes(head[4:8] if version == 42 else head[8:16], order)
-        if version in (42, 43) and start >= size:
-            return f"it is cut off (its directory should be at byte {start}, the file ends at {size}); "
-        return ""
-    text = head.decode("utf-8", errors="replace")
-    if all(c.isprintable() or c.isspace() for c in text):
-        return f"it is a text file, whatever its suffix {path.suffix!r} says; "
-    return ""

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tilers.focus import focus_score
 from tilers.plan import BLOCK, TilePlan
 from tilers.slide import open_slide
 from tilers.thread_pool import in_order
@@ -46,7 +47,7 @@ class Patch:
     """One tile's pixels, or why there are none.
 
     ``pixels``: (out_px, out_px, 3) uint8 RGB, or None where ``status`` is ``unreadable``. ``focus``: see
-    ``focus_score``.
+    ``tilers.focus_score``. ``z``: the focal plane shown, counted from 0; None where the slide has only one.
     """
 
     tile: Tile
@@ -54,15 +55,7 @@ class Patch:
     status: Literal["ok", "unreadable"]
     focus: float | None = None
     error: str = ""
-
-
-def focus_score(pixels: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian of luminance (3x3 kernel, grey levels 0..255): higher is sharper.
-
-    Comparable only between tiles of one slide at one mpp (Pech-Pacheco et al., ICPR 2000).
-    """
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    z: int | None = None
 
 
 class TileStream:
@@ -231,21 +224,40 @@ def _block(tiles: Sequence[Tile], scale: float) -> _Block:
 
 
 def _read_block(slide: Slide, block: _Block) -> list[Patch]:
-    try:
-        pixels = slide.read_region(block.x, block.y, block.level, block.width, block.height)
-    except SlideUnreadable as error:
-        log.info("%s; reading its %d tiles one by one", error.message, len(block.tiles))
-        return [_read_tile(slide, tile) for tile in block.tiles]
-    patches = []
-    for tile, (dx, dy) in zip(block.tiles, block.offsets, strict=True):
-        w, h = tile.read_px
-        patches.append(_patch(tile, pixels[dy : dy + h, dx : dx + w]))
+    """The block's patches; of a stack whose plane is not fixed, each tile's sharpest plane."""
+    patches = _read_plane(slide, block, slide.candidate_planes[0])
+    for plane in slide.candidate_planes[1:]:
+        patches = [_sharper(a, b) for a, b in zip(patches, _read_plane(slide, block, plane), strict=True)]
     return patches
 
 
-def _read_tile(slide: Slide, tile: Tile) -> Patch:
+def _sharper(one: Patch, other: Patch) -> Patch:
+    """The sharper of two patches of a tile; an unreadable plane gives way to one that can be read."""
+    if one.focus is None or other.focus is None:
+        return other if one.focus is None else one
+    return other if other.focus > one.focus else one
+
+
+def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
+    if slide.fields:  # decoded whole already, and a block may show several
+        return [_read_tile(slide, tile, plane) for tile in block.tiles]
     try:
-        return _patch(tile, slide.read_region(tile.x, tile.y, tile.level, *tile.read_px))
+        pixels = slide.read_region(block.x, block.y, block.level, block.width, block.height, z=plane)
+    except SlideUnreadable as error:
+        log.info("%s; reading its %d tiles one by one", error.message, len(block.tiles))
+        return [_read_tile(slide, tile, plane) for tile in block.tiles]
+    shown = plane if slide.planes > 1 else None
+    patches = []
+    for tile, (dx, dy) in zip(block.tiles, block.offsets, strict=True):
+        w, h = tile.read_px
+        patches.append(_patch(tile, pixels[dy : dy + h, dx : dx + w], shown))
+    return patches
+
+
+def _read_tile(slide: Slide, tile: Tile, plane: int) -> Patch:
+    try:
+        pixels = slide.read_tile(tile, z=plane)
+        return _patch(tile, pixels, plane if slide.planes > 1 else None)
     except SlideUnreadable as error:
         return Patch(tile, None, "unreadable", error=error.message)
 
@@ -255,9 +267,9 @@ def _lost(block: _Block, error: Exception) -> list[Patch]:
     return [Patch(tile, None, "unreadable", error=f"{type(error).__name__}: {error}") for tile in block.tiles]
 
 
-def _patch(tile: Tile, read: NDArray[np.uint8]) -> Patch:
+def _patch(tile: Tile, read: NDArray[np.uint8], plane: int | None) -> Patch:
     out = resample(read, tile.out_px)
-    return Patch(tile, out, "ok", focus=focus_score(out))
+    return Patch(tile, out, "ok", focus=focus_score(out), z=plane)
 
 
 def resample(read: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

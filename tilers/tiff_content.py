@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tifffile
+
 from tilers.ome import OmeImage, parse_ome_xml, unit_um
 from tilers.properties import number
 from tilers.readers import Resolution
-from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, pyramid
+from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, is_aside, pyramid
 from tilers.segments import TiffImage
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 MAX_PAGES = 20_000
 REDUCED, MASK_FLAG = 1, 4  # bits of NewSubfileType
@@ -41,7 +44,7 @@ class Content:
     resolutions: tuple[Resolution, ...] = ()
     colours: tuple[str, ...] = ()
     significant_bits: int | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 def read_content(tiff: Any, file_size: int) -> Content:
@@ -60,11 +63,14 @@ def read_content(tiff: Any, file_size: int) -> Content:
 
 
 def _pages(tiff: Any) -> list[Any]:
-    pages = []
-    for number_, page in enumerate(tiff.pages):
-        if number_ >= MAX_PAGES:
-            raise SlideUnsupported(f"it holds more than {MAX_PAGES:,} images")
-        pages.append(page)
+    pages: list[Any] = []
+    try:
+        for page in tiff.pages:
+            if len(pages) >= MAX_PAGES:
+                raise SlideUnsupported(f"it holds more than {MAX_PAGES:,} images")
+            pages.append(page)
+    except tifffile.TiffFileError as error:  # what is left may be an overview of the scan that is lost
+        raise SlideUnsupported(f"the directory of its image {len(pages)} is damaged or cut off ({error})") from error
     if not pages:
         raise SlideUnsupported("it holds no image")
     return pages
@@ -87,7 +93,7 @@ def _generic(pages: Sequence[Any], file_size: int) -> Content:
     images = [_as_candidate(page) for page in pages]
     base = choose_scan(images)
     kind = _kind(pages[base])
-    aside = [_is_aside(image) for image in images]
+    aside = [is_aside(image) for image in images]
     alike = [i for i, page in enumerate(pages) if _kind(page) == kind and not aside[i]]
     sizes = [image.size for image in images]
     chain = pyramid(sizes, base, alike)
@@ -97,8 +103,7 @@ def _generic(pages: Sequence[Any], file_size: int) -> Content:
     levels += _below(levels[0].first.size, below, file_size) if len(chain) == 1 else []
     notes = [*describe_left_out(images, [*chain, *twins])]
     if twins:
-        noun = f"{len(twins) + 1} images of the same size without metadata: only the first, image {base}, is read"
-        notes.append(f"the file holds {noun}")
+        notes.append(Remark("slide.same_size", n=len(twins) + 1, base=base))
     return Content(tuple(levels), notes=tuple(notes))
 
 
@@ -110,14 +115,6 @@ def _as_candidate(page: Any) -> ImageInFile:
     if flags == MACRO:
         name += " macro"
     return ImageInFile(name, _size(page), reduced=bool(flags & (REDUCED | MASK_FLAG)))
-
-
-def _is_aside(image: ImageInFile) -> bool:
-    try:
-        choose_scan([ImageInFile(image.name, image.size)])
-    except SlideUnsupported:
-        return True
-    return False
 
 
 def _kind(page: Any) -> tuple[object, ...]:
@@ -160,14 +157,14 @@ def _ome(pages: Sequence[Any], images: Sequence[OmeImage], file_size: int) -> Co
             levels.append(smaller)
     used = [chosen]
     if most == 0:  # older writers store each resolution as an Image of its own
-        same = [i for i, c in enumerate(candidates) if not _is_aside(c) and images[i].size[2:] == image.size[2:]]
+        same = [i for i, c in enumerate(candidates) if not is_aside(c) and images[i].size[2:] == image.size[2:]]
         for i in pyramid([c.size for c in candidates], chosen, same)[1:]:
             levels.append(_ome_level(pages, images[i], file_size))
             used.append(i)
     resolution = (Resolution(*image.mpp, "ome-xml PhysicalSize"),) if image.mpp else ()
     notes = [*describe_left_out(candidates, used)]
     if image.size[4] > 1:
-        notes.append(f"only the first of {image.size[4]} time points is read")
+        notes.append(Remark("slide.first_time", n=image.size[4]))
     return Content(tuple(levels), resolution, image.colours, image.significant_bits, tuple(notes))
 
 
@@ -229,7 +226,7 @@ def _imagej(pages: Sequence[Any], fields: dict[str, str], file_size: int) -> Con
     level = Level(tuple(tuple(row) for row in rows))
     if any(_kind(i.page) != _kind(pages[0]) or i.size != level.first.size for p in level.images for i in p):
         raise SlideUnsupported("its images differ in size or sample format")
-    notes = (f"only the first of {frames} time points is read",) if frames > 1 else ()
+    notes = (Remark("slide.first_time", n=frames),) if frames > 1 else ()
     return Content((level,), resolutions, notes=notes)
 
 

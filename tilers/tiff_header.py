@@ -15,10 +15,11 @@ from typing import BinaryIO
 MAX_DIRECTORIES = 4096
 MAX_ENTRIES = 1024
 MAX_TEXT = 4096
+MAX_TILES = 4_000_000  # of an image, when gaps among them are looked for
 MAX_TILE_BYTES = 256 * 2**20  # a tile is decoded whole
 
 WIDTH, LENGTH, BITS, DESCRIPTION, SAMPLES, SOFTWARE, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 270, 277, 305, 322, 323
-SUB_DIRECTORIES, XMP, HAMAMATSU = 330, 700, 65420
+TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, XMP, HAMAMATSU = 324, 325, 330, 700, 65420
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WANTED = {
@@ -33,6 +34,8 @@ _WANTED = {
     SUB_DIRECTORIES,
     XMP,
     HAMAMATSU,
+    TILE_OFFSETS,
+    TILE_COUNTS,
 }
 
 
@@ -78,6 +81,13 @@ def read_tiff_header(path: Path) -> TiffHeader | None:
             vendor = vendor or _vendor(file, form, entries)
             objection = objection or _objection(file, form, entries, number)
     return TiffHeader(vendor, objection)
+
+
+def has_gaps(path: Path) -> bool:
+    """Whether a tile of a TIFF was never written, or lies beyond the end of the file."""
+    with path.open("rb") as file:
+        form = _form(file, path.stat().st_size)
+        return form is not None and any(_has_gaps(file, form, entries) for entries in _directories(file, form))
 
 
 def _form(file: BinaryIO, size: int) -> _Form | None:
@@ -174,8 +184,27 @@ def _objection(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> s
     )
     size = width * height * max(samples, 1) * max(bits, 1) // 8
     if size <= MAX_TILE_BYTES:
-        return ""
+        return _too_few_tiles(file, form, entries, number, width, height)
     return (
         f"a tile of its image {number} claims {width:,} x {height:,} px ({size / 2**20:,.0f} MiB, "
         f"at most {MAX_TILE_BYTES // 2**20} MiB, since a tile is decoded whole)"
     )
+
+
+def _too_few_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, width: int, height: int) -> str:
+    """Dimensions that the directory's own list of tiles does not back would be read for hours, tile by missing tile."""
+    if width < 1 or height < 1 or TILE_OFFSETS not in entries:
+        return ""
+    image_w, image_h = ((_integers(file, form, entries.get(tag)) or [0])[0] for tag in (WIDTH, LENGTH))
+    needed, listed = -(-image_w // width) * -(-image_h // height), entries[TILE_OFFSETS][1]
+    if listed >= needed:
+        return ""
+    return (
+        f"its image {number} claims {image_w:,} x {image_h:,} px, which need {needed:,} tiles, "
+        f"but its directory lists {listed:,}"
+    )
+
+
+def _has_gaps(file: BinaryIO, form: _Form, entries: _Entries) -> bool:
+    offsets, counts = (_integers(file, form, entries.get(tag), most=MAX_TILES) for tag in (TILE_OFFSETS, TILE_COUNTS))
+    return any(count == 0 or at + count > form.size for at, count in zip(offsets, counts, strict=False))

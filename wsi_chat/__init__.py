@@ -14,6 +14,7 @@ from wsi_chat._version import __version__
 
 if TYPE_CHECKING:
     from wsi_chat.analysis.result import SlideResult, load_result
+    from wsi_chat.app.notebook import view
     from wsi_chat.asking.ask import ask
     from wsi_chat.asking.result import AskResult
     from wsi_chat.chat.conversation import Conversation
@@ -30,6 +31,7 @@ __all__ = [
     "analyze_cohort",
     "ask",
     "load_result",
+    "view",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "analyze_cohort": "wsi_chat.cohort.run",
     "ask": "wsi_chat.asking.ask",
     "load_result": "wsi_chat.analysis.result",
+    "view": "wsi_chat.app.notebook",
 }
 
 

@@ -7,6 +7,7 @@ named in the error. Every file that replaces an earlier one is written here.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -65,5 +66,9 @@ def write_bytes(path: Path | str, data: bytes, *, parents: bool = True, hint: st
 
 
 def write_text(path: Path | str, text: str, *, parents: bool = True, hint: str = HINT) -> Path:
-    """Write ``text`` to ``path`` as a whole, as UTF-8 with its line ends as they are; see `replacing`."""
-    return write_bytes(path, text.encode("utf-8"), parents=parents, hint=hint)
+    """Write ``text`` to ``path`` as a whole, as UTF-8 with its line ends as they are; see `replacing`.
+
+    Bytes of a file name that is not UTF-8 are written as JSON escapes them, so that run.json gives the same name back.
+    """
+    writable = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return write_bytes(path, writable.encode("utf-8"), parents=parents, hint=hint)

@@ -20,6 +20,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def as_utf8(text: str) -> str:
+    """Text that can be written anywhere: the bytes of a file name that is not UTF-8 are shown as ``\\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class WsiChatError(Exception):
     """Base of every error that wsi-chat raises on purpose.
 
@@ -31,9 +39,9 @@ class WsiChatError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = as_utf8(message)
+        self.hint = as_utf8(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()

@@ -6,7 +6,8 @@ coordinates. Nothing here imports numpy, torch or a reader.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA_VERSION = "1.2"
+ASSUMED_SCALE = "assumed"
+"""Source of an mpp that nobody stated: a photograph was read pixel for pixel at the scale that suits the model."""
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 """Stands on every answer, report and conversation."""
 
@@ -212,6 +215,35 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def _repr_html_(self) -> str:
+        """Its fields as a table, for notebooks; long values are cut, and every text is escaped."""
+        rows = "".join(
+            f"<tr><td style='text-align:left;vertical-align:top;color:#5c6a70;padding:0 12px 0 0'>{name}</td>"
+            f"<td style='text-align:left'>{html.escape(_in_short(value))}</td></tr>"
+            for name, value in self
+        )
+        return (
+            f"<div style='font:13px/1.45 system-ui,sans-serif'><b>{type(self).__name__}</b>"
+            f"<table style='border-collapse:collapse'>{rows}</table></div>"
+        )
+
+
+CUT_AT = 160
+
+
+def _in_short(value: Any) -> str:
+    """A field's value on one line."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Box):
+        return f"{value.x0:.0f} {value.y0:.0f} {value.x1:.0f} {value.y1:.0f} (level-0 px)"
+    if isinstance(value, tuple) and value and isinstance(value[0], Record):
+        return f"{len(value)} × {type(value[0]).__name__}"
+    text = " ".join(", ".join(map(str, value)).split()) if isinstance(value, tuple) else " ".join(str(value).split())
+    return text if len(text) <= CUT_AT else f"{text[:CUT_AT]}…"
+
 
 NOTHING = Remark(VERBATIM, text="")
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -225,6 +257,7 @@ class TileVerdict(Record):
     ``p_screen`` is the probability of the screen question's positive option; ``p_abnormal`` is the same
     number where that question is about abnormality, else None. ``boxes`` are level-0 pixels, before merging
     across tiles. ``focus`` is the variance of the Laplacian of luminance (arbitrary units, higher is sharper).
+    ``z`` is the focal plane that was shown, counted from 0; None where the slide has only one.
     """
 
     tile: Tile
@@ -237,6 +270,7 @@ class TileVerdict(Record):
     truncated: bool = False
     dropped_boxes: int = 0
     focus: float | None = None
+    z: int | None = None
     error: str = ""
 
 
@@ -245,6 +279,8 @@ class Finding(Record):
 
     ``score`` is the highest ``p_screen`` among its tiles: evidence for ranking, not a probability of disease.
     ``confidence`` is the highest that the model gave the cell itself under this label, None where it gave none.
+    ``field`` names the photograph that it lies in and ``field_box`` is its box in pixels of that photograph, where the
+    specimen is several photographs; ``box`` is then on the canvas that shows them side by side.
     ``abnormal`` says whether the reporting system counts the label as abnormal. ``votes`` is the number of
     tiles that gave it this label, ``other_labels`` what else they called it.
     """
@@ -259,6 +295,8 @@ class Finding(Record):
     tile_ids: tuple[str, ...]
     votes: int = Field(ge=1)
     other_labels: tuple[str, ...] = ()
+    field: str = ""
+    field_box: Box | None = None
 
 
 class Interval(Record):
@@ -532,8 +570,37 @@ class Narrator(Record):
     note: Remark = NOTHING
 
 
+class FieldRecord(Record):
+    """One photograph of a specimen of several: which, and where it lies on the canvas that shows them side by side.
+
+    ``x, y`` is its top left corner on the canvas, in the photographs' own pixels, as are its ``width`` and ``height``.
+    ``error`` says why it is missing: then its size is that of the others.
+    """
+
+    number: int = Field(ge=1)
+    name: str
+    x: int
+    y: int
+    width: int
+    height: int
+    error: str = ""
+
+    @property
+    def box(self) -> Box:
+        """Its place on the canvas."""
+        return Box(self.x, self.y, self.x + self.width, self.y + self.height)
+
+    def own(self, box: Box) -> Box:
+        """A box on the canvas in the field's own pixels."""
+        return box.shifted(-self.x, -self.y)
+
+
 class SlideRecord(Record):
-    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px."""
+    """The slide as a file: identity without anything personal. Sizes in level-0 pixels, mpp in µm/px.
+
+    ``fields`` are the photographs of a specimen of several, in order; empty for a slide, which is one picture. What is
+    said in level-0 pixels is then in pixels of the canvas on which they lie side by side.
+    """
 
     id: str
     file_name: str
@@ -548,6 +615,28 @@ class SlideRecord(Record):
     vendor: str = ""
     bounds: Box | None = None
     properties: dict[str, str] = Field(default_factory=dict)
+    fields: tuple[FieldRecord, ...] = ()
+
+    @property
+    def scale_known(self) -> bool:
+        """Whether the mpp is a statement about the specimen, so that lengths in µm mean something."""
+        return self.mpp_source != ASSUMED_SCALE
+
+    def field_at(self, box: Box) -> FieldRecord | None:
+        """The field that a box on the canvas belongs to; None for a slide."""
+        return field_at(self.fields, box)
+
+
+def field_at(fields: Sequence[FieldRecord], box: Box) -> FieldRecord | None:
+    """The field that a box on the canvas belongs to: the one that holds its top left corner, else its middle.
+
+    A tile that is larger than its field begins in it, and may reach over others.
+    """
+    for x, y in ((box.x0, box.y0), box.center):
+        for one in fields:
+            if one.x <= x <= one.x + one.width and one.y <= y <= one.y + one.height:
+                return one
+    return None
 
 
 class ModelRecord(Record):

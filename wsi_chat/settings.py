@@ -128,10 +128,15 @@ class Settings(BaseModel):
         " blood smears.",
         panel=TILES, affects="answers", flags="--mask/--no-mask",
     )  # fmt: skip
+    z: str = setting(
+        "best", "Focal plane of a stack: best (the sharpest of each tile), mid, or its number from 0.",
+        panel=TILES, affects="answers",
+    )  # fmt: skip
     workers: int = setting(2, "Threads that read tiles.", panel=TILES, affects="speed", rare=True, ge=1, le=64)
 
     top_k: int = setting(
-        TOP_K, "Number of highest-scoring tiles in which cells are located and described.",
+        TOP_K, "Number of highest-scoring tiles in which cells are located and described. Where cells are counted "
+        "(blood), every tile in which screening found them is read besides; 0 reads none.",
         panel=READING, affects="answers", ge=0,
     )  # fmt: skip
     exhaustive: bool = setting(False, "Locate and describe cells in every tile.", panel=READING, affects="answers")
@@ -244,6 +249,14 @@ class Settings(BaseModel):
     def _one_or_more(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("z", mode="before")
+    @classmethod
+    def _plane(cls, value: object) -> object:
+        text = str(value).strip().lower()
+        if text not in ("best", "mid") and not text.isdecimal():
+            raise ValueError("choose best, mid, or a plane's number from 0")
+        return text
+
     @field_validator("format", mode="before")
     @classmethod
     def _with_commas(cls, value: object) -> object:
@@ -268,6 +281,11 @@ def declared() -> Mapping[str, Declared]:
 def affecting(*kinds: Affects) -> frozenset[str]:
     """The names of the settings that affect these, e.g. ``affecting("speed")``."""
     return frozenset(each.name for each in declared().values() if each.affects in kinds)
+
+
+def plane_of(z: str) -> str | int:
+    """The setting ``z`` as `tilers.open_slide` takes it."""
+    return int(z) if z.isdecimal() else z
 
 
 # named in every aggregator that version 0.1 fitted, also where they have their defaults

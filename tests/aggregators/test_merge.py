@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import aggregators.merge as merging
 from aggregators import merge_boxes
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box, Finding, Tile, TileVerdict
+from wsi_chat.schema import Box, Finding, LabelledBox, Tile, TileVerdict
 
 Cell = tuple[str, Box]
 BOUNDS = Box(0, 0, 2000, 2000)
@@ -335,3 +335,20 @@ def test_tiles_without_a_probability_give_a_finding_without_a_score(cervix, make
 def test_an_impossible_iou_is_refused(cervix, iou):
     with pytest.raises(SettingError, match="iou is"):
         merge_boxes([], cervix, bounds=BOUNDS, iou=iou)
+
+
+def test_a_cell_has_the_highest_confidence_that_the_model_gave_it_under_its_label(make_tile, cervix):
+    tiles = make_tile(0, 0, 0, 512), make_tile(1, 384, 0, 512)
+    box = Box(400, 100, 460, 160)
+    scored = (("hsil", 0.4), ("hsil", 0.7)), (("lsil", 0.99), ("hsil", None))
+    rows = [
+        TileVerdict(
+            tile=tile, status="detailed", p_screen=0.9,
+            boxes=tuple(LabelledBox(label, box, score) for label, score in boxes),
+        )
+        for tile, boxes in zip(tiles, scored, strict=True)
+    ]  # fmt: skip
+    (finding,) = merge_boxes(rows, cervix, bounds=BOUNDS)
+    assert (finding.label, finding.confidence, finding.score) == ("hsil", 0.7, 0.9), "not the tile's p"
+    bare = [row.model_copy(update={"boxes": (LabelledBox("hsil", box, 7.0),)}) for row in rows]
+    assert merge_boxes(bare, cervix, bounds=BOUNDS)[0].confidence is None, "no probability, none invented"

@@ -314,3 +314,15 @@ def test_normal_needs_answers_for_the_floor_and_a_score_below_the_threshold(
 def test_wrong_settings_are_refused_even_without_tiles(judge, options, message):
     with pytest.raises(SettingError, match=message):
         judge([], **options)
+
+
+def test_a_category_that_graver_findings_support_names_the_classes_behind_it(slide, judge):
+    """'HSIL: 2' beside a findings row 'HSIL 1' read as a contradiction."""
+    verdict = judge(slide([0.9] * 12, boxes=_hits(hsil=1, scc=1)))
+    assert verdict.category == "hsil"
+    assert (
+        "HSIL: 2 findings of this grade or a graver one (HSIL 1, SCC 1; at least 2 needed)" in verdict.category_reason
+    )
+    support = {row.code: (row.findings, row.own) for row in verdict.category_support}
+    assert support["hsil"] == (2, 1)
+    assert support["lsil"] == (2, 0), "supported by graver cells, and none of its own was marked"

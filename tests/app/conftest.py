@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import wsi_chat
 from wsi_chat.analysis.result import SlideResult, load_result
@@ -59,3 +61,13 @@ def result(folder: Path) -> SlideResult:
 def store(folder: Path) -> Iterator[ReviewStore]:
     with ReviewStore(folder) as opened:
         yield opened
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A specimen of three photographed fields, each of a colour of its own."""
+    folder = tmp_path / "specimen 7"
+    folder.mkdir()
+    for n, color in enumerate(((230, 200, 200), (200, 230, 200), (200, 200, 230)), start=1):
+        Image.fromarray(np.full((480, 640, 3), color, np.uint8)).save(folder / f"field {n}.png")
+    return folder

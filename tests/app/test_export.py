@@ -15,7 +15,8 @@ from wsi_chat.analysis.result import SlideResult
 from wsi_chat.app.export import export_review, reviewed_tiles, write_manifest
 from wsi_chat.app.review import SLIDE, ReviewStore
 from wsi_chat.app.source import find_slides
-from wsi_chat.datasets.slides import read_geojson
+from wsi_chat.datasets.annotated import Renaming
+from wsi_chat.datasets.qupath import read_geojson
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
@@ -84,7 +85,7 @@ def test_qupath_reads_the_reviewed_classes(
     assert features[reviewed["rejected"]]["classification"]["name"].endswith("*")
     assert "votes" not in features[reviewed["drawn"]]["measurements"]
     # and so does this program: a rejected cell is no cell
-    boxes = read_geojson(path, rename=str.casefold)
+    boxes = read_geojson(path, rename=Renaming({}, lambda name: None)).boxes
     assert len(boxes) == len(result.findings)  # one rejected, one drawn
 
 

@@ -76,9 +76,12 @@ def test_tags_differ_from_square_to_square(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/squares/0/6_0.jpg", "/squares/9/0_0.jpg", "/squares/-1/0_0.jpg", "/squares/0/a_b.jpg", "/label.jpg",
-     "/macro.jpg", "/associated/label", "/files/journal.sqlite", "/files/review.sqlite", "/files/run.log",
-     "/files/..%2f..%2frun.json", "/files/", "/../../etc/passwd", "/region.jpg/../files/journal.sqlite"],
+    [
+        "/squares/0/6_0.jpg", "/squares/9/0_0.jpg", "/squares/-1/0_0.jpg", "/squares/0/a_b.jpg",
+        "/squares/0/0_0.jpg?plane=1", "/label.jpg", "/macro.jpg", "/associated/label", "/files/journal.sqlite",
+        "/files/review.sqlite", "/files/run.log", "/files/..%2f..%2frun.json", "/files/", "/../../etc/passwd",
+        "/region.jpg/../files/journal.sqlite",
+    ],
 )  # fmt: skip
 def test_what_is_not_offered_is_not_there(served: Served, path: str) -> None:
     assert served.get(path).status == 404
@@ -128,10 +131,10 @@ def test_a_browser_that_left_is_not_read_for(served: Served, monkeypatch: pytest
     going, read = threading.Event(), []
     plain = SlideReader.square
 
-    def slow(self: SlideReader, z: int, x: int, y: int) -> bytes:
+    def slow(self: SlideReader, z: int, x: int, y: int, plane: int | None = None) -> bytes:
         read.append((x, y))
         going.wait(10)
-        return plain(self, z, x, y)
+        return plain(self, z, x, y, plane)
 
     monkeypatch.setattr(SlideReader, "square", slow)
 

@@ -47,15 +47,10 @@ def test_a_slide_that_was_not_analyzed_keeps_its_folder_in_the_run_folder(small_
     assert not found.only.folder.exists()  # looking writes nothing
 
 
-def test_a_folder_of_pictures_is_a_specimen_of_fields(small_slide: Path, tmp_path: Path) -> None:
-    fields = tmp_path / "patient 7"
-    fields.mkdir()
-    for name in ("b.tiff", "a.tiff"):
-        shutil.copy(small_slide, fields / name)
-    (fields / "notes.txt").write_text("not a field")
-    found = find_slides(fields, out=tmp_path / "out")
-    assert [entry.title for entry in found.entries.values()] == ["a.tiff", "b.tiff"]
-    assert {entry.specimen for entry in found.entries.values()} == {"patient 7"}
+def test_a_folder_of_photographs_is_one_specimen(photographs: Path, tmp_path: Path) -> None:
+    found = find_slides(photographs, out=tmp_path / "out")
+    assert found.only is not None
+    assert found.only.slide == photographs.resolve()
 
 
 def test_what_holds_nothing_is_refused(tmp_path: Path, folder: Path) -> None:

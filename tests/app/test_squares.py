@@ -143,3 +143,16 @@ def test_what_fails_is_said_and_not_kept() -> None:
         shop.close()
 
     asyncio.run(ask())
+
+
+def test_each_focal_plane_of_a_stack_can_be_seen(shared_data: Path) -> None:
+    path = shared_data.parent / "cases" / "ome-tiff-channels-and-stacks" / "zyx3.ome.tif"
+    if not path.is_file():
+        pytest.skip("the case of a focal stack is not here")
+    with open_slide(path, mpp=0.5) as slide:
+        reader = SlideReader(slide)
+        if reader.planes < 2:
+            pytest.skip("tilers reads no focal stacks yet")
+        shown = [pixels(reader.square(0, 0, 0, plane)) for plane in range(reader.planes)]
+        assert all(np.abs(shown[0] - other).mean() > 1 for other in shown[1:])
+        reader.close()

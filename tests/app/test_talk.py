@@ -107,7 +107,7 @@ def test_a_damaged_conversation_is_set_aside_and_not_written_over(opened: Opened
     (folder / "chat.json").write_text("{half", encoding="utf-8")
     talk = opened()
     assert talk.replies == []
-    assert "no conversation" in talk.trouble
+    assert "not a conversation" in talk.trouble
     asyncio.run(hear(talk, Question("why?")))
     assert (folder / "chat.damaged.json").read_text(encoding="utf-8") == "{half"
 

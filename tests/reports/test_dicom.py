@@ -139,3 +139,29 @@ def test_without_highdicom_the_way_out_is_named(dicom_report, shared_data, tmp_p
     with pytest.raises(DicomUnavailable, match="not installed") as caught:
         write_dicom(dicom_report, tmp_path, source=shared_data / "slides" / "boxes_0.dcm")
     assert "wsi-chat[dicom]" in caught.value.hint
+
+
+IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "StudyID", "StudyDate", "AccessionNumber",
+               "ReferringPhysicianName")  # fmt: skip
+
+
+@pytest.mark.parametrize("removed", [IDENTIFIERS, ("PatientID",), (*IDENTIFIERS, "StudyInstanceUID")])
+def test_identifiers_that_were_removed_are_written_empty(dicom_report, shared_data, tmp_path, removed):
+    import pydicom
+
+    image = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
+    for keyword in removed:
+        if keyword in image:
+            delattr(image, keyword)
+    image.save_as(tmp_path / "removed.dcm")
+    for path in write_dicom(dicom_report, tmp_path / "out", source=tmp_path / "removed.dcm"):
+        made = pydicom.dcmread(path)
+        assert all(made.get(keyword, "") in ("", None) for keyword in removed if keyword != "StudyInstanceUID")
+        assert made.StudyInstanceUID
+
+
+def test_the_folder_of_a_series_is_a_source(dicom_report, shared_data, tmp_path):
+    import shutil
+
+    shutil.copy(shared_data / "slides" / "boxes_0.dcm", tmp_path / "IM0001")
+    assert len(write_dicom(dicom_report, tmp_path / "out", source=tmp_path)) == 2

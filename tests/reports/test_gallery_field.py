@@ -51,3 +51,15 @@ def test_a_gallery_of_five_shows_five_of_the_findings(abnormal, tmp_path):
         provenance = report.provenance.model_copy(update={"config": config})
         case = report.model_copy(update={"verdict": verdict, "provenance": provenance})
         assert len(page_data(case, abnormal.tiles, tmp_path)["gallery"]) == shown
+
+
+def test_a_small_gallery_says_how_many_cells_it_leaves_out(abnormal: Case, tmp_path: Any) -> None:
+    report = with_cells(abnormal.report, [40.0] * 24)
+    config = {**report.provenance.config, "gallery": 5}
+    report = report.model_copy(update={"provenance": report.provenance.model_copy(update={"config": config})})
+    data = page_data(report, abnormal.tiles, tmp_path)
+    assert len(data["gallery"]) == 5
+    assert data["gallery_more"] == "19 more findings are in findings.csv and findings.geojson."
+    assert data["gallery"][0]["score"] == "tile p 0.90", "the tile's probability is not the cell's"
+    config["gallery"] = 24
+    assert page_data(report, abnormal.tiles, tmp_path)["gallery_more"] == ""

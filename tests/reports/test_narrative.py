@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aggregators import aggregate
 from reports import check_evidence, narrate
 from reports.evidence import has_field
+from reports.language import Words
 from reports.wording import id_ranges, quotable, score_pair
 from wsi_chat.errors import AnswerError
 from wsi_chat.remarks import number, percent
@@ -242,3 +243,17 @@ def test_whatever_the_slide_the_narrative_cites_what_exists_and_claims_no_more_t
         assert "suggestive" not in text.replace("suggestive of bacterial vaginosis", "")
     if verdict.status != "normal":
         assert "No abnormal cells were called" not in text
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_slide_that_is_not_called_abnormal_never_denies_the_cells_that_were_marked(abnormal, language):
+    """It said 'No abnormal cells were called' and, two sentences on, 'SCC cells were marked in 4 places'."""
+    verdict = abnormal.report.verdict.model_copy(update={"status": "normal"})
+    report = abnormal.report.model_copy(update={"verdict": verdict})
+    words = Words(language, abnormal.system)
+    marked = sum(finding.abnormal for finding in verdict.findings)
+    text = _text(narrate(report, abnormal.tiles, abnormal.system, words=words))
+    assert words.wording("normal", abnormal.system) not in text
+    assert words("narrative.normal_with_candidates", n=marked) in text
+    clean = report.model_copy(update={"verdict": verdict.model_copy(update={"findings": (), "counts": ()})})
+    assert words.wording("normal", abnormal.system) in _text(narrate(clean, (), abnormal.system, words=words))

@@ -216,6 +216,50 @@ def test_glass_is_judged_without_the_scanners_white_fill() -> None:
     assert ground.rgb == (225, 222, 228)
 
 
+@pytest.mark.parametrize(("width", "height"), [(5000, 3000), (9001, 2003), (300, 200)])
+def test_level_0_of_a_one_level_slide_is_read_once(memory_slide: Callable[..., tuple], width: int, height: int) -> None:
+    image = draw_cells(width, height, [(width // 2, height // 2)], radius=40)
+    slide, faults = memory_slide(image)
+    find_foreground(slide)
+    assert sum(w * h for _, _, w, h in faults.reads) == width * height
+    faults.reads.clear()
+    small = slide.overview()
+    assert faults.reads == []
+    other, _ = memory_slide(image)
+    assert np.abs(small.astype(int) - other.overview()).max() <= 12  # two ways of averaging the same edges
+    assert np.abs(small.astype(float).mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 0.6
+
+
+def test_a_slide_with_levels_keeps_its_overview(memory_slide: Callable[..., tuple]) -> None:
+    image = draw_cells(9000, 3000, [(500, 500)], radius=40)
+    slide, _ = memory_slide(image, levels=4)
+    other, _ = memory_slide(image, levels=4)
+    find_foreground(slide)
+    assert np.array_equal(slide.overview(), other.overview())
+
+
+def test_a_larger_overview_than_was_kept_is_read(memory_slide: Callable[..., tuple]) -> None:
+    image = draw_cells(5000, 3000, [(2500, 1500)], radius=40)
+    slide, faults = memory_slide(image)
+    find_foreground(slide)
+    faults.reads.clear()
+    assert slide.overview(5000).shape == image.shape
+    assert faults.reads
+
+
+def test_what_cannot_be_read_is_marked_in_the_overview_too(memory_slide: Callable[..., tuple]) -> None:
+    from tilers.reduce import UNREADABLE_RGB
+
+    slide, faults = memory_slide(np.full((3000, 5000, 3), 90, np.uint8))
+    faults.bad = lambda x, y, w, h: x <= 1100 < x + w and y <= 900 < y + h
+    find_foreground(slide)
+    faults.reads.clear()
+    overview = slide.overview(500)
+    assert faults.reads == []
+    assert tuple(overview[90, 110]) == UNREADABLE_RGB
+    assert tuple(overview[250, 400]) == (90, 90, 90)
+
+
 def crowded(width: int, height: int, *, gap: int, colour: tuple[int, int, int] = (205, 165, 170)) -> np.ndarray:
     """Red cells of 50 px (7.5 um at 0.15 um/px) that leave ``gap`` px of glass between them."""
     image = np.full((height, width, 3), (204, 205, 203), np.uint8)
@@ -273,3 +317,14 @@ def test_no_tile_with_a_white_cell_of_a_real_smear_is_dropped(shared: Callable[[
         with open_slide(shared("data/bccd") / "JPEGImages" / f"BloodImage_{name}.jpg", mpp=mpp) as slide:
             plan = plan_tiles(slide, find_foreground(slide), tile_px=256, mpp=0.15)
         assert plan.foreground == plan.grid, name
+
+
+def test_a_slide_that_is_lost_altogether_is_not_searched_piece_by_piece(
+    memory_slide: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilers.reduce.MAX_NARROWED", 64)
+    slide, faults = memory_slide(np.broadcast_to(np.uint8(200), (12_000, 12_000, 3)))
+    faults.bad = lambda x, y, w, h: True
+    with pytest.raises(SlideUnreadable, match="Nothing of"):
+        find_foreground(slide)
+    assert len(faults.reads) < 2 * (36 + 85)  # each of 36 pieces, and one of them narrowed down, all tried twice

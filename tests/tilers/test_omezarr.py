@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tilers import find_foreground, open_slide
-from wsi_chat.errors import SlideUnreadable, SlideUnsupported
+from wsi_chat.errors import SettingError, SlideUnreadable, SlideUnsupported
 
 from .conftest import halved, textured
 
@@ -66,9 +66,16 @@ def test_rgb_in_both_layouts(tmp_path: Path, version: str, omero: dict[str, Any]
 def test_axes_in_another_order_and_a_stack(tmp_path: Path) -> None:
     image = textured(100, 80)
     stack = np.stack([image, image // 2])[None]  # t z y x c
-    with open_slide(write_zarr(tmp_path / "a.zarr", [stack], axes="tzyxc")) as slide:
-        assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image)
-        assert slide.notes == ("only the first position of axis 'z' is read",)
+    path = write_zarr(tmp_path / "a.zarr", [stack], axes="tzyxc")
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image)  # half the contrast is half as sharp
+        assert slide.notes == ("a stack of 2 focal planes: of each tile the sharpest plane is read",)
+    for z, plane in (("mid", 1), (0, 0), ("1", 1)):
+        with open_slide(path, z=z) as slide:
+            assert np.array_equal(slide.read_region(0, 0, 0, 100, 80), image // (1 + plane))
+            assert slide.notes == (f"a stack of 2 focal planes: only plane {plane}, from 0, is read",)
+    with pytest.raises(SettingError, match=r"z is 2, but a\.zarr has 2 focal planes"):
+        open_slide(path, z=2)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +148,174 @@ def test_zarr_without_multiscales_is_no_slide(tmp_path: Path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w").create_array("x", shape=(4, 4), dtype="u1")
     with pytest.raises(SlideUnsupported, match=r"a\.zarr.*without multiscales"):
         open_slide(tmp_path / "a.zarr")
+
+
+# ------------------------------------------------------------------------------------------ colours
+
+WHITE = {"channels": [{"color": "FFFFFF"}] * 3}
+
+
+@pytest.mark.parametrize("omero", [None, RGB, WHITE, {"channels": [{"color": "808080"}] * 3}])
+@pytest.mark.parametrize("depth", [8, 12, 16])
+def test_bright_colours_of_any_depth_and_colour_statement(tmp_path: Path, omero: dict | None, depth: int) -> None:
+    image = 255 - textured(300, 200) // 3
+    image[0, 0] = 255
+    wide = image if depth == 8 else image.astype(np.uint16) << (depth - 8)
+    with open_slide(write_zarr(tmp_path / "a.zarr", [wide.transpose(2, 0, 1)], omero=omero)) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 300, 200), image)
+        assert slide.background_rgb == (255, 255, 255)
+        assert [f"{depth}-bit values" in note for note in slide.notes] == ([True] if depth == 12 else [])
+
+
+@pytest.mark.parametrize("omero", [None, {"channels": [*RGB["channels"], {"color": "FFFFFF"}]}])
+def test_rgba_shows_background_where_it_is_transparent(tmp_path: Path, omero: dict | None) -> None:
+    image = textured(200, 150)
+    alpha = np.full((150, 200), 255, np.uint8)
+    alpha[:70] = 0
+    with open_slide(write_zarr(tmp_path / "a.zarr", [np.dstack([image, alpha]).transpose(2, 0, 1)], omero=omero)) as s:
+        got, scanned = s.read_with_mask(0, 0, 0, 200, 150)
+    assert (got[:70] == 255).all()
+    assert np.array_equal(got[70:], image[70:])
+    assert scanned is not None
+    assert scanned.sum() == 200 * 80
+
+
+def test_four_fluorescent_channels_are_no_rgba(tmp_path: Path) -> None:
+    data = np.zeros((4, 128, 128), np.uint8)
+    data[3] = np.arange(128, dtype=np.uint8)
+    with open_slide(write_zarr(tmp_path / "a.zarr", [data])) as slide:
+        got = slide.read_region(0, 0, 0, 128, 128)
+        assert got[5, 127].tolist() == [255, 255, 255]  # the fourth colour is white
+        assert got[5, 0].tolist() == [0, 0, 0]
+
+
+def test_dark_sixteen_bit_channels_are_fluorescence(tmp_path: Path) -> None:
+    data = np.full((3, 128, 128), 100, np.uint16)
+    data[0, :16] = 4000
+    with open_slide(write_zarr(tmp_path / "a.zarr", [data], omero=RGB)) as slide:
+        got = slide.read_region(0, 0, 0, 128, 128)
+        assert got[0, 0].tolist() == [255, 0, 0]
+        assert got[100, 100].tolist() == [0, 0, 0]
+        assert slide.background_rgb == (0, 0, 0)
+
+
+@pytest.mark.parametrize("bright", [True, False])
+def test_one_wide_channel_without_a_colour_is_grey(tmp_path: Path, bright: bool) -> None:
+    grey = 255 - textured(200, 150)[..., 0] // 3 if bright else textured(200, 150)[..., 0] // 8
+    grey[0, 0] = 255
+    with open_slide(write_zarr(tmp_path / "a.zarr", [(grey.astype(np.uint16) << 4)[None]])) as slide:
+        got = slide.read_region(0, 0, 0, 200, 150)
+    assert (got[..., 0] == got[..., 1]).all()
+    assert (got[..., 0] == got[..., 2]).all()
+    if bright:
+        assert np.array_equal(got[..., 0], grey)
+    else:
+        assert got.std() > 20  # stretched to what is in use
+
+
+# ------------------------------------------------------------------------------------------ several images
+
+
+def write_series(path: Path, images: list[tuple[str, np.ndarray, str | None]], *, named_in: str) -> Path:
+    """A folder as bioformats2raw lays it out; names stand in OME-XML, in the multiscales or in omero."""
+    import json
+
+    import zarr
+
+    zarr.open_group(str(path), mode="w", zarr_format=3).attrs.update({"ome": {"bioformats2raw.layout": 3}})
+    for i, (name, image, unit) in enumerate(images):
+        place = path / str(i)
+        write_zarr(place, [image.transpose(2, 0, 1)], unit=unit)
+        meta = json.loads((place / "zarr.json").read_text())
+        if named_in == "multiscales":
+            meta["attributes"]["ome"]["multiscales"][0]["name"] = name
+        elif named_in == "omero":
+            meta["attributes"]["ome"]["omero"] = {"name": name, **RGB}
+        (place / "zarr.json").write_text(json.dumps(meta))
+    if named_in == "xml":
+        (path / "OME").mkdir()
+        body = "".join(f'<Image ID="Image:{i}" Name="{n}"><Pixels/></Image>' for i, (n, *_) in enumerate(images))
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{body}</OME>'
+        (path / "OME" / "METADATA.ome.xml").write_text(xml)
+    return path
+
+
+LABEL = np.full((400, 500, 3), (250, 250, 90), np.uint8)
+SCAN = textured(300, 220)
+
+
+@pytest.mark.parametrize("named_in", ["xml", "multiscales", "omero"])
+@pytest.mark.parametrize("order", [("label", "scan", "macro"), ("macro", "label", "scan"), ("scan", "label", "macro")])
+def test_the_scan_of_a_converters_folder_is_found(tmp_path: Path, named_in: str, order: tuple[str, ...]) -> None:
+    kinds = {"label": ("label image", LABEL, "micrometer"), "macro": ("macro image", LABEL, "micrometer"),
+             "scan": ("slide.svs", SCAN, "micrometer")}  # fmt: skip
+    path = write_series(tmp_path / "a.zarr", [kinds[kind] for kind in order], named_in=named_in)
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, *slide.size), SCAN)
+        assert "2 other images of the file" in slide.notes[0]
+        assert np.array_equal(slide.overview(300), SCAN)
+
+
+def test_without_names_the_scan_is_what_has_a_scale_and_then_the_largest(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "a.zarr", [("", LABEL, None), ("", SCAN, "micrometer")], named_in="")
+    with open_slide(path) as slide:
+        assert slide.size == (300, 220)
+    path = write_series(tmp_path / "b.zarr", [("", LABEL[:100, :100], None), ("", SCAN, None)], named_in="")
+    with open_slide(path) as slide:
+        assert slide.size == (300, 220)
+
+
+def test_a_folder_of_labels_alone_is_refused(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "a.zarr", [("label image", LABEL, None)], named_in="xml")
+    with pytest.raises(SlideUnsupported, match="only label, macro or overview"):
+        open_slide(path)
+
+
+# ------------------------------------------------------------------------------------------ lies
+
+
+def rewrite(path: Path, **changes: Any) -> Path:
+    """Change the metadata of level 0 without writing a pixel."""
+    import json
+
+    file = path / "0" / "zarr.json"
+    meta = json.loads(file.read_text())
+    if "shape" in changes:
+        meta["shape"] = changes["shape"]
+    if "chunks" in changes:
+        meta["chunk_grid"]["configuration"]["chunk_shape"] = changes["chunks"]
+    if "dtype" in changes:
+        meta["data_type"] = changes["dtype"]
+    file.write_text(json.dumps(meta))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chunks": [1, 60_000, 60_000], "shape": [3, 60_000, 60_000]}, "one chunk is"),
+        ({"chunks": [1, 1, 1], "shape": [3, 9_000, 9_000]}, r"chunks are 1 x 1 px"),
+        ({"shape": [3, 10**9, 10**9]}, r"claims 1,000,000,000 x"),
+        ({"shape": [3, 3_000_000, 3_000_000]}, r"smallest level has 3,000,000 x"),
+        ({"shape": [3, 0, 100]}, "claims 100 x 0"),
+        ({"shape": [0, 80, 80]}, "channel"),
+    ],
+)
+def test_metadata_that_would_cost_memory_or_hours_are_refused(tmp_path: Path, changes: dict, words: str) -> None:
+    path = rewrite(write_zarr(tmp_path / "a.zarr", [textured(80, 80).transpose(2, 0, 1)]), **changes)
+    with pytest.raises(SlideUnsupported, match=words):
+        open_slide(path)
+
+
+def test_a_kilobyte_that_claims_gigabytes_opens_in_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = write_zarr(tmp_path / "a.zarr", [np.zeros((3, 64, 64), np.uint16)])
+    rewrite(path, shape=[3, 48_000, 48_000], chunks=[1, 1024, 1024])  # 13.8 GB as uint16
+    tracemalloc.start()
+    try:
+        with open_slide(path) as slide:
+            assert slide.size == (48_000, 48_000)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -107,6 +107,9 @@ def test_the_highest_tiles_are_chosen_in_plan_order_and_never_a_missing_one() ->
     assert [t.index for t in choose(verdicts, top_k=3)] == [0, 2, 3]
     assert [t.index for t in choose(verdicts, top_k=0)] == []
     assert [t.index for t in choose(verdicts, top_k=1, exhaustive=True)] == [0, 2, 3, 4]
+    # every tile in which screening found cells, and the rest up to top_k
+    assert [t.index for t in choose(verdicts, top_k=1, positive=True)] == [2, 3]
+    assert [t.index for t in choose(verdicts, top_k=4, positive=True)] == [0, 2, 3, 4]
 
 
 def test_boxes_become_level_zero_pixels_and_everything_asked_is_recorded(journal: Journal) -> None:

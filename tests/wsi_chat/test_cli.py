@@ -95,7 +95,7 @@ def test_one_bad_slide_does_not_stop_the_others_and_the_exit_code_is_3(
     assert done.exit_code == 3
     assert [row["file"] for row in json.loads(done.stdout)] == [small_slide.name]
     assert "bad.svs" in done.stderr
-    summary = (out / "summary.csv").read_text().splitlines()
+    summary = (out / "summary.csv").read_text(encoding="utf-8-sig").splitlines()
     assert len(summary) == 3
     assert len(scripted) == 1  # the model is loaded once, and only when the first good slide needs it
 

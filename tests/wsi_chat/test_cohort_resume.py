@@ -75,7 +75,7 @@ def cohort(tmp_path: Path, small_slide: Path) -> Path:
 
 
 def states(out: Path) -> list[str]:
-    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+    with (out / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         return [row["state"] for row in csv.DictReader(file)]
 
 
@@ -223,7 +223,7 @@ def test_no_stale_verdict_stands_while_a_run_with_other_settings_is_under_way(
 
     def look(query: Query) -> str | dict[str, float]:
         seen.append(any((first.folder / name).exists() for name in ("report.json", "heatmap.png", "maps.zarr")))
-        with (tmp_path / "summary.csv").open(newline="") as file:
+        with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
             assert [row["state"] for row in csv.DictReader(file)] == ["queued"]
         return calm(query)
 
@@ -250,7 +250,7 @@ def test_a_run_with_other_settings_that_fails_leaves_the_old_verdict_set_aside(
         wsi_chat.analyze(small_slide, out=tmp_path, engine=Broken({}), **{**RUN, "limit": 5})
     assert not (first.folder / "report.json").exists()
     assert (first.folder / "superseded" / "report.json").read_bytes() == before
-    with (tmp_path / "summary.csv").open(newline="") as file:
+    with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         assert [(row["state"], row["status"]) for row in csv.DictReader(file)] == [("failed", "")]
 
 

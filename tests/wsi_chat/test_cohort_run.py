@@ -76,7 +76,7 @@ def three(slides: Path, folder: Path) -> Path:
 
 
 def summary(out: Path) -> list[dict[str, str]]:
-    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+    with (out / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -295,7 +295,8 @@ def test_a_slide_is_opened_once_for_all_its_tiles(tmp_path: Path, monkeypatch: p
     tiles = cut_tiles(tmp_path / "s.tiff", cells, known=frozenset(), tile_px=256, mpp=0.5)
     assert len(tiles) == 9
     opened, really = [], tilers.open_slide
-    monkeypatch.setattr(tilers, "open_slide", lambda *a, **k: opened.append(really(*a, **k)) or opened[-1])
+    home = "wsi_chat.datasets.slides.open_slide"
+    monkeypatch.setattr(home, lambda *a, **k: opened.append(really(*a, **k)) or opened[-1])
     pictures = [np.asarray(tile.load()) for tile in tiles]
     assert len(opened) == 1
     assert all(np.abs(p.astype(int) - 235).max() > 50 for p in pictures)

@@ -165,3 +165,10 @@ def test_exit_codes_and_json(folder: Path) -> None:
     missing = run.invoke(cli.app, ["dataset", "check", str(folder / "no.jsonl")])
     assert getattr(missing.exception, "exit_code", None) == 2
     assert run.invoke(cli.app, ["dataset", "check"]).exit_code == 2
+
+
+def test_a_data_set_built_by_version_0_1_is_still_read(folder: Path) -> None:
+    data = json.loads(get_dialect("qwen2-vl").spec.model_dump_json())
+    (folder / "build.json").write_text(json.dumps({"dialect": {**data, "choice": "letter"}}))
+    (folder / "d.jsonl").write_text(line(answer="<|box_start|>(1,2),(900,1001)<|box_end|>") + "\n")
+    assert check_file(folder / "d.jsonl").counts == {"box_outside": 1}  # of 0 to 1000, as its dialect says

@@ -30,12 +30,37 @@ def report(**ground: Any) -> dict[str, Any]:
 
 def test_tables_say_what_is_missing_and_what_is_zero() -> None:
     good = tables(report())
-    assert "| grounding F1 at IoU 0.5 over the classes | 0.500 (0.400-0.600) | .80 |" in good
+    assert "| grounding F1 at IoU 0.5 over the classes | 0.500 (0.400-0.600) | .90 |" in good
     assert "| recall, cells 40-80 px (8 boxes) | 0.250 | |" in good
     assert "| recall, cells below 40 px (0 boxes) | none | |" in good
     bad = tables(report(f1={"value": None, "interval": None}, precision=None, recall=0.0, f1_iou30=None))
-    assert "| grounding F1 at IoU 0.5 over the classes | none | .80 |" in bad
+    assert "| grounding F1 at IoU 0.5 over the classes | none | .90 |" in bad
     assert "| precision / recall | none / 0.000 | |" in bad
+
+
+def test_tables_show_tiles_and_types_where_they_were_measured() -> None:
+    full = report()
+    full["cervix"]["wide"] = {"fields": 16, "auc": 0.96}
+    at = {"sensitivity": 0.75, "low": 0.6, "high": 0.85, "threshold": 0.5}
+    full["tiles"] = {
+        "hard_normal_tiles": 3000, "abnormal_tiles": 600, "auc": 0.98, "called_abnormal_at_half": 0.01,
+        "found_at_half": 0.8, "at_0.99": at, "at_0.999": at | {"sensitivity": 0.5},
+    }  # fmt: skip
+    by_class = {"neutrophil": [1.0, 25], "monocyte": [0.5, 10], "ig": [None, 0], "rbc": [0.9, 200]}
+    full["typed"] = {
+        "fields": 35,
+        "ground": {"by_class": by_class},
+        "regions": {"by_type": {"neutrophil": 0.875}, "balanced_accuracy": 0.875},
+        "singles": {"by_type": {"ig": 0.25}, "balanced_accuracy": 0.25},
+    }
+    text = tables(full)
+    assert "| sensitivity at 99.0% specificity | 0.750 (0.600-0.850) | .90 |" in text
+    assert "| sensitivity at 99.9% specificity | 0.500 (0.600-0.850) |  |" in text
+    assert "| neutrophil (25 boxes) | 1.000 | 0.875 |" in text
+    assert "| rbc (200 boxes) | 0.900 | none |" in text
+    assert "| ig (0 boxes)" not in text
+    assert "| mean of the five types | 0.750 | 0.875 |" in text  # of those that are there
+    assert "| ig | 0.250 |" in text
 
 
 def test_boxes_without_area_are_left_out() -> None:

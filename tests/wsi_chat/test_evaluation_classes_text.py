@@ -26,8 +26,8 @@ MCQ = (
 )
 
 
-def named(truth: str, said: str) -> list[Named]:
-    return [Named(str(n), t, None if s == "-" else s) for n, (t, s) in enumerate(zip(truth, said, strict=True))]
+def named(truth: str, predicted: str) -> list[Named]:
+    return [Named(str(n), t, None if s == "-" else s) for n, (t, s) in enumerate(zip(truth, predicted, strict=True))]
 
 
 def test_class_scores_by_hand() -> None:
@@ -52,9 +52,9 @@ def test_intervals_rest_on_the_metrics_of_scikit_learn(pairs: list[tuple[str, st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores = score_classes(rows, resamples=0)
-    said = [NOTHING if row.said is None else row.said for row in rows]
-    names = sorted({*(row.truth for row in rows), *said} - {NOTHING})
-    sums = _counts([row.truth for row in rows], said, names).sum(axis=0, keepdims=True)
+    predicted = [NOTHING if row.predicted is None else row.predicted for row in rows]
+    names = sorted({*(row.truth for row in rows), *predicted} - {NOTHING})
+    sums = _counts([row.truth for row in rows], predicted, names).sum(axis=0, keepdims=True)
     import numpy as np
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -104,8 +104,8 @@ def test_topics_are_scored_apart_and_together() -> None:
 # -------------------------------------------------------------------------------------------- text
 
 
-def pair(said: str, truth: str, image: str = "a") -> TextPair:
-    return TextPair(image, said, truth)
+def pair(predicted: str, truth: str, image: str = "a") -> TextPair:
+    return TextPair(image, predicted, truth)
 
 
 def test_text_by_hand() -> None:

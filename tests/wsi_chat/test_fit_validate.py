@@ -63,7 +63,9 @@ def tile_verdicts(rng: np.random.Generator, *, abnormal: bool, failed: int = 0) 
     return rows
 
 
-def write_run(folder: Path, image: Path, rows: list[TileVerdict], *, dialect: str = "embedded") -> Report:
+def write_run(
+    folder: Path, image: Path, rows: list[TileVerdict], *, dialect: str = "embedded", revision: str = "m@1"
+) -> Report:
     n = len(rows)
     funnel = Funnel(
         grid=n, foreground=n, selected=n, read=n, unreadable=0, screened=sum(r.p_screen is not None for r in rows),
@@ -80,7 +82,9 @@ def write_run(folder: Path, image: Path, rows: list[TileVerdict], *, dialect: st
         verdict=verdict,
         funnel=funnel,
         provenance=Provenance(
-            model=ModelRecord(name="m", revision="m@1", engine="scripted", dialect=dialect, prompts_sha256="ab" * 32),
+            model=ModelRecord(
+                name="m", revision=revision, engine="scripted", dialect=dialect, prompts_sha256="ab" * 32
+            ),
             tile_px=512, tile_mpp=0.5, overlap=0.25, mask="on", seed=0, config=Settings().model_dump(mode="json"),
         ),
         timings=Timings(started="2026-01-01T00:00:00+00:00"),
@@ -292,6 +296,31 @@ def test_mixed_conditions_and_too_few_patients_are_refused(
     few = run("fit", root / "manifest.csv", "--runs", root / "runs", "-o", root / "a", "--force").exception
     assert isinstance(few, SettingError)
     assert "10 patients of class 'normal' are needed, and there are 4" in few.message
+
+
+def test_one_checkpoint_in_two_number_formats_is_one_condition(tmp_path: Path, run: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(2)
+    lines = ["image_path,label,patient"]
+    for i in range(40):
+        image = tmp_path / f"m{i}.tiff"
+        rows = tile_verdicts(rng, abnormal=i % 2 == 1)
+        write_run(
+            tmp_path / "runs" / slide_id(image), image, rows, revision=f"m@1:{'bfloat16' if i < 30 else 'float32'}"
+        )
+        lines.append(f"{image.name},{'abnormal' if i % 2 else 'normal'},q{i}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    fitting = ("fit", tmp_path / "manifest.csv", "--runs", tmp_path / "runs", "-o", tmp_path / "a", "--folds", "2")
+    assert run(*fitting).exit_code == 0
+    fitted = load_fitted(tmp_path / "a")
+    assert fitted.record.conditions["model"] == ["m@1:bfloat16", "m@1:float32"]
+    here = dict(fitted.record.conditions)
+    assert fitted.differences(here | {"model": "m@1:float32"}) == []
+    assert fitted.differences(here | {"model": "m@1:bfloat16"}) == []
+    (other,) = fitted.differences(here | {"model": "m@1:float16"})
+    assert "'m@1:bfloat16' or 'm@1:float32'" in str(other)
+    image = tmp_path / "m39.tiff"
+    write_run(tmp_path / "runs" / slide_id(image), image, tile_verdicts(rng, abnormal=True), revision="m@2:float32")
+    assert isinstance(run(*fitting[:-3], tmp_path / "b", *fitting[-2:]).exception, SettingError)  # other weights
 
 
 def test_the_negative_class_is_told_or_asked_for() -> None:

@@ -289,7 +289,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
         "notes",
     ):
         out.write_text(text, encoding="utf-8")
-        with pytest.raises(OutputError, match="no answer that wsi-chat infer wrote"):
+        with pytest.raises(OutputError, match="not an answer that wsi-chat infer wrote"):
             run(source, out)
         assert out.read_text(encoding="utf-8") == text
 

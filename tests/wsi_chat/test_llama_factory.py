@@ -210,3 +210,16 @@ def test_templates_and_sizes() -> None:
     assert small.prompts_sha256 != get_dialect("qwen2-vl").prompts_sha256
     with pytest.raises(SettingError, match="at least 784"):
         with_max_pixels(get_dialect("qwen2-vl"), 100)
+
+
+def test_names_that_no_file_system_takes_are_no_files(folder: Path) -> None:
+    long = "x" * 5000
+    (folder / "long.jsonl").write_text(json.dumps(messages(long)) + "\n")
+    assert check_file(folder / "long.jsonl").counts == {"image_missing": 1}
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "long": {"file_name": long, **SHAREGPT}}))
+    with pytest.raises(SettingError, match="not a file of rows"):
+        find_data("long", folder)
+    with pytest.raises(SettingError, match="is not a file"):
+        find_data(f"{long}.jsonl", folder)
+    assert check_file(folder / "top.jsonl").counts == {"info": 1}

@@ -174,7 +174,8 @@ def test_models_shows_it(model: Path, tmp_path: Path) -> None:
 
 def test_the_embedded_checkpoint_brings_one_for_its_defaults() -> None:
     own = load_fitted(embedded_checkpoint() / OWN).record
-    assert own.conditions["model"] == f"embedded@{revision(embedded_checkpoint())}:float32"
+    here = f"embedded@{revision(embedded_checkpoint())}"
+    assert own.conditions["model"] == [f"{here}:bfloat16", f"{here}:float32"]  # on a GPU as on the CPU
     defaults = Settings()
     for name in ("top_k", "overlap", "limit", "mask", "exhaustive", "views", "contrast", "zoom"):
         expected = True if name == "mask" else getattr(defaults, name)  # auto masks slides

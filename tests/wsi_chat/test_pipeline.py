@@ -208,3 +208,32 @@ def test_importing_the_package_loads_no_model_library() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("z", "planes"), [("best", [0, 2]), ("mid", [1]), ("2", [2])])
+def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(tmp_path: Path, z: str, planes: list[int]) -> None:
+    import tifffile
+
+    planes_px = np.full((3, 256, 512, 3), 236, np.uint8)
+    grid = (np.indices((40, 40)).sum(0) // 4 % 2 * 150 + 60).astype(np.uint8)[..., None]
+    planes_px[0, 100:140, 100:140] = grid  # sharp in the left half of the first plane
+    planes_px[2, 100:140, 360:400] = grid  # and in the right half of the last
+    for plane, x in ((1, 100), (2, 100), (0, 360), (1, 360)):
+        planes_px[plane, 100:140, x : x + 40] = 135  # out of focus elsewhere
+    path = tmp_path / "stack.ome.tiff"
+    meta = {"axes": "ZYXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5}
+    tifffile.imwrite(path, planes_px, photometric="rgb", metadata=meta, tile=(128, 128), ome=True)
+    result = wsi_chat.analyze(
+        path, out=tmp_path / "out", engine=ScriptedEngine(says), specimen="cervix", top_k=0, z=z, overlap=0, tile_px=256
+    )
+    shown = result.tiles.column("z").to_pylist()
+    assert sorted(set(shown)) == planes
+    assert len(shown) == 2
+    assert wsi_chat.load_result(result.folder).tiles.column("z").to_pylist() == shown
+
+
+def test_a_plane_that_a_stack_does_not_have_is_refused(small_slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="z"):
+        wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="7")
+    with pytest.raises(SettingError, match="best, mid"):
+        wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="sharp")

@@ -41,7 +41,7 @@ def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -
     error = SlideUnsupported("no reader", hint="convert it")
     write_summary(RunFolder(tmp_path), [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
     write_summary(RunFolder(tmp_path), [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
-    with (tmp_path / "summary.csv").open(newline="") as file:
+    with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["state"], row["reason"]) for row in rows] == [
         ("a.svs", "failed", "no reader convert it"),
@@ -121,7 +121,7 @@ def test_text_that_a_spreadsheet_would_run_is_defused_and_numbers_are_not(tmp_pa
     for _ in range(2):  # rows that are read back and written again stay as they are
         write_summary(RunFolder(tmp_path), [row])
         write_summary(RunFolder(tmp_path), [])
-    with (tmp_path / "summary.csv").open(newline="") as file:
+    with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         (found,) = csv.DictReader(file)
     assert (found["file"], found["reason"]) == ("'=cmd|' /C calc'!A0.svs", "'@SUM(1)")
     assert (found["score"], found["error"]) == ("-0.5", "-")

@@ -440,3 +440,9 @@ def test_all_problems_of_a_file_are_told_with_the_code_of_the_entry(tmp_path):
     assert by_path["labels[new].color[2]"].value == "got 300"
     assert by_path["screen.positve"].hint == "Write 'positive', or remove it."
     assert by_path["labels[new].axis"].message == "is missing"
+
+
+def test_a_class_is_read_by_the_name_that_findings_and_geojson_show():
+    for system in specimens():
+        for label in system.labels:
+            assert system.read_label(label.name) == label.code

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, FieldRecord, Remark
 
 log = logging.getLogger(__name__)
 
+LISTING = ".fields"  # names the photographs of a specimen, one a line
 ENTRY_POINT_GROUP = "wsi_chat.readers"
 Pixels = NDArray[np.uint8]
 
@@ -45,6 +46,7 @@ class Backend(ABC):
     ``resolutions`` are ordered by trust; implausible ones may be included, the caller judges them.
     ``properties`` hold nothing personal: what is not needed for a report is left out.
     ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
+    ``fields`` are the places of photographs that are shown side by side, ``digest`` the fingerprint of all of them.
     ``planes`` counts the focal planes; a backend with more than one overrides ``read_plane``.
     """
 
@@ -56,8 +58,10 @@ class Backend(ABC):
     bounds: Box | None = None
     background: tuple[int, int, int] = (255, 255, 255)
     properties: Mapping[str, str] = {}
-    notes: Sequence[str] = ()
+    notes: Sequence[str | Remark] = ()
     shareable: bool = False
+    fields: Sequence[FieldRecord] = ()
+    digest: str = ""
     planes: int = 1
 
     @abstractmethod
@@ -119,7 +123,13 @@ class Reader:
     open: Opener
     suffixes: tuple[str, ...] = ()
 
-    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr")
+    built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr", "fields")
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kfbslide": (".kfb",),
+        "opensdpc": (".sdpc",),
+        "mrxsslide": (".mrxs",),
+        "fastslide": (),  # reads many formats, but only where it is asked for
+    }
 
 
 def _built_in(name: str) -> Opener:
@@ -127,6 +137,16 @@ def _built_in(name: str) -> Opener:
         module = import_module(f"tilers.readers.{name}")
         backend: Backend = module.open_backend(path)
         return backend
+
+    return opener
+
+
+def _optional(name: str) -> Opener:
+    def opener(path: Path) -> Backend:
+        if name == "fastslide":
+            module = import_module("tilers.readers.fastslide")
+            return cast(Backend, module.open_backend(path))
+        return cast(Backend, import_module("tilers.readers.addons").open_addon(name, path))
 
     return opener
 
@@ -140,7 +160,7 @@ def register_reader(name: str, opener: Opener, *, suffixes: Sequence[str] = ()) 
     Raises:
         SettingError: the name is one of the built-in readers.
     """
-    if name in Reader.built_in:
+    if name in Reader.built_in or name in Reader.optional:
         raise SettingError(f"A reader named {name!r} is built in.", hint="Register yours under another name.")
     _registered[name] = Reader(name, opener, tuple(s.lower() for s in suffixes))
 
@@ -153,7 +173,7 @@ def unregister_reader(name: str) -> None:
 def _plugins() -> dict[str, Reader]:
     plugins: dict[str, Reader] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in Reader.built_in:
+        if point.name in Reader.built_in or point.name in Reader.optional:
             log.warning(
                 "reader plugin %r (%s) has the name of a built-in reader and is ignored", point.name, point.value
             )
@@ -173,6 +193,7 @@ def all_readers() -> tuple[Reader, ...]:
     extra = _plugins() | _registered
     return (
         *(Reader(name, _built_in(name)) for name in Reader.built_in),
+        *(Reader(name, _optional(name), suffixes) for name, suffixes in Reader.optional.items()),
         *(extra[name] for name in sorted(extra)),
     )
 
@@ -201,6 +222,13 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
     header = read_tiff_header(path)
     if header is not None:
         unfit = {"plain", "omezarr"} | ({"tiff"} if header.vendor else {"openslide", "tiffslide"})
-        every = tuple(r for r in every if r.name not in unfit)
+    else:
+        unfit = {"tiff", "tiffslide", "plain" if path.is_dir() else "omezarr"}
+    every = tuple(r for r in every if r.name not in unfit)
     lower = path.name.lower()
+    if not (path.is_dir() or lower.endswith(LISTING)):  # a file is no specimen of several photographs
+        every = tuple(r for r in every if r.name != "fields")
+    every = tuple(r for r in every if r.name not in Reader.optional or lower.endswith(r.suffixes))
+    if lower.endswith(".mrxs"):  # OpenSlide first: its own reader is for the files that it has trouble with
+        return every
     return tuple(sorted(every, key=lambda r: not any(lower.endswith(s) for s in r.suffixes)))

@@ -1,11 +1,15 @@
-"""OME-Zarr (NGFF 0.4 on zarr v2, 0.5 on zarr v3): RGB images and multi-channel fluorescence.
+"""OME-Zarr (NGFF 0.4 on zarr v2, 0.5 on zarr v3): colour pictures, multi-channel fluorescence, focal stacks.
 
-Channels of fluorescence are mixed additively with their ``omero`` colours and windows. A chunk that was never
-written is transparent, not the fill value; a chunk that cannot be decoded fails the read.
+Of a converter's folder with several images the scan is found by names, sizes and resolution; labels and macros are
+never opened. Channels of fluorescence are mixed additively with their ``omero`` colours and windows. A chunk that was
+never written is transparent, not the fill value; a chunk that cannot be decoded fails the read. Nothing is read on
+opening but metadata and, where the range of values has to be learnt, a few windows of the smallest level.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,52 +19,49 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from tilers.channels import ChannelStatement, Mixing, choose_mixing
+from tilers.ome import MAX_XML, parse_ome_xml, unit_um
 from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
-UM = {
-    "angstrom": 1e-4,
-    "nanometer": 1e-3,
-    "micrometer": 1.0,
-    "micron": 1.0,
-    "um": 1.0,
-    "µm": 1.0,
-    "millimeter": 1e3,
-    "centimeter": 1e4,
-    "meter": 1e6,
-}
+log = logging.getLogger(__name__)
+
 MAX_CHUNK_BYTES = 256 * 2**20
-# Red, green, blue first: the order that viewers give unnamed channels.
-DEFAULT_COLOURS = ("0000FF", "00FF00", "FF0000", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
+MAX_CHUNKS_PER_WINDOW = 4096  # of 512 x 512 px; a folder of 1 x 1 px chunks would be read for hours
+MAX_SIDE = 4_000_000
+MAX_COARSEST_PIXELS = 40_000_000_000  # a level that must be read whole for the mask: 200,000 x 200,000 px
+MAX_IMAGES = 1000
+SAMPLE_PX = 512  # side of the windows that show which values are in use
+SAMPLES = 3  # of them along each axis
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
-    index: int
-    rgb: tuple[float, float, float]  # 0..1
-    low: float
-    high: float
+class _Image:
+    """One multiscale image of a folder: where it lies, its metadata, and how the choice of the scan sees it."""
+
+    path: Path
+    group: Any
+    meta: dict[str, Any]
+    candidate: ImageInFile
 
 
 class OmeZarrBackend(WindowBackend):
     """One multiscale image of an OME-Zarr folder."""
 
     def __init__(self, path: Path) -> None:
-        group: Any = zarr.open_group(str(path), mode="r")
-        meta = _metadata(group)
-        if "multiscales" not in meta and "0" in group:  # bioformats2raw puts the first image in a group "0"
-            path, group = path / "0", group["0"]
-            meta = _metadata(group)
-        if not meta.get("multiscales"):
-            raise SlideUnsupported("a zarr folder without multiscales metadata")
+        images = _images(path)
+        chosen = choose_scan([image.candidate for image in images])
+        path, group, meta = images[chosen].path, images[chosen].group, images[chosen].meta
         scales = meta["multiscales"][0]
         self._axes = [_axis_name(axis) for axis in scales.get("axes", ())] or list("tczyx")
         self._arrays: list[Any] = [group[entry["path"]] for entry in scales["datasets"]]
         self._folders = [path / entry["path"] for entry in scales["datasets"]]
         for array in self._arrays:
             _check(array, self._axes)
+        _check_levels(self._arrays, self._axes)
         x, y = self._axes.index("x"), self._axes.index("y")
         self.level_sizes = tuple((int(a.shape[x]), int(a.shape[y])) for a in self._arrays)
         w0, h0 = self.level_sizes[0]
@@ -74,75 +75,74 @@ class OmeZarrBackend(WindowBackend):
         )
         resolution = _resolution(scales, x, y)
         self.resolutions = (resolution,) if resolution else ()
-        self._channels = self._choose_channels(meta.get("omero") or {})
-        if self._channels is not None:
+        self.planes = self._length("z")
+        self.notes = describe_left_out([image.candidate for image in images], [chosen])
+        if self._length("t") > 1:
+            self.notes = (*self.notes, Remark("slide.first_time", n=self._length("t")))
+        self._mixing = self._choose_mixing(meta.get("omero") or {})
+        if self._mixing.is_dark:
             self.background = (0, 0, 0)
-        skipped = [n for n in self._axes if n in "tz" and self._arrays[0].shape[self._axes.index(n)] > 1]
-        self.notes = tuple(Remark("slide.first_position", axis=repr(name)) for name in skipped)
+        if self._mixing.depth.note is not None:
+            self.notes = (*self.notes, self._mixing.depth.note)
 
-    def _choose_channels(self, omero: Mapping[str, Any]) -> list[_Channel] | None:
-        """None for an RGB image; else the channels to mix."""
-        array = self._arrays[0]
-        count = int(array.shape[self._axes.index("c")]) if "c" in self._axes else 1
-        said: Sequence[Mapping[str, Any]] = omero.get("channels") or ()
-        colours = [str(c.get("color", "")).upper()[-6:] for c in said]
-        rgb = ["FF0000", "00FF00", "0000FF"]
-        if array.dtype == np.uint8 and (count == 1 or (count == 3 and (not colours or colours == rgb))):
-            return None
-        chosen = []
-        for i in range(count):
-            channel = said[i] if i < len(said) else {}
-            if channel.get("active") is False:
-                continue
-            colour = colours[i] if i < len(colours) and len(colours[i]) == 6 else DEFAULT_COLOURS[i % 7]
-            r, g, b = (int(colour[j : j + 2], 16) / 255 for j in (0, 2, 4))
-            low, high = self._window_of(i, channel.get("window") or {})
-            chosen.append(_Channel(i, (r, g, b), low, high))
-        return chosen
+    def _length(self, axis: str) -> int:
+        return int(self._arrays[0].shape[self._axes.index(axis)]) if axis in self._axes else 1
 
-    def _window_of(self, index: int, window: Mapping[str, Any]) -> tuple[float, float]:
-        low, high = number(window.get("start")), number(window.get("end"))
-        if low is not None and high is not None and high > low:
-            return low, high
-        smallest = np.asarray(self._arrays[-1][self._selection(slice(None), slice(None), index)])
-        return float(smallest.min()), max(float(np.percentile(smallest, 99.9)), float(smallest.min()) + 1)
+    def _choose_mixing(self, omero: Mapping[str, Any]) -> Mixing:
+        stated: Sequence[Mapping[str, Any]] = [c for c in omero.get("channels") or () if isinstance(c, Mapping)]
+        statements = [_statement(channel) for channel in stated]
+        count = self._length("c")
+        if self._arrays[0].dtype == np.uint8 and count == 1 and not any(s.window for s in statements):
+            return Mixing(grey=True)
+        return choose_mixing(count, self._arrays[0].dtype, self._sample, statements)
 
-    def _selection(self, ys: slice, xs: slice, channel: int | slice) -> tuple[int | slice, ...]:
-        place: dict[str, int | slice] = {"y": ys, "x": xs, "c": channel}
+    def _sample(self, channel: int) -> NDArray[Any]:
+        """Values of one channel from up to SAMPLES x SAMPLES windows of the smallest level."""
+        width, height = self.level_sizes[-1]
+        array, plane = self._arrays[-1], self.planes // 2
+        parts = []
+        for y in _spread(height):
+            for x in _spread(width):
+                place = self._selection(slice(y, y + SAMPLE_PX), slice(x, x + SAMPLE_PX), channel, plane)
+                try:
+                    parts.append(np.asarray(array[place]).ravel())
+                except Exception as error:  # a damaged chunk teaches nothing; its region fails when it is read
+                    log.debug("a window that was to show the range of values cannot be read: %s", error)
+        return np.concatenate(parts) if parts else np.zeros(1, array.dtype)
+
+    def _selection(self, ys: slice, xs: slice, channel: int | slice, plane: int) -> tuple[int | slice, ...]:
+        place: dict[str, int | slice] = {"y": ys, "x": xs, "c": channel, "z": plane}
         return tuple(place.get(name, 0) for name in self._axes)
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        ys, xs = slice(y, y + height), slice(x, x + width)
-        array = self._arrays[level]
-        if self._channels is None:
-            data = np.asarray(array[self._selection(ys, xs, slice(None))])
-            kept = [n for n in self._axes if n in "cyx"]
-            data = data.transpose([kept.index(n) for n in "yxc" if n in kept])
-            rgb = data if data.ndim == 3 else data[..., None]
-            rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
-        else:
-            mixed = np.zeros((height, width, 3), np.float32)
-            kept = [n for n in self._axes if n in "yx"]
-            for channel in self._channels:
-                plane = np.asarray(array[self._selection(ys, xs, channel.index)], np.float32)
-                plane = plane if kept == ["y", "x"] else plane.T
-                level_of = np.clip((plane - channel.low) / (channel.high - channel.low), 0, 1)
-                mixed += level_of[..., None] * np.asarray(channel.rgb, np.float32)
-            rgb = (np.clip(mixed, 0, 1) * 255 + 0.5).astype(np.uint8)
-        alpha = self._written(level, ys, xs)
-        return np.ascontiguousarray(rgb) if alpha is None else np.dstack([rgb, alpha])
+        return self.plane_window(self.planes // 2, level, x, y, width, height)
 
-    def _written(self, level: int, ys: slice, xs: slice) -> NDArray[np.uint8] | None:
+    def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        ys, xs = slice(y, y + height), slice(x, x + width)
+        data = np.asarray(self._arrays[level][self._selection(ys, xs, slice(None), plane)])
+        axes = [name for name in self._axes if name in "cyx"]
+        data = data.transpose([axes.index(name) for name in "cyx" if name in axes])
+        layers = data if data.ndim == 3 else data[None]
+        shown = self._mixing([layers[index] for index in self._mixing.shown])
+        alpha = self._written(level, plane, ys, xs)
+        if alpha is None:
+            return np.ascontiguousarray(shown)
+        if shown.shape[2] == 4:
+            alpha = np.minimum(alpha, shown[..., 3])
+        return np.dstack([shown[..., :3], alpha])
+
+    def _written(self, level: int, plane: int, ys: slice, xs: slice) -> NDArray[np.uint8] | None:
         """Alpha of a window: 0 where no chunk file of any channel exists; None where all of it is written."""
         array, folder = self._arrays[level], self._folders[level]
         chunks = array.shards or array.chunks
         cy, cx = chunks[self._axes.index("y")], chunks[self._axes.index("x")]
+        depth = plane // chunks[self._axes.index("z")] if "z" in self._axes else 0
         rows, cols = range(ys.start // cy, -(-ys.stop // cy)), range(xs.start // cx, -(-xs.stop // cx))
         exists = np.zeros((len(rows), len(cols)), bool)
         layers = self._channel_chunks(chunks)
         for i, row in enumerate(rows):
             for j, col in enumerate(cols):
-                place = {"y": row, "x": col}
+                place = {"y": row, "x": col, "z": depth}
                 keys = (
                     array.metadata.encode_chunk_key(
                         tuple(layer if name == "c" else place.get(name, 0) for name in self._axes)
@@ -161,8 +161,7 @@ class OmeZarrBackend(WindowBackend):
         if "c" not in self._axes:
             return [0]
         at = self._axes.index("c")
-        shown = range(self._arrays[0].shape[at]) if self._channels is None else [c.index for c in self._channels]
-        return sorted({index // chunks[at] for index in shown})
+        return sorted({index // chunks[at] for index in self._mixing.shown})
 
     def close(self) -> None:
         self._arrays = []
@@ -173,16 +172,98 @@ def _metadata(group: Any) -> dict[str, Any]:
     return dict(attributes.get("ome", attributes))  # 0.5 nests everything under "ome"
 
 
+def _images(path: Path) -> list[_Image]:
+    """The multiscale images of a folder: itself, or its numbered groups as bioformats2raw and plates write them.
+
+    Raises:
+        SlideUnsupported: there is none.
+    """
+    root: Any = zarr.open_group(str(path), mode="r")
+    meta = _metadata(root)
+    if meta.get("multiscales"):
+        return [_Image(path, root, meta, _candidate(root, meta, ""))]
+    if "0" not in root:
+        raise SlideUnsupported("a zarr folder without multiscales metadata")
+    names = _series_names(path)
+    images = []
+    for number_ in range(MAX_IMAGES):
+        if str(number_) not in root:
+            break
+        group = root[str(number_)]
+        meta = _metadata(group)
+        if meta.get("multiscales"):
+            name = names[number_] if number_ < len(names) else ""
+            images.append(_Image(path / str(number_), group, meta, _candidate(group, meta, name)))
+    if not images:
+        raise SlideUnsupported("a zarr folder without multiscales metadata")
+    return images
+
+
+def _series_names(path: Path) -> list[str]:
+    """Names of the images in the OME-XML that bioformats2raw writes beside them."""
+    xml = path / "OME" / "METADATA.ome.xml"
+    if not xml.is_file() or xml.stat().st_size > MAX_XML:
+        return []
+    try:
+        return [image.name for image in parse_ome_xml(xml.read_text(encoding="utf-8", errors="replace"))]
+    except SlideUnsupported:
+        return []
+
+
+def _candidate(group: Any, meta: Mapping[str, Any], name: str) -> ImageInFile:
+    scales = meta["multiscales"][0]
+    axes = [_axis_name(axis) for axis in scales.get("axes", ())] or list("tczyx")
+    array = group[scales["datasets"][0]["path"]]
+    if "x" not in axes or "y" not in axes or len(axes) != array.ndim:
+        raise SlideUnsupported(f"axes {''.join(axes)!r} do not fit an array of shape {tuple(array.shape)}")
+    x, y = axes.index("x"), axes.index("y")
+    omero = meta.get("omero") or {}
+    words = [name, str(scales.get("name") or ""), str(omero.get("name") or "")]
+    return ImageInFile(" ".join(words), (int(array.shape[x]), int(array.shape[y])), bool(_resolution(scales, x, y)))
+
+
+def _statement(channel: Mapping[str, Any]) -> ChannelStatement:
+    window = channel.get("window") or {}
+    low, high = number(window.get("start")), number(window.get("end"))
+    stated = (low, high) if low is not None and high is not None and high > low else None
+    colour = str(channel.get("color") or "").upper()[-6:]
+    return ChannelStatement(colour if _is_hex(colour) else "", stated, channel.get("active") is not False)
+
+
+def _is_hex(colour: str) -> bool:
+    return len(colour) == 6 and all(c in "0123456789ABCDEF" for c in colour)
+
+
+def _spread(length: int) -> list[int]:
+    """Starts of at most SAMPLES windows of SAMPLE_PX along an axis."""
+    last = max(0, length - SAMPLE_PX)
+    return sorted({last * i // (SAMPLES - 1) for i in range(SAMPLES)})
+
+
+def _check_levels(arrays: Sequence[Any], axes: Sequence[str]) -> None:
+    x, y = axes.index("x"), axes.index("y")
+    for array in arrays:
+        width, height = int(array.shape[x]), int(array.shape[y])
+        if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+            raise SlideUnsupported(f"a level claims {width:,} x {height:,} px")
+        cx, cy = (min(int(array.chunks[i]), int(array.shape[i])) for i in (x, y))
+        if -(-min(width, 512) // cx) * -(-min(height, 512) // cy) > MAX_CHUNKS_PER_WINDOW:
+            raise SlideUnsupported(f"its chunks are {cx} x {cy} px, too small to be read; write it with larger ones")
+    width, height = int(arrays[-1].shape[x]), int(arrays[-1].shape[y])
+    if width * height > MAX_COARSEST_PIXELS:
+        raise SlideUnsupported(f"its smallest level has {width:,} x {height:,} px; write it with smaller levels")
+
+
 def _axis_name(axis: Any) -> str:
     return str(axis["name"] if isinstance(axis, Mapping) else axis).lower()
 
 
 def _check(array: Any, axes: Sequence[str]) -> None:
-    if len(axes) != array.ndim or "x" not in axes or "y" not in axes:
+    if len(axes) != array.ndim:
         raise SlideUnsupported(f"axes {''.join(axes)!r} do not fit an array of shape {tuple(array.shape)}")
     if array.dtype.kind not in "uif":
         raise SlideUnsupported(f"pixels are {array.dtype}")
-    chunk = int(np.prod(array.chunks)) * array.dtype.itemsize
+    chunk = math.prod(int(n) for n in array.chunks) * array.dtype.itemsize
     if chunk > MAX_CHUNK_BYTES:
         raise SlideUnsupported(f"one chunk is {chunk / 2**20:.0f} MiB; write it with smaller chunks")
 
@@ -191,16 +272,17 @@ def _resolution(scales: Mapping[str, Any], x: int, y: int) -> Resolution | None:
     """µm/px of level 0: the dataset's scale times the image's, in the axes' units."""
     axes = scales.get("axes", ())
     size = [1.0, 1.0]
-    found = False
+    stated = False
     for holder in (scales["datasets"][0], scales):
         for transform in holder.get("coordinateTransformations", ()):
             if transform.get("type") == "scale":
-                found = True
+                stated = True
                 size = [size[0] * float(transform["scale"][x]), size[1] * float(transform["scale"][y])]
     units = [axes[i].get("unit") if i < len(axes) and isinstance(axes[i], Mapping) else None for i in (x, y)]
-    if not found or any(unit not in UM for unit in units):
+    factors = [unit_um(unit) for unit in units]
+    if not stated or factors[0] is None or factors[1] is None:
         return None  # a scale without a unit says nothing about micrometres
-    return Resolution(size[0] * UM[str(units[0])], size[1] * UM[str(units[1])], "ome-zarr coordinateTransformations")
+    return Resolution(size[0] * factors[0], size[1] * factors[1], "ome-zarr coordinateTransformations")
 
 
 def open_backend(path: Path) -> Backend:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import openslide
 
+from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
+from tilers.readers.tiff import check_plain_layout
+from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Box
 
@@ -24,10 +27,12 @@ class OpenSlideBackend(Backend):
     """One OpenSlide handle. Its errors latch: after the first one the handle only repeats it."""
 
     def __init__(self, path: Path) -> None:
-        self._slide: Any = openslide.OpenSlide(str(path))
+        self._slide: Any = openslide.OpenSlide(file_of_series(path) if path.is_dir() else path)
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         raw: dict[str, str] = dict(self._slide.properties)
         self.vendor = raw.get("openslide.vendor", "")
+        if self.vendor == "aperio":
+            check_first_image(self.vendor, raw.get("tiff.ImageDescription", ""), tiled=True)
         self.level_sizes = tuple(self._slide.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self.objective_power = objective(raw.get("openslide.objective-power"))
@@ -72,8 +77,19 @@ def open_backend(path: Path) -> Backend:
         SlideUnsupported: OpenSlide does not know the format, or refuses the file.
     """
     try:
-        return OpenSlideBackend(path)
+        backend = OpenSlideBackend(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideUnsupported("not a format it knows") from error
     except openslide.OpenSlideError as error:
         raise SlideUnsupported(str(error)) from error
+    if backend.vendor == "generic-tiff":
+        _check_generic(path, backend)
+    return backend
+
+
+def _check_generic(path: Path, backend: OpenSlideBackend) -> None:
+    try:
+        check_plain_layout(path, backend.level_sizes)
+    except BaseException:
+        backend.close()
+        raise

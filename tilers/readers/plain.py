@@ -23,6 +23,7 @@ from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.samples import Depth, depth_in_use
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
+from wsi_chat.schema import Remark
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 MAX_PIXELS = 120_000_000  # at most 7 bytes each while decoding; a 20x scan of 4 x 4 mm has 64 million
@@ -49,7 +50,7 @@ class PlainBackend(WindowBackend):
 
     shareable = True
 
-    def __init__(self, header: Header, pixels: Pixels, notes: tuple[str, ...]) -> None:
+    def __init__(self, header: Header, pixels: Pixels, notes: tuple[Remark, ...]) -> None:
         self._pixels = pixels
         self.level_sizes = (header.size,)
         self.level_downsamples = (1.0,)
@@ -142,7 +143,7 @@ def open_backend(path: Path) -> Backend:
             ) from error
     notes = (depth.note,) if depth.note else ()
     if header.frames > 1:
-        notes = (*notes, f"only the first of the {header.frames} frames of the picture is read")
+        notes = (*notes, Remark("slide.first_frame", n=header.frames))
     return PlainBackend(header, turn(pixels, header.orientation), notes)
 
 

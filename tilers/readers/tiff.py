@@ -12,6 +12,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,24 @@ from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
 from tilers.properties import allow_listed, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, WindowBackend
-from tilers.samples import ALPHAS, BLACK_IS_ZERO, COLOURS, EIGHT_BITS, PALETTE, RGB, YCBCR, Depth, depth_in_use, to_rgb
+from tilers.samples import (
+    ALPHAS,
+    BLACK_IS_ZERO,
+    COLOURS,
+    EIGHT_BITS,
+    PALETTE,
+    RGB,
+    WHITE_IS_ZERO,
+    YCBCR,
+    Depth,
+    depth_in_use,
+    to_rgb,
+)
 from tilers.segments import JPEG, JPEG2000, TiffImage
 from tilers.tiff_content import DESCRIPTION, Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +102,18 @@ class TiffBackend(WindowBackend):
             raise SlideUnsupported(f"the file ends at byte {file_size}, before any of its pixels")
         self.notes = content.notes
         if cut:
-            self.notes = (*self.notes, f"the file is cut off at byte {file_size}: {cut} of its tiles are missing")
+            self.notes = (*self.notes, Remark("slide.tiles_cut_off", size=file_size, n=cut))
+
+    @property
+    def is_plain(self) -> bool:
+        """8-bit grey or RGB, upright, of one plane: what libraries that know only the TIFF baseline show rightly."""
+        first = self._levels[0].first
+        simple = first.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or (
+            first.photometric == YCBCR and first.compression == JPEG
+        )
+        alone = self.planes == 1 and self._mixing is None and first.extra in ((), (1,), (2,))
+        alone = alone and (not first.extra or first.photometric == RGB)
+        return simple and alone and first.dtype == np.uint8 and first.bits == 8 and self.orientation == UPRIGHT
 
     # -------------------------------------------------------------------------------------- colours
 
@@ -102,8 +127,15 @@ class TiffBackend(WindowBackend):
         bits = content.significant_bits
         joined = len(images) > 1 or (first.photometric == BLACK_IS_ZERO and _are_channels(first))
         if joined:
-            samples = [s for image in images for s in self._sample(image).reshape(-1, image.samples).T]
-            self._mixing = choose_mixing(samples, [ChannelStatement(c) for c in content.colours], bits=bits)
+            statements = [ChannelStatement(colour) for colour in content.colours]
+            places = [(image, i) for image in images for i in range(image.samples)]
+            self._mixing = choose_mixing(
+                len(places),
+                first.dtype,
+                lambda channel: self._sample(places[channel][0])[:, places[channel][1]],
+                statements,
+                bits=bits,
+            )
             if self._mixing.is_dark:
                 self.background = (0, 0, 0)
             self._note(self._mixing.depth.note)
@@ -114,8 +146,7 @@ class TiffBackend(WindowBackend):
         count = COLOURS.get(first.photometric, 1)
         others = first.samples - count - sum(kind in ALPHAS for kind in first.extra)
         if others > 0:
-            noun = "sample" if others == 1 else "samples"
-            self._note(f"not shown: {others} extra {noun} per pixel, neither colour nor alpha")
+            self._note(Remark("slide.extra_samples", n=others))
         if first.bits < 8:
             self._depth = Depth(2**first.bits - 1)
         elif first.dtype != np.uint8:
@@ -129,9 +160,9 @@ class TiffBackend(WindowBackend):
         # Refuse an interpretation that cannot be shown now, not at the first tile.
         to_rgb(np.zeros((1, 1, first.samples), np.uint8), first.photometric, extra=first.extra, palette=self._palette)
 
-    def _note(self, text: str) -> None:
-        if text:
-            self.notes = (*self.notes, text)
+    def _note(self, note: Remark | None) -> None:
+        if note is not None:
+            self.notes = (*self.notes, note)
 
     def _sample(self, image: TiffImage) -> NDArray[Any]:
         """Values of up to SAMPLED_PIECES pieces, spread over an image: (n, samples)."""
@@ -259,6 +290,19 @@ def _black_and_white(image: TiffImage) -> NDArray[np.float64] | None:
     if len(value) == 12:  # numerators and denominators
         numbers = numbers[::2] / np.where(numbers[1::2] == 0, 1, numbers[1::2])
     return numbers.reshape(3, 2)
+
+
+def check_plain_layout(path: Path, level_sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a generic TIFF of which another reader would show other levels, or pixels in the wrong colours.
+
+    Raises:
+        SlideUnsupported: see above, or this reader refuses the file itself.
+    """
+    with closing(TiffBackend(path)) as backend:
+        if not backend.is_plain:
+            raise SlideUnsupported("its sample format is more than 8-bit grey or RGB; the reader tiff shows it")
+        if tuple(level_sizes) != tuple(backend.level_sizes):
+            raise SlideUnsupported("its levels lie where only the reader tiff finds them")
 
 
 def open_backend(path: Path) -> Backend:

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.readers.tiff import check_plain_layout
+from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
 # A strip or tile is decoded whole; beyond this one segment would break the memory bound.
 MAX_SEGMENT_BYTES = 256 * 2**20
 MINISWHITE, PALETTE = 0, 3
+SCANNERS = ("aperio", "hamamatsu", "leica", "philips", "ventana", "trestle")
 
 
 class _Segments:
@@ -65,10 +68,13 @@ class TiffSlideBackend(WindowBackend):
         raw: dict[str, Any] = dict(self._slide.properties)
         series = self._slide.ts_tifffile.series[raw.get("tiffslide.series-index") or 0]
         page = series.levels[0].pages[0]
+        vendor = str(raw.get("tiffslide.vendor") or "")
+        if vendor in SCANNERS:
+            check_first_image(vendor, str(page.description or ""), tiled=bool(page.is_tiled))
         _check(page)
         self.level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
-        self.vendor = str(raw.get("tiffslide.vendor") or "")
+        self.vendor = vendor
         self.objective_power = objective(raw.get("tiffslide.objective-power"))
         self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw)
@@ -159,6 +165,14 @@ def _dangling(tiff: Any, file_size: int) -> bool:
     return following > file_size
 
 
+def _check_generic(path: Path, backend: TiffSlideBackend) -> None:
+    try:
+        check_plain_layout(path, backend.level_sizes)
+    except BaseException:
+        backend.close()
+        raise
+
+
 def open_backend(path: Path) -> Backend:
     """Open with tiffslide.
 
@@ -172,7 +186,10 @@ def open_backend(path: Path) -> Backend:
     if magic not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise SlideUnsupported("not a TIFF file")
     try:
-        return TiffSlideBackend(path)
+        backend = TiffSlideBackend(path)
+        if backend.vendor not in SCANNERS:
+            _check_generic(path, backend)
+        return backend
     except SlideUnsupported:
         raise
     except Exception as error:  # tifffile and its codecs raise many kinds on damaged headers

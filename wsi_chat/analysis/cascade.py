@@ -55,7 +55,7 @@ def screen(
             if patch.pixels is None:
                 record(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
                 continue
-            read = ReadTile(patch.tile, patch.focus)
+            read = ReadTile(patch.tile, patch.focus, patch.z)
             yield Asked(question, picture_of(patch), read, name=patch.tile.id, screened=patch.tile)
 
     for given in asker.ask(questions()):
@@ -63,7 +63,7 @@ def screen(
         p = asker.read_screen(given, system.screen.positive)
         if p is None:
             why = why_no_choice(given.answer)
-            record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why))
+            record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, z=read.z, error=why))
         else:
             record(screened(read, p, system))
     return on_one_scale(verdicts, asker)
@@ -75,30 +75,47 @@ def on_one_scale(verdicts: dict[int, TileVerdict], asker: Asker) -> dict[int, Ti
     for index, verdict in verdicts.items():
         if verdict.tile.id in retracted and verdict.status == "screened":
             verdicts[index] = TileVerdict(
-                tile=verdict.tile, status="screen_failed", focus=verdict.focus, error=NO_PROBABILITIES
+                tile=verdict.tile, status="screen_failed", focus=verdict.focus, z=verdict.z, error=NO_PROBABILITIES
             )
     return verdicts
 
 
+POSITIVE = 0.5
+"""``p_screen`` from which a tile is taken to hold what the screening question asks about."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadTile:
-    """A tile that was read, and how sharp it is."""
+    """A tile that was read, how sharp it is, and the focal plane shown where the slide is a stack."""
 
     tile: Tile
     focus: float | None
+    z: int | None = None
 
 
 def screened(read: ReadTile, p: float, system: System) -> TileVerdict:
     """The verdict on a tile from the probability of the screening question's positive option."""
     about = system.screen.about_abnormality
-    return TileVerdict(tile=read.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=read.focus)
+    return TileVerdict(
+        tile=read.tile, status="screened", p_screen=p, p_abnormal=p if about else None, focus=read.focus, z=read.z
+    )
 
 
-def choose(verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False) -> list[Tile]:
-    """The tiles worth the dear questions: the highest ``p_screen`` first, ties by plan order; in plan order."""
+def choose(
+    verdicts: Mapping[int, TileVerdict], *, top_k: int, exhaustive: bool = False, positive: bool = False
+) -> list[Tile]:
+    """The tiles worth the dear questions, in plan order.
+
+    Args:
+        top_k: so many of the highest ``p_screen``, ties by plan order.
+        exhaustive: every tile that was screened.
+        positive: besides, every tile whose ``p_screen`` is at least `POSITIVE`: a differential that counts the white
+            cells of the highest-scoring tiles alone is a count of those tiles, not of the specimen.
+    """
     screened = [v for v in verdicts.values() if v.p_screen is not None]
     if not exhaustive:
-        screened = sorted(screened, key=lambda v: (-(v.p_screen or 0.0), v.tile.index))[:top_k]
+        ranked = sorted(screened, key=lambda v: (-(v.p_screen or 0.0), v.tile.index))
+        screened = ranked[:top_k] + [v for v in ranked[top_k:] if positive and (v.p_screen or 0.0) >= POSITIVE]
     return sorted((v.tile for v in screened), key=lambda tile: tile.index)
 
 

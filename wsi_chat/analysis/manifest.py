@@ -1,5 +1,7 @@
 """The manifest of a cohort: a CSV with one row per slide, as this program, TRIDENT, hs2p or CLAM write it.
 
+Rows of photographs with one ``specimen_id`` are the fields of one specimen, and one sample.
+
 What is wrong with it is said before anything runs, with the line, the column and the value. Whether a slide file is
 there is not the manifest's business: a missing one is one failed slide.
 """
@@ -11,11 +13,15 @@ import csv
 import io
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 
-from wsi_chat.analysis.run_folder import slide_id
+from tilers.photographs import is_photograph, listing_text
+from tilers.readers import LISTING
+from wsi_chat.analysis.run_folder import RUN_HINT, slide_id, specimen_folder
+from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
 from wsi_chat.errors import DocumentError, SettingError
 
@@ -30,6 +36,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "label": ("label", "class", "diagnosis"),
     "patient": ("patient", "patient_id", "case_id", "subject_id"),
     "specimen": ("specimen", "specimen_type"),
+    "specimen_id": ("specimen_id",),
 }
 SEPARATORS = ",;\t|"
 # what other programs write where they know no number
@@ -43,7 +50,8 @@ class Sample:
     """One slide of a cohort, as the manifest gives it.
 
     ``path`` is absolute; ``mpp`` µm/px of level 0, None for the slide's own; ``specimen`` None for the run's own;
-    ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none.
+    ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none. ``fields`` are the
+    photographs of a specimen of several; ``path`` is then where their listing is written (see `listed`).
     """
 
     sample_id: str
@@ -54,11 +62,30 @@ class Sample:
     specimen: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     line: int = 0
+    fields: tuple[Path, ...] = ()
 
     @property
     def slide_id(self) -> str:
         """Name of the slide's folder in the run folder."""
+        if self.fields:
+            return specimen_folder(self.sample_id, self.fields)
         return slide_id(self.path)
+
+
+def listed(samples: Iterable[Sample], folder: Path) -> tuple[Sample, ...]:
+    """The samples with the listing of each specimen of several photographs written into ``folder``.
+
+    Raises:
+        OutputError: a listing cannot be written.
+    """
+    return tuple(_listed(sample, folder) if sample.fields else sample for sample in samples)
+
+
+def _listed(sample: Sample, folder: Path) -> Sample:
+    path, text = folder / f"{sample.slide_id}{LISTING}", listing_text(sample.fields)
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text, hint=RUN_HINT)
+    return replace(sample, path=path.absolute())
 
 
 def read_manifest(path: str | Path) -> tuple[Sample, ...]:
@@ -74,11 +101,43 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     path = Path(path)
     text = _text(path)
     rows = _rows(path, text)
-    samples = [_sample(path, line, row) for line, row in rows]
+    samples = _gathered(path, [_sample(path, line, row) for line, row in rows], [row for _, row in rows])
     if not samples:
         raise SettingError(f"{path.name} has a header and no slide.", hint="Write one line per slide below it.")
     _check_unique(path, samples)
     return tuple(samples)
+
+
+def _gathered(manifest: Path, samples: Sequence[Sample], rows: Sequence[Mapping[str, str]]) -> list[Sample]:
+    """The samples with the photographs of each ``specimen_id`` as one; slides are a sample each whatever it says."""
+    groups: dict[str, list[Sample]] = {}
+    for sample, row in zip(samples, rows, strict=True):
+        name = row.get("specimen_id", "")
+        groups.setdefault(name if name and is_photograph(sample.path) else f"line {sample.line}", []).append(sample)
+    names = {row.get("specimen_id", "") for row in rows}
+    return [_specimen(manifest, name, group) if name in names else group[0] for name, group in groups.items()]
+
+
+def _specimen(manifest: Path, name: str, rows: Sequence[Sample]) -> Sample:
+    first = rows[0]
+    for column in ("mpp", "label", "patient", "specimen"):
+        for row in rows:
+            if getattr(row, column) != getattr(first, column):
+                raise SettingError(
+                    f"{manifest.name}, line {row.line}, column {column}: {getattr(row, column)!r}, but line "
+                    f"{first.line} of the same specimen {name!r} has {getattr(first, column)!r}.",
+                    hint="Give all fields of a specimen the same value, or each specimen an id of its own.",
+                )
+    extra = {key: value for key, value in first.extra.items() if all(row.extra.get(key) == value for row in rows)}
+    paths = tuple(row.path for row in rows)
+    doubled = next((row for row in rows if paths.count(row.path) > 1), None)
+    if doubled is not None:
+        raise SettingError(
+            f"{manifest.name}, line {doubled.line}, column image_path: {doubled.path} is named twice in specimen "
+            f"{name!r}.",
+            hint="Name every field once.",
+        )
+    return replace(first, sample_id=name, path=first.path.parent / f"{name}{LISTING}", fields=paths, extra=extra)
 
 
 # ------------------------------------------------------------------------------------------ text
@@ -127,8 +186,9 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
     """(line number, row by our column names); other columns keep theirs. Blank lines are left out."""
     if "\x00" in text:
         raise SettingError(f"{path.name} is not a text file.", hint="Give a CSV file.")
+    text, stated = _without_sep_line(text)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = _separator(first)
+    separator = stated or _separator(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     names: list[str] | None = None
@@ -152,6 +212,12 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
             f"{path.name}, line {reader.line_num}: {error}.", hint="Check the quotes on that line."
         ) from error
     return rows
+
+
+def _without_sep_line(text: str) -> tuple[str, str]:
+    """The text with its first line emptied, where that is Excel's ``sep=;``, and the separator it names (or "")."""
+    match = re.match(r"\s*\"?sep=(.)\"?[,;\t|]*[ \t]*(?=\r?\n|\r|$)", text, re.IGNORECASE)
+    return (text[match.end() :], match[1]) if match else (text, "")
 
 
 def _separator(header: str) -> str:

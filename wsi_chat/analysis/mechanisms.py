@@ -39,7 +39,7 @@ VIEWED = {
 
 def reader_of(slide: Slide) -> Reader:
     """Reads level-0 rectangles of an open slide as pictures."""
-    return lambda box, px: Image.fromarray(slide.crop(box, px))
+    return lambda box, px: Image.fromarray(slide.crop(box, px, alone=True))
 
 
 def mechanism_notes(dialect: Dialect, *, views: str, contrast: str, zoom: float) -> list[Remark]:
@@ -120,7 +120,11 @@ def screen_with_views(
             try:
                 asked = _questions_about(patch, question, read, views, contrast, several=several)
             except SlideUnreadable as error:
-                done(TileVerdict(tile=patch.tile, status="screen_failed", focus=patch.focus, error=error.message))
+                done(
+                    TileVerdict(
+                        tile=patch.tile, status="screen_failed", focus=patch.focus, z=patch.z, error=error.message
+                    )
+                )
                 continue
             yield from asked
 
@@ -147,7 +151,7 @@ def _questions_about(
     """
     tile, image = patch.tile, picture_of(patch)
     others = other_views(Field(tile.id, tile.index, image, tile.box, tile.mpp), views, read)
-    parts = _Parts(ReadTile(tile, patch.focus))
+    parts = _Parts(ReadTile(tile, patch.focus, patch.z))
     shown = beside(others, views) if several else None
     asked = [Asked(question, image, _Part(parts, "whole"), name=tile.id, beside=shown, screened=tile)]
     if not several:
@@ -162,7 +166,7 @@ def _verdict(parts: _Parts, views: str, system: System) -> TileVerdict:
     read = parts.tile
     if parts.errors or parts.whole is None:
         why = "; ".join(sorted(set(parts.errors))) or "no answer came back"
-        return TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, error=why)
+        return TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, z=read.z, error=why)
     p = joined(parts.whole, parts.others, views)
     if parts.reference is not None:
         p = expit(contrast_score(p, parts.reference))

@@ -63,9 +63,12 @@ def write_documents(judged: Judged) -> tuple[str, ...]:
     unwritten: list[str] = []
     steps: list[Step] = [
         lambda: reports.write_geojson(report, tiles, folder.findings_path, colors=colors),
+        lambda: reports.write_tiles_geojson(report, tiles, folder.path / "tiles.geojson"),
+        lambda: reports.write_geojson_by_field(report, tiles, folder.path / "fields", colors=colors),
         lambda: reports.write_findings_csv(report, folder.path / "findings.csv"),
+        lambda: reports.write_fields_csv(report, tiles, folder.path / "fields.csv"),
         lambda: reports.write_differential_csv(report, folder.path / "differential.csv"),
-        lambda: reports.write_tiles_parquet(tiles, folder.tiles_path),
+        lambda: reports.write_tiles_parquet(tiles, folder.tiles_path, fields=report.slide.fields),
         lambda: reports.write_maps_zarr(prepared.plan, tiles, folder.maps_path, slide=report.slide, outline=outline),
         lambda: reports.write_mask(prepared.foreground, folder.path / reports.MASK),
         lambda: reports.write_scan(slide.overview(), folder.path),
@@ -224,7 +227,7 @@ def _draw_gallery(slide: Slide, report: Report, tile_verdicts: list[TileVerdict]
 
     def read(box: Box, px: int) -> NDArray[np.uint8] | None:
         try:
-            return slide.crop(box, px)
+            return slide.crop(box, px, alone=True)
         except SlideUnreadable as error:
             log.warning("gallery: %s", error)
             return None

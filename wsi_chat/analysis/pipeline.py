@@ -5,12 +5,14 @@ Nothing already computed is lost: answers are journalled as they come, and a rer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.causes import causes_of_failure
 from wsi_chat.analysis.controls import ask_controls, positive_controls
 from wsi_chat.analysis.outputs import missing_font, write_documents
 from wsi_chat.analysis.provenance import config_of
@@ -34,6 +36,9 @@ from wsi_chat.settings import Settings
 
 if TYPE_CHECKING:
     from wsi_chat.engines.model import Model
+
+
+log = logging.getLogger(__name__)
 
 
 def check_settings(settings: Settings, model: Model) -> SlideScore:
@@ -62,18 +67,20 @@ def analyze_slide(
     settings: Settings,
     model: Model,
     *,
+    name: str | None = None,
     progress: Progress = no_progress,
     prepared: Callable[[], Prepared] | None = None,
 ) -> SlideResult:
     """One slide of a run whose folder, settings and model are already there. See :func:`wsi_chat.analyze`.
 
     Args:
+        name: the slide's id; None makes it of its path.
         prepared: gives the slide as `prepare_slide` left it (or raises what that raised); None prepares it now.
     """
     clock = Clock()
     score = check_settings(settings, model)
     no_pdf = missing_font(settings)
-    folder = run.slide(path)
+    folder = run.slide(name or path)
     earlier = EarlierDocuments(folder)
     earlier.expect("provenance", {"config": config_of(settings)})
     with _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect)), earlier) as slide:
@@ -82,6 +89,8 @@ def analyze_slide(
         ) as asking:
             screened = screen_tiles(asking)
             detailed = detail_tiles(screened)
+            for cause in causes_of_failure(detailed.tile_verdicts):
+                log.warning("%s: %s", slide.path.name, cause)
             detailed = ask_controls(detailed)
             judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
             if settings.narrative == "model":

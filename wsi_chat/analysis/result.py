@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import SettingError, SlideNotFound
 from wsi_chat.schema import Box, Finding, Report
 
 if TYPE_CHECKING:
+    import pandas
     import pyarrow
+    from matplotlib.axes import Axes
     from PIL.Image import Image
+
+
+MEASURED = ("confidence", "tile_p", "votes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,44 @@ class SlideResult:
     def tiles(self) -> pyarrow.Table:
         """One row per tile, as written to tiles.parquet. Raises OutputError where it cannot be read."""
         return self.files.tiles_table()
+
+    def findings_frame(self) -> pandas.DataFrame:
+        """One row per finding, as in findings.csv: class, field, place and size in µm and px, confidence, tiles.
+
+        Numbers are numbers; what is not known is missing.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        from reports.tables import FINDING_COLUMNS, finding_rows
+
+        frame = _pandas().DataFrame(finding_rows(self.report), columns=list(FINDING_COLUMNS))
+        numbers = [name for name in FINDING_COLUMNS if name.endswith(("_um", "_px")) or name in MEASURED]
+        frame[numbers] = frame[numbers].apply(_pandas().to_numeric, errors="coerce")
+        frame["abnormal"] = frame["abnormal"] == "yes"
+        return frame
+
+    def tiles_frame(self) -> pandas.DataFrame:
+        """One row per tile, as in tiles.parquet.
+
+        Raises:
+            SettingError: pandas is not installed. OutputError: the table cannot be read.
+        """
+        _pandas()
+        return self.tiles.to_pandas()
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the scan with a mark for each finding, by class; of several photographs side by side.
+
+        Args:
+            ax: where to draw; None makes a figure.
+
+        Raises:
+            OutputError: the stored scan cannot be read.
+        """
+        from reports.figures import plot_findings
+
+        return plot_findings(self.report, self.folder, ax=ax)
 
     @property
     def files(self) -> SlideFolder:
@@ -105,6 +148,14 @@ class SlideResult:
         from reports.html import verdict_html
 
         return verdict_html(self.report, self.folder)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise SettingError("pandas is not installed.", hint="Install it with: pip install pandas") from error
+    return pandas
 
 
 def load_result(folder: str | Path, *, slide: str | Path | None = None) -> SlideResult:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 # what a run writes about a slide; a slide's folder may hold more (its journal, a saved conversation), which stays
 DOCUMENTS = (
-    "report.*", "findings.*", "tiles.*", "maps.zarr", "scan.*", "overview.*", "mask.*", "heatmap.*", "gallery",
-    "thumbnail.*", "*.dcm",
+    "report.*", "findings.*", "fields.*", "fields", "differential.*", "tiles.*", "maps.zarr", "scan.*", "overview.*",
+    "mask.*", "heatmap.*", "gallery", "thumbnail.*", "*.dcm",
 )  # fmt: skip
 DEFAULT_OUT = "wsi-chat-out"
 RUN_HINT = "Choose another folder with -o."
@@ -37,7 +37,7 @@ RUN_HINT = "Choose another folder with -o."
 
 def slide_id(path: Path) -> str:
     """The file's stem plus eight hex digits of its absolute path's SHA-256: same-named slides never collide."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     stem = path.name
     for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif", path.suffix):
         if suffix and stem.lower().endswith(suffix):
@@ -45,6 +45,13 @@ def slide_id(path: Path) -> str:
             break
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "slide"
     return f"{safe[:80]}-{digest}"
+
+
+def specimen_folder(name: str, photographs: Sequence[Path]) -> str:
+    """The id of a specimen of several photographs: its name and eight hex digits over their absolute paths."""
+    digest = hashlib.sha256("\n".join(str(path.resolve()) for path in photographs).encode(errors="surrogateescape"))
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "specimen"
+    return f"{safe[:80]}-{digest.hexdigest()[:8]}"
 
 
 def open_folder(path: Path) -> Path:
@@ -269,6 +276,11 @@ class RunFolder:
         return self.path / "index.html"
 
     @property
+    def listings_path(self) -> Path:
+        """The listings of specimens whose photographs a manifest names, ``ID.fields``."""
+        return self.path / "specimens"
+
+    @property
     def log_path(self) -> Path:
         return self.path / "run.log"
 
@@ -295,6 +307,12 @@ class RunFolder:
         except OSError:
             return
         yield from map(SlideFolder, names)
+
+    @cached_property
+    def moved(self) -> Mapping[str, SlideFolder]:
+        """Fingerprint -> folder of each finished slide whose file is no longer where it was analyzed."""
+        gone = [folder for folder in self.finished_slides() if _is_gone(self.slide_files.get(folder.id))]
+        return {mark: folder for folder in gone if (mark := EarlierDocuments(folder).fingerprint)}
 
     @property
     def is_run(self) -> bool:
@@ -334,6 +352,10 @@ class RunFolder:
         return write_text(self.record_path, text, hint=RUN_HINT)
 
 
+def _is_gone(file: Path | None) -> bool:
+    return file is not None and not file.exists()
+
+
 class EarlierDocuments:
     """What an earlier run left in a slide's folder, until the run under way is known to differ from it.
 
@@ -355,6 +377,12 @@ class EarlierDocuments:
     def there(self) -> bool:
         """Whether a report of an earlier run stands in the folder."""
         return self._report is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the slide that the earlier report is about; empty where there is none."""
+        slide = self._report.get("slide") if isinstance(self._report, dict) else None
+        return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
 
     def agree(self, block: str, values: Mapping[str, Any]) -> bool:
         """Whether the earlier report has these values in one of its blocks."""

@@ -169,8 +169,7 @@ class SlideScore:
                 f" it: {'; '.join(differences)}.",
                 hint="Fit one with wsi-chat fit, and name its folder with --aggregator.",
             )
-        fitted_with = self.aggregator.record.conditions
-        if any(fitted_with.get(key) != conditions.get(key) for key in ("model", "reporting system")):
+        if not all(self.aggregator.meets(key, conditions.get(key)) for key in ("model", "reporting system")):
             return self
         return replace(self, not_applied=Remark("aggregator.other_settings", differences=differences))
 

@@ -22,7 +22,9 @@ from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.cascade import choose, detail, screen
 from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
+from wsi_chat.analysis.fields import in_fields, within_fields
 from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.analysis.moved import take_over_answers
 from wsi_chat.analysis.provenance import (
     count_funnel,
     engine_notes,
@@ -38,6 +40,7 @@ from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
 from wsi_chat.schema import Box, Controls, Provenance, Remark, Report, Scope, Specimen, TileVerdict, Timings
+from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
     from aggregators import TileSample
@@ -192,19 +195,24 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
 
     began = time.perf_counter()
     with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader))
-        slide.require_mpp()
+        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z)))
         system = load_system(settings.specimen)
+        tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
+        photographed = slide.is_photograph
+        if slide.mpp is None and photographed:
+            slide.assume_mpp(tile_mpp)
+        slide.require_mpp()
         what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
         foreground = find_foreground(slide, mask=settings.mask != "off")
         plan = plan_tiles(
             slide,
             foreground,
             tile_px=settings.tile_px or dialect.tile_px,
-            mpp=settings.tile_mpp or dialect.mpp_for(system),
+            mpp=tile_mpp,
             overlap=settings.overlap,
             limit=settings.limit,
             leave_out=leaves_out_glass(settings, slide, system, foreground),
+            allow_upsample=photographed,
         )
         stream, patches = None, None
         if read_ahead and plan.tiles:
@@ -228,7 +236,7 @@ def leaves_out_glass(settings: Settings, slide: Slide, system: System, foregroun
     """
     if settings.mask != "auto" or foreground.is_blank:
         return settings.mask != "off"
-    is_field = len(slide.level_sizes) == 1 and max(slide.size) <= FIELD_PX
+    is_field = slide.is_photograph or (len(slide.level_sizes) == 1 and max(slide.size) <= FIELD_PX)
     return not is_field and "blood-smear" not in system.specimens
 
 
@@ -259,6 +267,8 @@ def ready_to_ask(
     clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before
     log.info("%s: %d of %d tiles to screen", prepared.path.name, len(plan.tiles), plan.grid)
     with ExitStack() as stack:
+        if not folder.journal_path.exists():
+            take_over_answers(folder, slide.fingerprint)
         journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
         provenance = provenance_of(plan, settings, model, prepared.foreground, system)
         if plan.tiles:
@@ -315,7 +325,10 @@ def detail_tiles(screened: Screened) -> Detailed:
     prepared, settings, asker = run.prepared, run.settings, run.asker
     if asker is None:
         return Detailed(screened, tiles)
-    chosen = choose(tiles, top_k=settings.top_k, exhaustive=settings.exhaustive)
+    counting = not prepared.system.screen.about_abnormality
+    chosen = choose(
+        tiles, top_k=settings.top_k, exhaustive=settings.exhaustive, positive=counting and settings.top_k > 0
+    )
     if chosen:
         with TileStream(prepared.slide, prepared.plan, workers=settings.workers, tiles=chosen) as patches:
             tiles |= detail(
@@ -328,6 +341,7 @@ def detail_tiles(screened: Screened) -> Detailed:
                 again, asker, reader_of(prepared.slide), factor=settings.zoom, bounds=prepared.bounds,
                 progress=run.progress,
             )  # fmt: skip
+    tiles = within_fields(tiles, prepared.slide.fields)
     run.clock.lap("detail")
     cells = sample_cells(prepared.slide, prepared.plan, asker, prepared.system, settings, progress=run.progress)
     run.clock.lap("adequacy")
@@ -376,6 +390,7 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
             mpp_stated=prepared.slide.mpp_stated,
         ),
     )
+    verdict = in_fields(verdict, prepared.slide.fields)
     run.clock.lap("aggregate")
     generated = {} if asker is None else {"generated_tokens": asker.generated_tokens}
     report = Report(

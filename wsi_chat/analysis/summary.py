@@ -1,4 +1,8 @@
-"""summary.csv: one row a slide, whether it has a verdict or not. What a slide lacks is empty, never 0."""
+"""summary.csv: one row a slide, whether it has a verdict or not. What a slide lacks is empty, never 0.
+
+UTF-8 with a byte order mark, so that spreadsheets read it as it is. ``n_<class>`` are the cells found of each class
+that the slide was asked about.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
-from wsi_chat.atomic import write_text
+from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import WsiChatError
 from wsi_chat.schema import Report
 
 SUMMARY_COLUMNS = (
-    "slide_id", "file", "state", "status", "score", "score_kind", "category", "coverage", "findings_abnormal",
+    "slide_id", "file", "state", "status", "score", "score_kind", "category", "adequacy", "adequacy_reason", "coverage",
+    "fields", "fields_missing", "findings_abnormal",
     "tiles_grid", "tiles_foreground", "tiles_selected", "tiles_read", "tiles_screened", "tiles_failed",
     "tiles_detailed", "tiles_detail_failed", "seconds", "headline", "rules", "reason", "error",
 )  # fmt: skip
+
+
+COUNT = "n_"
 
 
 def row_of(report: Report) -> dict[str, Any]:
@@ -31,6 +39,10 @@ def row_of(report: Report) -> dict[str, Any]:
         "score": "" if verdict.score is None else f"{verdict.score:.4f}",
         "score_kind": verdict.score_kind,
         "category": verdict.category_name or "",
+        "adequacy": verdict.adequacy.status,
+        "adequacy_reason": verdict.adequacy.reason,
+        "fields": len(report.slide.fields) or "",
+        "fields_missing": sum(bool(field.error) for field in report.slide.fields) if report.slide.fields else "",
         "coverage": f"{verdict.coverage:.4f}",
         "findings_abnormal": sum(f.abnormal for f in verdict.findings),
         "tiles_grid": funnel.grid,
@@ -45,14 +57,20 @@ def row_of(report: Report) -> dict[str, Any]:
         "headline": verdict.grounds[0].headline if verdict.grounds else "",
         "rules": "; ".join(ground.rule for ground in verdict.grounds),
         "reason": verdict.reason,
+        **{f"{COUNT}{row.label}": row.seen for row in verdict.counts if row.asked or row.seen},
     }
 
 
-def row_of_failure(path: Path, error: BaseException) -> dict[str, Any]:
-    """The row of a slide that gave no verdict."""
+def class_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The columns of classes that rows have, in the order in which they come."""
+    return tuple(dict.fromkeys(name for row in rows for name in row if name.startswith(COUNT)))
+
+
+def row_of_failure(path: Path, error: BaseException, *, name: str | None = None) -> dict[str, Any]:
+    """The row of a slide that gave no verdict. ``name`` is its id; None makes it of its path."""
     reason = reason_of(error)
     return {
-        "slide_id": slide_id(path), "file": path.name, "state": "failed", "reason": reason,
+        "slide_id": name or slide_id(path), "file": path.name, "state": "failed", "reason": reason,
         "error": type(error).__name__,
     }  # fmt: skip
 
@@ -93,26 +111,31 @@ def write_summary(
         keep_earlier: keep rows of earlier runs in the same folder unless they are repeated here.
     """
     path = run.summary_path
+    rows = list(rows)
     merged: dict[str, Mapping[str, Any]] = {}
-    names = list(columns)
+    names = [*columns, *(name for name in class_columns(rows) if name not in columns)]
     if keep_earlier and path.is_file():
         earlier_names, merged = _earlier(path)
         names = [*earlier_names, *(name for name in names if name not in earlier_names)]
     for row in rows:
         key = str(row["slide_id"])
         # a cohort's own columns (label, patient) outlive a single slide that is analyzed again
-        own = {name: merged[key][name] for name in merged.get(key, {}) if name not in SUMMARY_COLUMNS}
+        own = {
+            name: merged[key][name]
+            for name in merged.get(key, {})
+            if name not in SUMMARY_COLUMNS and not name.startswith(COUNT)
+        }
         merged[key] = {**own, **row}
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: defused(value) for name, value in row.items()} for row in merged.values())
-    return write_text(path, text.getvalue(), hint=RUN_HINT)
+    return write_bytes(path, text.getvalue().encode("utf-8-sig"), hint=RUN_HINT)
 
 
 def _earlier(path: Path) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
     """The columns and the rows, by slide id, of the file as it stands."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         rows: dict[str, Mapping[str, Any]] = {row["slide_id"]: row for row in reader if row.get("slide_id")}
         return [name for name in reader.fieldnames or () if name], rows

@@ -1,35 +1,30 @@
-"""The fields of one specimen: photographs that are looked at together, shown as a strip under the slide.
-
-The seam to specimens of many fields: what belongs together is the entries with the same ``specimen``, which `source`
-takes from a folder of pictures or from summary.csv (column ``specimen_id``).
-"""
+"""The fields of a specimen of several photographs, as a strip under the slide: each leads to its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wsi_chat.app.parts import attributes, box, picture, text
-from wsi_chat.app.source import Collection, Entry
 from wsi_chat.app.words import PageWords
+from wsi_chat.schema import Box, FieldRecord
+
+PICTURE_PX = 120
 
 
-def fields_of(collection: Collection, entry: Entry) -> list[Entry]:
-    """The fields of an entry's specimen in order, itself among them; empty where it is alone."""
-    if not entry.specimen:
-        return []
-    found = [other for other in collection.entries.values() if other.specimen == entry.specimen]
-    return found if len(found) > 1 else []
-
-
-def film(fields: list[Entry], shown: Entry, words: PageWords, *, go: Callable[[str], None]) -> None:
-    """Build the strip in place."""
+def film(slide_id: str, fields: Sequence[FieldRecord], words: PageWords, *, fly: Callable[[Box], None]) -> None:
+    """Build the strip in place; a field that cannot be read says why."""
     with box("nav", "wsi-film") as strip:
         attributes(strip, aria_label=words("fields.heading"), data_testid="film")
-        for n, entry in enumerate(fields, start=1):
-            with box("button", "on" if entry.id == shown.id else "") as choice:
-                attributes(choice, type="button", title=entry.title, data_field=entry.id)
-                if entry.id == shown.id:
-                    attributes(choice, aria_current="true")
-                picture(f"/slides/{entry.id}/overview.jpg", words("fields.field", n=n))
-                text(str(n))
-            choice.on("click", lambda name=entry.id: go(name))
+        for field in fields:
+            with box("button") as choice:
+                attributes(choice, type="button", title=field.error or field.name, data_field=field.name)
+                if not field.error:
+                    corners = ",".join(
+                        f"{value:.0f}" for value in (field.box.x0, field.box.y0, field.box.x1, field.box.y1)
+                    )
+                    picture(
+                        f"/slides/{slide_id}/region.jpg?box={corners}&px={PICTURE_PX}",
+                        words("fields.field", n=field.number),
+                    )
+                text(f"{field.number}{' ✕' if field.error else ''}")
+            choice.on("click", lambda field=field: fly(field.box))

@@ -39,6 +39,7 @@ class FindingsPanel:
     def __init__(self, state: PageState, *, pick: Callable[[str], None], filtered: Callable[[], None]) -> None:
         self._state, self._pick, self._filtered = state, pick, filtered
         self._words = state.words
+        self._counts: Counter[str] | None = None
         with box("aside", "wsi-side left") as side:
             attributes(side, aria_label=self._words("findings.heading"))
             self._verdict()
@@ -107,8 +108,11 @@ class FindingsPanel:
 
     def _legend(self, rows: list[Row]) -> None:
         words, state = self._words, self._state
-        self._classes.clear()
         counts = Counter(row.label for row in rows)
+        if counts == self._counts:
+            return
+        self._counts = counts
+        self._classes.clear()
         self._classes.set_visibility(bool(counts))
         with self._classes:
             text(words("findings.classes"), "h2")

@@ -10,7 +10,7 @@ from nicegui.events import GenericEventArguments
 
 from reports.html import SYMBOLS
 from wsi_chat.app.chat_panel import ChatPanel
-from wsi_chat.app.fields import fields_of, film
+from wsi_chat.app.fields import film
 from wsi_chat.app.findings_panel import FindingsPanel
 from wsi_chat.app.head import head
 from wsi_chat.app.layers import heat_scale
@@ -42,7 +42,6 @@ class SlidePage:
         self._state = PageState(slide, words)
         self._layers: dict[str, Any] = {"boxes": True}
         self._switches: dict[str, ui.element] = {}
-        fields = fields_of(shelf.collection, slide.entry)
         with box("div", "wsi-page"):
             self._head()
             with box("main", "wsi-body"):
@@ -50,8 +49,10 @@ class SlidePage:
                 with box("div", "wsi-middle"):
                     self._viewer = Viewer(self._geometry(), words.section("viewer"))
                     self._viewer.classes("wsi-stage")
-                    if fields:
-                        film(fields, slide.entry, words, go=lambda name: ui.navigate.to(f"/s/{name}"))
+                    if slide.fields:
+                        film(
+                            slide.entry.id, slide.fields, words, fly=lambda place: self._viewer.fly(place, margin=0.55)
+                        )
                     self._review = ReviewBar(
                         self._state, draw=lambda: self._viewer.draw("cell"), choose=self.choose,
                         named=lambda name: self._viewer.remember("wsi-chat-reviewer", name), changed=slide.changed,

@@ -1,6 +1,6 @@
 """The pictures and files that the page asks for, as an ASGI application in front of the page's own.
 
-    /slides/<id>/squares/<z>/<x>_<y>.jpg     a square of the pyramid
+    /slides/<id>/squares/<z>/<x>_<y>.jpg     a square of the pyramid; ?plane=n of a focal stack
     /slides/<id>/overview.jpg                the whole slide, small
     /slides/<id>/region.jpg?box=x0,y0,x1,y1  a region as a model was shown it
     /slides/<id>/heat.png, mask.png          layers, one pixel for each grid cell
@@ -71,10 +71,14 @@ class Pictures:
     async def _square(self, request: Request) -> Response:
         z, x, y = (int(request.path_params[name]) for name in ("z", "x", "y"))
 
-        def make(reader: SlideReader) -> Callable[[], bytes] | None:
-            return (lambda: reader.square(z, x, y)) if reader.pyramid.holds(z, x, y) else None
+        given = request.query_params.get("plane", "")
+        plane = int(given) if given.isascii() and given.isdigit() else None
 
-        return await self._of_reader(request, ("square", z, x, y), make)
+        def make(reader: SlideReader) -> Callable[[], bytes] | None:
+            there = reader.pyramid.holds(z, x, y) and (plane is None or plane < reader.planes)
+            return (lambda: reader.square(z, x, y, plane)) if there else None
+
+        return await self._of_reader(request, ("square", z, x, y, plane), make)
 
     async def _overview(self, request: Request) -> Response:
         return await self._of_reader(request, ("overview",), lambda reader: lambda: reader.overview(OVERVIEW_PX))

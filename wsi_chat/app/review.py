@@ -141,6 +141,15 @@ class ReviewStore:
 
     # ------------------------------------------------------------------------------------------ reading
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Differs after every change, also by another process."""
+        with self._mutex:
+            if self._database is None:
+                return 0, 0
+            other = self._database.execute("PRAGMA data_version").fetchone()[0]
+            return int(other), self._database.total_changes
+
     def history(self, *, undone: bool = False) -> list[Decision]:
         """Every decision in order; with ``undone`` those too that were taken back."""
         with self._mutex:

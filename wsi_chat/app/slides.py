@@ -22,7 +22,7 @@ from wsi_chat.app.source import Collection, Entry, tile_rows
 from wsi_chat.app.squares import SlideReader
 from wsi_chat.app.talk import Talk
 from wsi_chat.errors import OutputError, WsiChatError
-from wsi_chat.schema import Finding
+from wsi_chat.schema import FieldRecord, Finding
 
 if TYPE_CHECKING:
     from wsi_chat.chat.conversation import Conversation
@@ -82,10 +82,18 @@ class ShownSlide:
         return None if self.result is None else (self.result.report.slide.width, self.result.report.slide.height)
 
     @property
+    def fields(self) -> tuple[FieldRecord, ...]:
+        """The photographs of a specimen of several, with their places on the canvas; empty for a slide."""
+        if self.reader is not None:
+            return self.reader.slide.fields
+        return () if self.result is None else self.result.report.slide.fields
+
+    @property
     def mpp(self) -> float | None:
-        """um per level-0 pixel; None where the slide does not say."""
+        """µm per level-0 pixel; None where the slide does not say, or the analysis had to assume it."""
         if self.result is not None:
-            return self.result.report.slide.mpp
+            record = self.result.report.slide
+            return record.mpp if record.scale_known else None
         return None if self.reader is None else self.reader.slide.mpp
 
     def changed(self) -> None:

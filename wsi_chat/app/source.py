@@ -11,27 +11,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tilers.photographs import photographs_in
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder, slide_id
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 
 DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")
 """Files of a run folder that the page offers; no other file is served."""
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-MOST_FIELDS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One slide: its id, its folder in the run folder (which may not exist yet) and, where there is one, its row of
-    summary.csv. ``slide`` is the file where it is known without the report; entries with the same ``specimen`` are
-    fields of one, empty for a slide by itself."""
+    summary.csv. ``slide`` is the file where it is known without the report."""
 
     id: str
     folder: Path
     slide: Path | None = None
     row: Mapping[str, str] = field(default_factory=dict)
-    specimen: str = ""
 
     @property
     def title(self) -> str:
@@ -61,7 +58,7 @@ class Collection:
 
 
 def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path(DEFAULT_OUT)) -> Collection:
-    """What a path names: a run folder, a slide's folder in one, a slide, or a folder of pictures: fields of a specimen.
+    """What a path names: a run folder, a slide's folder in one, a slide, or a folder of photographed fields.
 
     Args:
         slide: where the slide is now, for a slide's folder whose file was moved.
@@ -77,12 +74,14 @@ def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path(DEF
         folder = source.resolve()
         return Collection({folder.name: Entry(folder.name, folder, slide)})
     if source.is_dir() and not _is_slide(source):
-        found = _of_run(source.resolve()) or _of_pictures(source.resolve(), out)
-        if not found:
+        found = _of_run(source.resolve())
+        if not found and not photographs_in(source):
             raise SettingError(
-                f"{source} holds no analyzed slide and no picture.",
+                f"{source} holds no analyzed slide and no photograph of a field.",
                 hint="Run wsi-chat analyze SLIDE -o OUT and name OUT.",
             )
+        if not found:
+            return _alone(source, out)
         if slide is not None and len(found) > 1:
             raise SettingError(
                 f"--slide {slide}: {source} holds {len(found)} slides.", hint="Name one slide's folder, OUT/<slide id>."
@@ -90,6 +89,11 @@ def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path(DEF
         if slide is not None:
             found = {key: replace(entry, slide=slide) for key, entry in found.items()}
         return Collection(found, source.resolve())
+    return _alone(source, out)
+
+
+def _alone(source: Path, out: Path) -> Collection:
+    """One slide, or a folder of photographs as one specimen."""
     name = slide_id(source)
     return Collection({name: Entry(name, out.resolve() / name, source.resolve())})
 
@@ -108,24 +112,9 @@ def _of_run(root: Path) -> dict[str, Entry]:
     files = run.slide_files
     return {
         name: Entry(
-            name,
-            folders.get(name, root / name),
-            None if name in folders else files.get(name),
-            row,
-            row.get("specimen_id", ""),
+            name, folders.get(name, root / name), None if name in folders else files.get(name), rows.get(name, {})
         )
         for name in names
-        for row in [rows.get(name, {})]
-    }
-
-
-def _of_pictures(folder: Path, out: Path) -> dict[str, Entry]:
-    """The pictures of a folder as the fields of one specimen, by name."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
-    return {
-        name: Entry(name, out.resolve() / name, path, specimen=folder.name)
-        for path in files[:MOST_FIELDS]
-        for name in [slide_id(path)]
     }
 
 

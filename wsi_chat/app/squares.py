@@ -14,19 +14,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tilers import Slide
+from tilers import Slide, open_slide
 from wsi_chat.app.pyramid import SQUARE_PX, Pyramid
 from wsi_chat.schema import Box
 
 KEPT_BYTES = 256 * 2**20
 QUALITY = 88
 OVERVIEW_PX = 2048
-FAR = 4.0
+FAR = 2.0
 """A square that shows this many times less than the nearest level of the file is cut from the overview."""
 
 
@@ -122,15 +123,18 @@ class SlideReader:
     def __init__(self, slide: Slide) -> None:
         self.slide = slide
         self.pyramid = Pyramid(*slide.size)
-        self.planes = int(getattr(slide, "z_count", 1) or 1)
+        self.planes = int(getattr(slide, "planes", 1))
         self.version = slide.fingerprint[:16]
         self._local = threading.local()
         self._clones: list[Slide] = []
         self._lock = threading.Lock()
         self._overview: NDArray[np.uint8] | None = None
 
-    def square(self, z: int, x: int, y: int) -> bytes:
+    def square(self, z: int, x: int, y: int, plane: int | None = None) -> bytes:
         """A square of the pyramid as JPEG, 256 x 256 px; beyond the slide it has the background's colour.
+
+        Args:
+            plane: of a focal stack, counted from 0; None shows what the slide was opened for, the sharpest one.
 
         Raises:
             SlideUnreadable: nothing of it could be read.
@@ -138,9 +142,9 @@ class SlideReader:
         box = self.pyramid.box(z, x, y)
         scale = float(1 << z)
         overview_scale = max(self.slide.size) / OVERVIEW_PX
-        if scale >= overview_scale and scale > FAR * self._nearest(scale):
+        if plane is None and scale >= overview_scale and scale > FAR * self._nearest(scale):
             return jpeg(self._from_overview(box))
-        return jpeg(self._handle().crop(box, SQUARE_PX))
+        return jpeg(self._handle(plane).crop(box, SQUARE_PX))
 
     def region(self, box: Box, px: int) -> bytes:
         """A rectangle (level-0 px) as JPEG, its longer side ``px``. Raises SlideUnreadable."""
@@ -175,14 +179,19 @@ class SlideReader:
             canvas.paste(Image.fromarray(whole).resize(size, Image.Resampling.BOX, box=part), (0, 0))
         return np.asarray(canvas)
 
-    def _handle(self) -> Slide:
-        handle: Slide | None = getattr(self._local, "slide", None)
-        if handle is None:
+    def _handle(self, plane: int | None = None) -> Slide:
+        """This thread's own handle, of a focal plane or as the slide was opened."""
+        handles: dict[int | None, Slide] = self._local.__dict__.setdefault("handles", {})
+        if plane not in handles:
             with self._lock:
-                handle = self.slide.clone()
-                self._clones.append(handle)
-            self._local.slide = handle
-        return handle
+                handles[plane] = self.slide.clone() if plane is None else self._of_plane(plane)
+                self._clones.append(handles[plane])
+        return handles[plane]
+
+    def _of_plane(self, plane: int) -> Slide:
+        slide = self.slide
+        options: dict[str, Any] = {"z": plane}
+        return open_slide(slide.path, mpp=slide.mpp, reader=slide.reader, **options)
 
     def close(self) -> None:
         with self._lock:

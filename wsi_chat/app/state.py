@@ -74,10 +74,21 @@ class PageState:
     scope: Scope = "slide"
     view: Box | None = None
     region: Box | None = None
+    # a slide has thousands of findings of a few classes: each class is looked up once
+    _styles: dict[str, Style] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+    _rows: tuple[object, list[Row]] = field(default_factory=lambda: (None, []))
 
     # ------------------------------------------------------------------------------------------ classes
 
     def style(self, code: str) -> Style:
+        """How a class is drawn; see `_style`."""
+        found = self._styles.get(code)
+        if found is None:
+            found = self._styles[code] = self._style(code)
+        return found
+
+    def _style(self, code: str) -> Style:
         """How a class is drawn: where cells are only counted as in the PDF, else in the reporting system's colours,
         as QuPath gets them. A class that the system does not have takes the report's colour for its kind."""
         system = self.slide.system
@@ -110,6 +121,12 @@ class PageState:
 
     def name(self, code: str) -> str:
         """The short name of a class in the page's language."""
+        name = self._names.get(code)
+        if name is None:
+            name = self._names[code] = self._name(code)
+        return name
+
+    def _name(self, code: str) -> str:
         found = next((f.name for f in self.slide.findings if f.label == code), None)
         if found is None:
             try:
@@ -133,6 +150,12 @@ class PageState:
 
     def rows(self) -> list[Row]:
         """Every finding and every cell that the reader drew, in the order asked for."""
+        about = (self.slide.store.version, self.reviewer, self.order)
+        if about != self._rows[0]:
+            self._rows = (about, self._made())
+        return self._rows[1]
+
+    def _made(self) -> list[Row]:
         own = self.decisions
         drawn = self.slide.store.drawn()
         rows = []

@@ -44,8 +44,9 @@ export default {
         </template>
       </div>
       <div v-if="slide.planes > 1 && state === 'ready'" class="wsi-planes">
-        <label>{{ words.plane }} {{ plane + 1 }}/{{ slide.planes }}
-          <input type="range" min="0" :max="slide.planes - 1" v-model.number="plane" @input="setPlane"></label>
+        <label>{{ words.plane }} {{ plane < 0 ? words.sharpest : (plane + 1) + "/" + slide.planes }}
+          <input type="range" min="-1" :max="slide.planes - 1" v-model.number="plane" @change="setPlane"
+            data-testid="plane"></label>
       </div>
       <div v-if="state === 'ready'" class="wsi-status" data-testid="status">
         <span class="where">{{ where }}</span><span class="power">{{ power }}</span>
@@ -64,7 +65,10 @@ export default {
   emits: ["ready", "choose", "view", "drawn", "command", "drawing"],
   data() {
     this.map = null; // Leaflet's own objects are no state of Vue's: they are set on the instance, not watched
-    return { state: "loading", trouble: "", where: "", power: "", plane: 0, drawing: false, zoom: 0, broken: 0 };
+    return { state: "loading", trouble: "", where: "", power: "", plane: -1, drawing: false, zoom: 0, broken: 0,
+      // as the props were, or as the page changed it since without sending all findings again
+      now: { chosen: this.chosen, threshold: this.threshold, hidden: this.hidden, layers: this.layers, region: this.region },
+    };
   },
   computed: {
     powers() {
@@ -74,11 +78,11 @@ export default {
   },
   watch: {
     findings() { this.redraw(); },
-    chosen() { this.redraw(); },
-    threshold() { this.redraw(); },
-    hidden: { handler() { this.redraw(); }, deep: true },
-    layers: { handler() { this.lay(); }, deep: true },
-    region() { this.frame(); },
+    chosen(value) { this.change("chosen", value); },
+    threshold(value) { this.change("threshold", value); },
+    hidden(value) { this.change("hidden", value); },
+    layers(value) { this.change("layers", value); },
+    region(value) { this.change("region", value); },
     // another field of the specimen, or another slide
     "slide.key"() { this.teardown(); this.build(); },
   },
@@ -178,7 +182,7 @@ export default {
       const Squares = L.TileLayer.extend({
         getTileUrl(at) {
           const z = -this._getZoomForUrl();
-          const plane = view.plane ? `?plane=${view.plane}` : "";
+          const plane = view.plane >= 0 ? `?plane=${view.plane}` : "";
           return `${view.slide.squares}/${z}/${at.x}_${at.y}.jpg${plane}`;
         },
         createTile(at, done) {
@@ -198,11 +202,17 @@ export default {
       }).addTo(this.map);
       this.base.on("tileerror", () => { this.broken += 1; });
     },
+    change(name, value) {
+      this.now[name] = value;
+      if (name === "layers") this.lay();
+      else if (name === "region") this.frame();
+      else this.redraw();
+    },
     // ------------------------------------------------------------------------------------------ what lies over it
     lay() {
       if (!this.map) return;
       for (const name of ["mask", "heat"]) {
-        const layer = (this.layers || {})[name];
+        const layer = (this.now.layers || {})[name];
         let shown = this.overlays[name];
         if (!layer || !layer.on) {
           if (shown) shown.remove();
@@ -216,7 +226,7 @@ export default {
         }
         shown.setOpacity(layer.opacity);
       }
-      const rings = ((this.layers || {}).mask || {}).on ? this.layers.mask.outline || [] : [];
+      const rings = ((this.now.layers || {}).mask || {}).on ? this.now.layers.mask.outline || [] : [];
       if (this.outline) this.outline.remove();
       this.outline = rings.length
         ? L.polyline(rings.map((ring) => ring.map(([x, y]) => [y, x])), {
@@ -227,19 +237,19 @@ export default {
     },
     redraw() {
       if (!this.boxes || !this.map) return;
-      const on = !this.layers || this.layers.boxes !== false;
-      const hidden = new Set(this.hidden || []);
+      const on = !this.now.layers || this.now.layers.boxes !== false;
+      const hidden = new Set(this.now.hidden || []);
       const shown = (this.findings || []).filter(
-        (f) => f.id === this.chosen ||
-          (on && !hidden.has(f.label) && (f.score === null || f.score === undefined || f.score >= this.threshold)),
+        (f) => f.id === this.now.chosen ||
+          (on && !hidden.has(f.label) && (f.score === null || f.score === undefined || f.score >= this.now.threshold)),
       );
-      this.boxes.show(shown, this.chosen);
+      this.boxes.show(shown, this.now.chosen);
     },
     frame() {
       if (this.marked) this.marked.remove();
       this.marked = null;
-      if (!this.map || !this.region) return;
-      const { x0, y0, x1, y1 } = this.region;
+      if (!this.map || !this.now.region) return;
+      const { x0, y0, x1, y1 } = this.now.region;
       this.marked = L.rectangle([[y0, x0], [y1, x1]], {
         color: "#0b63ce", weight: 2, dashArray: "6 4", fill: false, interactive: false,
       }).addTo(this.map);
@@ -352,7 +362,7 @@ export default {
     },
     step(by) {
       if (this.slide.planes < 2) return;
-      this.plane = Math.min(Math.max(this.plane + by, 0), this.slide.planes - 1);
+      this.plane = Math.min(Math.max(this.plane + by, -1), this.slide.planes - 1);
       this.setPlane();
     },
   },

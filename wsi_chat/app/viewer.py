@@ -41,28 +41,35 @@ class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET
 
     def show(self, findings: Sequence[Mapping[str, Any]]) -> None:
         """Draw these findings: id, label, name, x0, y0, x1, y1, color, abnormal, score, state."""
-        self._props["findings"] = [dict(finding) for finding in findings]
-        self.update()
+        rows = [dict(finding) for finding in findings]
+        if rows != self._props["findings"]:
+            self._props["findings"] = rows
 
     def choose(self, name: str) -> None:
-        self._props["chosen"] = name
-        self.update()
+        self._change("chosen", name)
 
     def filter(self, *, threshold: float, hidden: Sequence[str]) -> None:
         """Hide findings below a probability and those of some classes."""
-        self._props["threshold"] = threshold
-        self._props["hidden"] = list(hidden)
-        self.update()
+        self._change("threshold", threshold)
+        self._change("hidden", list(hidden))
 
     def lay(self, layers: Mapping[str, Any]) -> None:
         """What lies over the slide; ``heat`` and ``mask`` with url, extent, on and opacity, ``boxes`` on or off."""
-        self._props["layers"] = dict(layers)
-        self.update()
+        self._change(
+            "layers", {name: dict(layer) if isinstance(layer, dict) else layer for name, layer in layers.items()}
+        )
 
     def frame(self, box: Box | None) -> None:
         """Mark the region that questions are about."""
-        self._props["region"] = None if box is None else _corners(box)
-        self.update()
+        self._change("region", None if box is None else _corners(box))
+
+    def _change(self, name: str, value: Any) -> None:
+        """Change one thing without sending the others, all findings among them, again."""
+        if self._props.get(name) == value:
+            return
+        with self._props.suspend_updates():
+            self._props[name] = value
+        self.run_method("change", name, value)
 
     def fly(self, box: Box, *, margin: float = 2.5) -> None:
         self.run_method("fly", _corners(box), margin)

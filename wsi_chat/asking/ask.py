@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilers import open_slide
+from tilers import open_slide, slide_of
 from tilers.field import FieldReader
 from wsi_chat.asking.answer import POINTING, Asking, wanted
 from wsi_chat.asking.drawing import draw_result
@@ -19,12 +19,17 @@ from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.schema import Box, TaskName
-from wsi_chat.settings import resolve
+from wsi_chat.settings import plane_of, resolve
 from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from PIL import Image
+
+    from tilers import Slide
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines import Engine
+    from wsi_chat.settings import Settings
     from wsi_chat.terminology import System
 
 __all__ = ["TASKS", "AskResult", "FieldAnswer", "as_region", "ask", "ask_with", "plan_task"]
@@ -36,7 +41,7 @@ paradigms are phrase, vqa, region, ground and describe."""
 
 
 def ask(
-    picture: str | Path,
+    picture: str | Path | Image.Image | ArrayLike,
     question: str = "",
     *,
     task: TaskName | None = None,
@@ -51,7 +56,7 @@ def ask(
     """Ask one question about an image or a slide.
 
     Args:
-        picture: an image or a slide file.
+        picture: an image or a slide file; or a picture in memory, a Pillow image or an array (height, width, 3) in RGB.
         question: in plain words; for ``mcq`` the topic, for ``ground`` the class (or ``Locate all hsil.``).
         task: one of `TASKS`; None guesses it from the question, and ``task_reason`` says why.
         region: x0, y0, x1, y1 in level-0 pixels; None means the whole picture.
@@ -104,7 +109,7 @@ def as_region(region: Sequence[float] | Box | None) -> Box | None:
 
 
 def ask_with(
-    picture: str | Path,
+    picture: str | Path | Image.Image | ArrayLike,
     question: str,
     model: Model,
     *,
@@ -122,7 +127,7 @@ def ask_with(
     system = load_system(settings.specimen)
     guessed = plan_task(question, task, dialect=dialect, system=system, region=region, choices=choices)
     wanted(guessed, question, system, choices, Box(0, 0, 1, 1) if region else None)  # wrong options are refused first
-    with open_slide(picture, mpp=settings.mpp, reader=settings.reader) as slide:
+    with _opened(picture, settings) as slide:
         reader = FieldReader(
             slide,
             px=settings.tile_px or dialect.tile_px,
@@ -143,6 +148,12 @@ def ask_with(
             drawn = draw_result(slide, result, Path(draw), system)
             result = result.model_copy(update={"drawing": str(drawn)})
     return result
+
+
+def _opened(picture: str | Path | Image.Image | ArrayLike, settings: Settings) -> Slide:
+    if isinstance(picture, str | Path):
+        return open_slide(picture, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
+    return slide_of(picture, mpp=settings.mpp)
 
 
 def plan_task(

@@ -11,6 +11,7 @@ from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.errors import SettingError, SlideError, SlideNotFound
 from wsi_chat.schema import Box
+from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
     from tilers import Slide
@@ -51,13 +52,15 @@ class Sight:
     def _opened(self, source: str | Path | SlideResult, model: Model) -> Slide | None:
         settings = model.settings
         if not isinstance(source, SlideResult):
-            return open_slide(source, mpp=settings.mpp, reader=settings.reader)
+            return open_slide(source, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
         record = source.report.slide
         if source.slide_path is None or not source.slide_path.exists():
             self.missing = f"The slide {record.file_name} is not at {source.slide_path}. {BESIDE}"
             return None
         try:
-            slide = open_slide(source.slide_path, mpp=settings.mpp or record.mpp, reader=settings.reader)
+            slide = open_slide(
+                source.slide_path, mpp=settings.mpp or record.mpp, reader=settings.reader, z=plane_of(settings.z)
+            )
         except SlideError as error:
             self.missing = f"{error.message} {BESIDE}"
             return None

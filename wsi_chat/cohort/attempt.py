@@ -54,7 +54,9 @@ def attempt(
     began = time.perf_counter()
     write_state(run, job.state(status="running"))
     try:
-        result = analyze_slide(job.sample.path, run, job.settings, model, progress=progress, prepared=prepared)
+        result = analyze_slide(
+            job.sample.path, run, job.settings, model, name=job.slide_id, progress=progress, prepared=prepared
+        )
         _write_thumbnail(result.files)
     except (EngineError, KeyboardInterrupt) as error:
         reason = error.message if isinstance(error, WsiChatError) else "interrupted"
@@ -89,7 +91,7 @@ def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = N
         reason=reason_of(error),
         error=type(error).__name__,
         seconds=None if seconds is None else round(seconds, 3),
-        row=row_of_failure(job.sample.path, error),
+        row=row_of_failure(job.sample.path, error, name=job.slide_id),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.analysis.summary import SUMMARY_COLUMNS, write_summary
+from wsi_chat.analysis.summary import SUMMARY_COLUMNS, class_columns, write_summary
 from wsi_chat.cohort.attempt import Outcome, failed
 from wsi_chat.cohort.page import write_index
 from wsi_chat.cohort.result import CohortResult, columns_of
@@ -129,7 +129,10 @@ class Book:
         if self._whole:
             write_summary(self.run, result.rows, columns=columns_of(result.samples), keep_earlier=False)
             return
-        rows = ({name: row[name] for name in SUMMARY_COLUMNS if name in row} for row in result.rows)
+        rows = [
+            {name: row[name] for name in (*SUMMARY_COLUMNS, *class_columns([row])) if name in row}
+            for row in result.rows
+        ]
         write_summary(self.run, rows)
 
     def _write_page(self) -> None:

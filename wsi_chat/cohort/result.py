@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.analysis.summary import SUMMARY_COLUMNS
+from wsi_chat.analysis.summary import COUNT, SUMMARY_COLUMNS, class_columns
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.errors import SettingError, WsiChatError
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # of the manifest, before what was found
 OWN_COLUMNS = ("sample_id", "image_path", "label", "patient", "specimen", "mpp")
 NUMBERS = frozenset({
-    "score", "coverage", "seconds", "mpp", "findings_abnormal", *(n for n in SUMMARY_COLUMNS if n.startswith("tiles_")),
+    "score", "coverage", "seconds", "mpp", "fields", "fields_missing", "findings_abnormal",
+    *(n for n in SUMMARY_COLUMNS if n.startswith("tiles_")),
 })  # fmt: skip
 
 
@@ -69,12 +70,14 @@ class CohortResult:
         """The rows as a table; numbers are numbers, and missing where a slide has none (never 0)."""
         import pyarrow
 
-        names = columns_of(self.samples)
+        rows = self.rows
+        names = (*columns_of(self.samples), *(name for name in class_columns(rows)))
         arrays = []
         for name in names:
-            values = [row.get(name) for row in self.rows]
-            kind = pyarrow.float64() if name in NUMBERS else pyarrow.string()
-            arrays.append(pyarrow.array([_typed(value, number=name in NUMBERS) for value in values], kind))
+            values = [row.get(name) for row in rows]
+            counts = name in NUMBERS or name.startswith(COUNT)
+            kind = pyarrow.float64() if counts else pyarrow.string()
+            arrays.append(pyarrow.array([_typed(value, number=counts) for value in values], kind))
         return pyarrow.table(arrays, names=list(names))
 
     def result(self, sample_id: str) -> SlideResult:

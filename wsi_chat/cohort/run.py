@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
@@ -46,7 +46,7 @@ def analyze(
     """Analyze one slide: tile, screen, detail, aggregate, report.
 
     Args:
-        slide: the slide file (or OME-Zarr folder).
+        slide: the slide file (or OME-Zarr folder), or a folder of photographs, which are one specimen.
         out: the run folder; results go to ``out/<slide id>/``.
         engine: an engine that is already loaded; a name (``transformers``) is the setting; None loads the one that the
             settings name.
@@ -177,6 +177,7 @@ def analyze_cohort(
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()
     with _only_writer(run):
+        samples = listed(samples, run.listings_path)
         jobs = _jobs(samples, effective, model)
         book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
 

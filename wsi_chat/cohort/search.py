@@ -1,4 +1,7 @@
-"""Slides in a folder: files of the formats that scanners write, OME-Zarr folders, each DICOM series as one slide."""
+"""Slides in a folder: files of the formats that scanners write, OME-Zarr folders, each DICOM series as one slide.
+
+A folder of photographs is one specimen. Run folders of wsi-chat are passed over, wherever they lie.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,25 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tilers.dicom import is_dicom, series_uid
+from tilers.photographs import is_of_a_run, photographs_in
+from tilers.readers import all_readers
 from wsi_chat.analysis.manifest import Sample
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.run_folder import RunFolder, slide_id
 from wsi_chat.errors import SettingError
 
 log = logging.getLogger(__name__)
 
-# OpenSlide's formats. PNG and JPEG state no resolution and lie beside slides as previews: name those in a manifest.
+# OpenSlide's formats. PNG and JPEG that lie beside slides are taken for their previews: name those in a manifest.
 SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi",
 )  # fmt: skip
-SERIES_UID = "dicom.SeriesInstanceUID"
 
 
 def find_slides(folder: str | Path, *, skip: Path | None = None) -> tuple[Sample, ...]:
-    """Every slide below a folder, by path.
+    """Every slide below a folder, and every folder of photographs as one specimen, by path.
 
-    Hidden files and folders are passed over, and so is ``skip`` (a run folder that lies inside).
+    Hidden files and folders are passed over, and so are ``skip`` (a run folder that lies inside) and all run folders.
 
     Raises:
         SettingError: there is no slide.
@@ -33,38 +38,72 @@ def find_slides(folder: str | Path, *, skip: Path | None = None) -> tuple[Sample
     if not found:
         raise SettingError(
             f"There is no slide in {folder}.",
-            hint=f"Slides are {' '.join(_suffixes())} .dcm and OME-Zarr folders; for other files write a manifest.",
+            hint=f"Slides are {' '.join(_suffixes())} .dcm and OME-Zarr folders; a folder of "
+            "photographs (PNG, JPEG, flat TIFF) is one specimen. For other files write a manifest.",
         )
     return tuple(Sample(sample_id=slide_id(path), path=path) for path in found)
 
 
 def _suffixes() -> tuple[str, ...]:
-    from tilers.readers import all_readers
-
     extra = sorted({suffix for reader in all_readers() for suffix in reader.suffixes} - {".png", ".jpg", ".jpeg"})
     return tuple(dict.fromkeys([*SUFFIXES, *(suffix for suffix in extra if suffix != ".zarr")]))
 
 
 def _walk(folder: Path, skip: Path | None) -> Iterator[Path]:
+    """Every slide below a folder, linked folders included; each folder once, so that loops of links end."""
     suffixes = _suffixes()
-    for root, folders, names in os.walk(folder.resolve()):
+    top = folder.resolve()
+    visited = {top}
+    for root, folders, names in os.walk(top, followlinks=True):
         here = Path(root)
-        if here == skip:
+        if here == skip or is_of_a_run(here) or (here != top and RunFolder(here).is_run):
             folders.clear()
             continue
         stores = [name for name in folders if name.lower().endswith(".zarr")]
-        yield from (here / name for name in stores if _is_store(here / name))
-        folders[:] = [name for name in folders if name not in stores and not name.startswith(".")]
-        dicom = []
-        for name in names:
-            lower = name.lower()
-            if name.startswith("."):
-                continue
-            if lower.endswith(".dcm"):
-                dicom.append(here / name)
-            elif lower.endswith(suffixes):
-                yield here / name
-        yield from one_per_series(sorted(dicom))
+        folders[:] = [n for n in sorted(folders) if n not in stores and not n.startswith(".")]
+        folders[:] = [n for n in folders if _is_new((here / n).resolve(), top, visited)]
+        slides = [*_stores(here, stores), *_files(here, names, suffixes)]
+        photographs = photographs_in(here)
+        others = [path for path in slides if path not in photographs]
+        if not others and photographs:
+            yield here
+            continue
+        if len(slides) == len(others) and photographs:
+            log.warning("%s: %d photographs beside slides are taken for previews", here, len(photographs))
+        yield from slides
+
+
+def _stores(here: Path, names: Iterable[str]) -> Iterator[Path]:
+    """The OME-Zarr folders among these."""
+    return (here / name for name in names if _is_store(here / name))
+
+
+def _files(here: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The slide files of a folder, a DICOM series by its first."""
+    dicom = []
+    for name in names:
+        lower = name.lower()
+        if name.startswith("."):
+            continue
+        if lower.endswith(".dcm") or (_has_no_suffix(name) and is_dicom(here / name)):
+            dicom.append(here / name)
+        elif lower.endswith(suffixes):
+            yield here / name
+    yield from one_per_series(sorted(dicom))
+
+
+def _is_new(target: Path, top: Path, visited: set[Path]) -> bool:
+    """Whether a folder is to be entered: not twice, and not one that holds the searched folder itself."""
+    if target in visited or top.is_relative_to(target):
+        return False
+    visited.add(target)
+    return True
+
+
+def _has_no_suffix(name: str) -> bool:
+    """Names as DICOM exports bear them: without a suffix, or numbers with dots; DICOMDIR is no image."""
+    suffix = name.rpartition(".")[2] if "." in name else ""
+    return name != "DICOMDIR" and not any(c.isalpha() for c in suffix)
 
 
 def _is_store(path: Path) -> bool:
@@ -72,18 +111,11 @@ def _is_store(path: Path) -> bool:
 
 
 def one_per_series(files: Iterable[Path]) -> Iterator[Path]:
-    """The first file of each DICOM series; one that OpenSlide cannot place is a slide of its own, and will say why."""
-    import openslide
-
-    seen: set[str] = set()
+    """The first file of each DICOM series; one without a series is a slide of its own, and will say why."""
+    series_before: set[str] = set()
     for path in files:
-        try:
-            with openslide.OpenSlide(str(path)) as slide:
-                series = slide.properties.get(SERIES_UID, "")
-        except openslide.OpenSlideError as error:
-            log.info("%s: %s", path, error)
-            series = ""
-        if series and series in seen:
+        series = series_uid(path)
+        if series and series in series_before:
             continue
-        seen.add(series)
+        series_before.add(series)
         yield path

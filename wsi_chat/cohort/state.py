@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from tilers.photographs import fields_of
+from tilers.readers import LISTING
 from wsi_chat.analysis.cell_sample import what_was_supplied
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp
 from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
 from wsi_chat.atomic import write_text
-from wsi_chat.errors import OutputError, WsiChatError
+from wsi_chat.errors import OutputError, SlideError, WsiChatError
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
 
@@ -104,12 +106,25 @@ def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str)
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """Bytes and modification time, None where there is no such file. Of a folder, its own entry."""
+    """Bytes and modification time, None where there is no such file.
+
+    Of a folder its own entry; of a specimen of several photographs the sum of their bytes and the latest time.
+    """
     try:
+        if path.is_dir() or path.suffix.lower() == LISTING:
+            return _stamp_of_fields(path) or (path.stat().st_size, path.stat().st_mtime_ns)
         found = path.stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
+
+
+def _stamp_of_fields(path: Path) -> tuple[int, int] | None:
+    try:
+        found = [field.stat() for field in fields_of(path) if field.is_file()]
+    except SlideError:
+        return None
+    return (sum(f.st_size for f in found), max(f.st_mtime_ns for f in found)) if found else None
 
 
 def write_state(run: RunFolder, state: SlideState) -> SlideState:
@@ -156,7 +171,7 @@ def settled(job: Job, run: RunFolder, *, retry_failed: bool) -> SlideState | Non
         return None
     if now is None:
         log.warning("%s is not there now; its earlier result is kept", job.sample.path)
-    elif (now != state.stamp or job.sample.path.is_dir()) and _fingerprint(job) != state.fingerprint:
+    elif (now != state.stamp or not job.sample.path.is_file()) and _fingerprint(job) != state.fingerprint:
         return None
     return _renamed(state, job)
 

@@ -33,7 +33,13 @@ from wsi_chat.settings import declared
 
 @with_settings(*declared())
 def analyze(
-    slides: Annotated[list[Path], typer.Argument(help="Slide files: SVS, TIFF, DICOM, OME-Zarr, PNG, JPEG and more.")],
+    slides: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Slide files (SVS, TIFF, DICOM, OME-Zarr and more), photographs (PNG, JPEG, TIFF), or folders of "
+            "photographs, each of which is one specimen."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),
     json_: Json = False,
     quiet: Quiet = False,
@@ -76,7 +82,8 @@ def run_analyze(
     if run.interrupted:
         console.print("interrupted: every answer so far is saved; run the same command again to resume")
     if as_json:
-        say_json([_as_json(result) for result in watcher.results])
+        finished = {result.report.slide.id: _as_json(result) for result in watcher.results}
+        say_json([finished.get(str(row["slide_id"]), row) for row in map(_present, run.rows)])
     if run.interrupted:
         return EXIT_INTERRUPTED
     if isinstance(run.stopped_by, EngineDied):
@@ -137,6 +144,11 @@ def _exit_code(results: Sequence[SlideResult], failures: Sequence[Exception]) ->
     by_error = any(indeterminate_by_error(result.report) for result in results)
     without = any(result.unwritten for result in results)
     return EXIT_PARTIAL if failures or by_error or without else 0
+
+
+def _present(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a slide that has no verdict: which it is, how it stands, and why."""
+    return {name: row[name] for name in ("slide_id", "file", "image_path", "state", "reason", "error") if row[name]}
 
 
 def _as_json(result: SlideResult) -> dict[str, Any]:

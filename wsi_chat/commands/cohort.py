@@ -39,8 +39,9 @@ def cohort(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Manifest (CSV with image_path and, if known, sample_id, mpp, label, patient and specimen; the "
-            "headers of TRIDENT, hs2p and CLAM are understood), or a folder to search for slides."
+            help="Manifest (CSV with image_path and, if known, sample_id, mpp, label, patient and specimen; "
+            "photographs with one specimen_id are one specimen; the headers of TRIDENT, hs2p and CLAM are "
+            "understood), or a folder to search for slides and for folders of photographs."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),

@@ -52,6 +52,8 @@ def examine(out: Path | None = None) -> list[Check]:
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("python", _python),
         ("openslide", _openslide),
+        ("tifffile", lambda: _package("tifffile", needed=True)),
+        ("simplejpeg", lambda: _package("simplejpeg", needed=True)),
         ("tiffslide", lambda: _package("tiffslide", needed=False)),
         ("pillow", _pillow),
         ("zarr", lambda: _package("zarr", needed=True)),

@@ -43,6 +43,7 @@ def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tupl
             "width": width,
             "height": height,
             "level_sizes": [list(size) for size in slide.level_sizes],
+            "planes": slide.planes,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source,
             "objective_power": slide.objective_power,
@@ -57,6 +58,7 @@ def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tupl
             ("reader", f"{slide.reader}" + (f" ({slide.vendor})" if slide.vendor else "")),
             ("size", f"{width} x {height} px{size_mm}"),
             ("levels", ", ".join(f"{w} x {h}" for w, h in slide.level_sizes)),
+            *([("planes", f"{slide.planes} focal planes")] if slide.planes > 1 else []),
             (
                 "resolution",
                 f"{slide.mpp:.4g} µm/px ({slide.mpp_source})" if known else "unknown; give it with --mpp",

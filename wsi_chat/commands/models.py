@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,19 +13,25 @@ from rich.text import Text
 
 from aggregators.fitted import HEADS, load_fitted
 from wsi_chat.analysis.slide_score import OWN
-from wsi_chat.commands.console import show
+from wsi_chat.bounded import load_json
+from wsi_chat.commands.console import EXIT_FAILED, show
 from wsi_chat.dialects import detect_dialect
 from wsi_chat.engines import embedded_checkpoint
-from wsi_chat.errors import WsiChatError
+from wsi_chat.errors import DocumentError, WsiChatError
 
 
 def models(
     folders: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders to examine.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """List the embedded checkpoint and the given ones: architecture, size, dialect, and whether they load here."""
+    """List the embedded checkpoint and the given ones: architecture, size, dialect, and whether they load here.
+
+    Exits with 1 if a given folder holds no checkpoint that loads.
+    """
     payload, lines = describe_models(folders or [])
     show(payload, lines, as_json=json_)
+    if any(one["state"] != "ready" for one in payload):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
@@ -38,11 +43,13 @@ def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], Rend
     for name, folder in [("embedded", embedded_checkpoint()), *[(str(folder), folder) for folder in folders]]:
         config = folder / "config.json"
         try:
-            architecture = ", ".join(json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["unknown"])
+            content = load_json(config)
+            named = content.get("architectures") if isinstance(content, dict) else None
+            architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else "unknown"
             dialect = detect_dialect(folder)
             state = "ready"
-        except (OSError, ValueError) as error:
-            architecture, dialect, state = "", "", f"no usable config.json: {error}"
+        except DocumentError as error:
+            architecture, dialect, state = "", "", f"no usable config.json: {error.reason}"
         except WsiChatError as error:
             dialect, state = "", str(error)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0

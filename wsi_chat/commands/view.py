@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +39,7 @@ def view(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures.")] = None,
     cache: Annotated[int, typer.Option(min=1, help="MiB of pictures that are kept in memory.")] = 256,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document with the address on stdout.")] = False,
+    until_eof: Annotated[bool, typer.Option("--until-eof", hidden=True)] = False,
     *,
     config: Path | None,
     **settings: Any,
@@ -60,6 +63,9 @@ def view(
 
         return Conversation(about, config=config, environ=dict(os.environ), **settings)
 
+    if until_eof:
+        threading.Thread(target=_interrupt_at_eof, daemon=True).start()
+
     def started(place: Place) -> None:
         _tell(place, as_json=json_)
         if browser:
@@ -71,6 +77,13 @@ def view(
         collection, converse, host=host, port=port, language=language_of(language, "en"), workers=workers,
         kept_bytes=cache * MEBI, started=started,
     )  # fmt: skip
+
+
+def _interrupt_at_eof() -> None:
+    """End with the process that started this one: its end closes our standard input."""
+    while sys.stdin.read(1):
+        pass
+    signal.raise_signal(signal.SIGINT)
 
 
 def _tell(place: Place, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ class Annotated:
     the classes annotated exhaustively here: only of these may it be said that there is none, or how many.
     ``unsure`` are classes of which the picture shows a part too small to count: nothing is asked about them.
     ``abnormal`` is what the source says of the picture as a whole, None where it says nothing. ``split`` is the
-    split that the source itself assigns, or empty. ``mpp`` is um/px.
+    split that the source itself assigns, or empty. ``mpp`` is µm/px.
     """
 
     name: str

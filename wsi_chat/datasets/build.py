@@ -109,26 +109,26 @@ def build_dataset(
     order = list(dict.fromkeys([*shares, *sorted(set(splits))]))
     lines: dict[str, int] = {}
     counted: Counter[str] = Counter()
-    asked: set[int] = set()
+    with_questions: set[int] = set()
     for split in order:
         chosen = [i for i in range(len(members)) if splits[i] == split]
         rows = []
         texts = []
-        said: dict[int, list[tuple[Exchange, ...]]] = {}
+        conversations: dict[int, list[tuple[Exchange, ...]]] = {}
         for i in chosen:
             # drawn from the picture's own content, so that adding a picture changes no other's questions
             rng = np.random.default_rng([seed, int(members[i].sha256[:12], 16)])
-            said[i] = Interviewer(pictures[i], dialect, names, rng, most=most_boxes).some(per_kind=per_kind)
+            conversations[i] = Interviewer(pictures[i], dialect, names, rng, most=most_boxes).some(per_kind=per_kind)
         if rewriter is not None:
-            reworded = rewriter.rewrite_all([(members[i].sha256, said[i]) for i in chosen])
+            reworded = rewriter.rewrite_all([(members[i].sha256, conversations[i]) for i in chosen])
             # two questions may have come out the same
-            said = {i: list(dict.fromkeys(talks)) for i, talks in zip(chosen, reworded, strict=True)}
+            conversations = {i: list(dict.fromkeys(talks)) for i, talks in zip(chosen, reworded, strict=True)}
         for i in chosen:
-            for kind, text in _lines(said[i], files[i], frozenset(kinds)):
+            for kind, text in _lines(conversations[i], files[i], frozenset(kinds)):
                 texts.append(text)
                 rows.append((len(texts), kind, files[i], members[i].group, pictures[i].source))
                 counted[kind] += 1
-                asked.add(i)
+                with_questions.add(i)
         if texts:
             lines[split] = len(texts)
             write_text(out / f"{name}_{split}.jsonl", "".join(texts))
@@ -136,8 +136,8 @@ def build_dataset(
     if not lines:
         raise SettingError("Nothing can be asked about these pictures.", hint="Give annotations, or more --kind.")
     write_text(out / "dataset_info.json", _dump({f"{name}_{split}": _info(f"{name}_{split}.jsonl") for split in lines}))
-    held = {split: splits.count(split) for split in lines}
-    built = Built(out, lines, held, dict(sorted(counted.items())), len(members) - len(asked),
+    picture_counts = {split: splits.count(split) for split in lines}
+    built = Built(out, lines, picture_counts, dict(sorted(counted.items())), len(members) - len(with_questions),
                   rewriter.done.payload() if rewriter else None)  # fmt: skip
     write_text(out / "build.json", _dump(_about(built, dialect, names, seed, shares)))
     return built
@@ -145,10 +145,10 @@ def build_dataset(
 
 def _check(name: str, kinds: Sequence[str], per_kind: int, most: int, pictures: Sequence[Annotated]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise SettingError(f"--name {name!r} is no name for a data set.", hint="Use letters, digits, - and _.")
+        raise SettingError(f"--name {name!r} is not a valid name for a data set.", hint="Use letters, digits, - and _.")
     strange = [kind for kind in kinds if kind not in KINDS]
     if strange:
-        raise SettingError(f"there is no kind {strange[0]!r}.", hint=f"Choose of: {', '.join(KINDS)}.")
+        raise SettingError(f"there is no kind {strange[0]!r}.", hint=f"Choose one of: {', '.join(KINDS)}.")
     if per_kind < 1 or most < 1:
         raise SettingError(f"per_kind is {per_kind} and most_boxes {most}.", hint="Give at least 1 for each.")
     for label in sorted({found.label for picture in pictures for found in picture.boxes}):

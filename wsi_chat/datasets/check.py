@@ -20,7 +20,7 @@ from typing import Any
 from tilers.picture import picture_size
 from wsi_chat.bounded import load_json
 from wsi_chat.datasets.info import INFO, SUFFIXES, DataFile, DataSet, find_data, other_files
-from wsi_chat.datasets.pictures import file_sha256, locate
+from wsi_chat.datasets.pictures import exists, file_sha256, locate
 from wsi_chat.datasets.rows import IMAGE_MARK, ROLES, ShapeError, alternate, read_draft, read_records
 from wsi_chat.dialects import Dialect, DialectSpec
 from wsi_chat.dialects.choice import chosen_option
@@ -183,8 +183,7 @@ class _Look:
         self.images.setdefault(path, (number, image))
         if path not in self._sizes:
             try:
-                known = "\0" not in image and path.exists()
-                self._sizes[path] = picture_size(path) if known else f"image {image} does not exist"
+                self._sizes[path] = picture_size(path) if exists(path) else f"image {image} does not exist"
             except (SlideError, OSError, ValueError) as error:
                 self._sizes[path] = f"image {image} cannot be read ({error})"
         return self._sizes[path]

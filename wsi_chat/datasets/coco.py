@@ -1,7 +1,7 @@
 """COCO detection files as tools export them: which categories are classes, and which objects have a box.
 
-A category that only groups others (Roboflow's root) is no class. Where a picture shows a cell of a category, nothing is
-said about the categories above or below it, which the cell is of too or may be of.
+A category that only groups others (Roboflow's root) is not a class. Where a picture shows a cell of a category, nothing
+is claimed about the categories above or below it, to which the cell belongs too or may belong.
 """
 
 from __future__ import annotations

@@ -147,7 +147,10 @@ def default_folder() -> Path:
 def _file(name: str, folder: Path | None) -> Path | None:
     if not name.endswith(SUFFIXES):
         return None
-    return next((path for path in (Path(name).expanduser(), (folder or Path()) / name) if path.is_file()), None)
+    try:
+        return next((path for path in (Path(name).expanduser(), (folder or Path()) / name) if path.is_file()), None)
+    except (OSError, ValueError, RuntimeError):  # a name that no file system takes
+        return None
 
 
 def _of_file(file: Path, folder: Path | None, media: Path | None) -> DataSet:
@@ -178,9 +181,12 @@ def local_files(folder: Path, entry: Any) -> tuple[Path, ...]:
     if not isinstance(name, str) or not name or "\0" in name:
         return ()
     path = folder / name
-    if path.is_dir():
-        return tuple(sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()))
-    return (path,) if path.is_file() else ()
+    try:
+        if path.is_dir():
+            return tuple(sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()))
+        return (path,) if path.is_file() else ()
+    except (OSError, ValueError):  # a name that no file system takes, or a folder that may not be listed
+        return ()
 
 
 def _files(folder: Path, name: str, entry: Any, media: Path | None) -> tuple[DataFile, ...]:
@@ -195,7 +201,7 @@ def _files(folder: Path, name: str, entry: Any, media: Path | None) -> tuple[Dat
     files = local_files(folder, entry)
     if not files:
         raise SettingError(
-            f"{folder / entry['file_name']!s}, which {folder / INFO} names for {name!r}, is no file of rows.",
+            f"{folder / entry['file_name']!s}, which {folder / INFO} names for {name!r}, is not a file of rows.",
             hint="Correct its file_name.",
         )
     columns = _columns(entry, folder / INFO, name)

@@ -36,7 +36,15 @@ def locate(image: str, folders: Sequence[Path], *, option: str = "") -> Path:
             f"image {image} lies outside the data set's folder",
             hint=f"Name pictures relative to it{f', or give their folder with {option}' if option else ''}.",
         )
-    return next((path for path in inside if "\0" not in image and path.exists()), inside[0])
+    return next((path for path in inside if exists(path)), inside[0])
+
+
+def exists(path: Path) -> bool:
+    """Whether a path leads to anything; not where no file system takes its name."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def load_picture(path: Path) -> Image.Image:

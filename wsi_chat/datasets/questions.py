@@ -63,14 +63,16 @@ class Interviewer:
     def _normal(self) -> bool | None:
         """Whether the picture shows nothing abnormal; None where that is not known or the source disagrees."""
         names, picture = self.names, self.picture
-        seen = any(names.abnormal(label) for label in self.counts)
-        if not seen and (not names.abnormal_codes <= picture.known or any(map(names.abnormal, picture.unsure))):
+        shows_abnormal = any(names.abnormal(label) for label in self.counts)
+        if not shows_abnormal and (
+            not names.abnormal_codes <= picture.known or any(map(names.abnormal, picture.unsure))
+        ):
             return None
-        if not seen and any(names.kind(label) == "unknown" for label in self.counts):
+        if not shows_abnormal and any(names.kind(label) == "unknown" for label in self.counts):
             return None
-        if picture.abnormal is not None and names.abnormal_codes and picture.abnormal != seen:
+        if picture.abnormal is not None and names.abnormal_codes and picture.abnormal != shows_abnormal:
             return None
-        return not seen
+        return not shows_abnormal
 
     # ------------------------------------------------------------------------------------------ asking
 
@@ -214,8 +216,8 @@ class Interviewer:
             if label not in self.present or self.names.kind(label) == "unknown"
         ):
             return None
-        seen = [self.names.plural(label) for label in self.present if self.names.kind(label) in BENIGN_KINDS]
-        text = f"In the background are {wordings.listed(seen)}." if seen else "No other cells are seen."
+        cells = [self.names.plural(label) for label in self.present if self.names.kind(label) in BENIGN_KINDS]
+        text = f"In the background are {wordings.listed(cells)}." if cells else "No other cells are seen."
         return Exchange("vqa", self._free(self._one(wordings.BACKGROUND)), text)
 
     def how_many(self, label: str) -> Exchange:

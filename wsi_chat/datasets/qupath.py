@@ -136,10 +136,8 @@ class _Reading:
 
     def marked(self) -> Marked:
         for (whole, label), number in sorted(self.derived.items()):
-            verb = "is" if number == 1 else "are"
-            log.warning(
-                "%s: %s of the class %r %s taken as %r", self.file.name, counted(number, "object"), whole, verb, label
-            )
+            objects = f"{counted(number, 'object')} of the class {whole!r} {'is' if number == 1 else 'are'}"
+            log.warning("%s: %s taken as %r", self.file.name, objects, label)
         for (label, kind), number in sorted(self.without_box.items()):
             where = "on this slide where a count or an absence would be claimed" if kind == "none" else "there"
             log.warning(
@@ -151,9 +149,9 @@ class _Reading:
             log.warning("%s: left out: %s without a class", self.file.name, counted(self.unclassified, "object"))
         if self.without_box and not self.boxes:
             kinds = sorted({MARKED_BY[kind][1] for _, kind in self.without_box})
-            number = sum(self.without_box.values())
+            objects = counted(sum(self.without_box.values()), "object")
             raise SlideError(
-                f"{self.file}: {counted(number, 'object')} of {', '.join(sorted({label for label, _ in self.without_box}))} "
+                f"{self.file}: {objects} of {', '.join(sorted({label for label, _ in self.without_box}))} "
                 f"{' or '.join(kinds)}: none has an outline, so there are no boxes to learn from.",
                 hint="Outline the cells in QuPath, e.g. with its cell detection, and export them again.",
             )

@@ -14,18 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsi_chat.datasets.questions import Exchange
 from wsi_chat.datasets.translate import pattern
 from wsi_chat.datasets.wordings import PHRASE, Names
 from wsi_chat.dialects import Dialect
 from wsi_chat.dialects.dialect import query_key
-from wsi_chat.engines import Engine
+from wsi_chat.engines import Engine, load_engine
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Answer, Query, Turn
-
-if TYPE_CHECKING:
-    from wsi_chat.journal import Journal
 
 SYSTEM = "You rewrite sentences. You answer with the rewritten text alone."
 STYLES = (
@@ -191,14 +188,14 @@ class Rewriter:
         return Query(key, "vqa", turns, max_tokens=MAX_TOKENS)
 
     def _ask(self, wanted: dict[str, Query]) -> dict[str, Answer]:
-        said = self.journal.get_many(wanted) if self.journal is not None else {}
-        missing = [query for key, query in wanted.items() if key not in said]
+        answers = self.journal.get_many(wanted) if self.journal is not None else {}
+        missing = [query for key, query in wanted.items() if key not in answers]
         for answer in self.engine.answer(iter(missing)):
-            said[answer.key] = answer
+            answers[answer.key] = answer
             if self.journal is not None:
                 self.journal.put(answer)
         # in the order asked, so that the counts do not depend on the engine's batches
-        return {key: said[key] for key in wanted if key in said}
+        return {key: answers[key] for key in wanted if key in answers}
 
     def _checked(self, template: str, answer: Answer) -> str | None:
         self.done.tried += 1
@@ -223,9 +220,6 @@ def rewriting(
     if model is None:
         yield None
         return
-    from wsi_chat.engines import load_engine
-    from wsi_chat.journal import Journal
-
     asked = load_engine(model, engine=engine)
     try:
         with Journal(cache) as journal:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilers import find_foreground, open_slide, plan_tiles
+from tilers.stream import resample
 from wsi_chat.datasets.annotated import Annotated, Renaming
 from wsi_chat.datasets.pictures import locate
+from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS
 from wsi_chat.datasets.sources import read_json
 from wsi_chat.errors import SettingError, SlideError
 from wsi_chat.schema import Box, LabelledBox, Tile
@@ -36,8 +39,6 @@ def read_rendered_slide(file: Path, *, rename: Renaming) -> tuple[Path, tuple[La
 
     Raises SlideError for a file that is not such a truth.
     """
-    from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS
-
     content = read_json(file)
     try:
         boxes = tuple(LabelledBox(rename(cell["label"]), Box(*cell["box"])) for cell in content["cells"])
@@ -71,8 +72,6 @@ def cut_tiles(
     """
     from shapely import STRtree
     from shapely import box as rectangle
-
-    from tilers import find_foreground, open_slide, plan_tiles
 
     if negatives < 0:
         raise SettingError(f"negatives is {negatives:g}.", hint="Give 0 or more tiles without objects per tile with.")
@@ -148,9 +147,6 @@ class _Source:
         """The pixels of one tile. Raises SlideError."""
         from PIL import Image
 
-        from tilers import open_slide
-        from tilers.stream import resample
-
         if self.slide is None:
             self.slide = open_slide(self.path, mpp=self.mpp)
         try:
@@ -171,8 +167,6 @@ class _Source:
 
 def bounds_of(path: Path, *, mpp: float | None = None) -> Box | None:
     """The scanned area of a slide in level-0 pixels, where the file states one."""
-    from tilers import open_slide
-
     with open_slide(path, mpp=mpp) as slide:
         return slide.bounds
 

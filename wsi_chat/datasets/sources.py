@@ -73,7 +73,7 @@ def _own_lists(folder: Path) -> dict[str, str]:
         for line in path.read_text(encoding="utf-8").splitlines():
             name = line.split()[0] if line.split() else ""
             if name and own.setdefault(name, split) != split:
-                raise SlideError(f"{path}: {name} is on the list of {own[name]} too.", hint="Mend the lists.")
+                raise SlideError(f"{path}: {name} is also on the list of {own[name]}.", hint="Correct the lists.")
     return own
 
 

@@ -76,7 +76,7 @@ def assign(members: Sequence[Member], *, fractions: Mapping[str, float], seed: i
         SettingError: a source wants two splits for pictures that are bound together.
     """
     chosen = [""] * len(members)
-    held = dict.fromkeys(fractions, 0)
+    sizes = dict.fromkeys(fractions, 0)
     drawn = []
     for indices in bind(members):
         wanted = {members[i].wanted: members[i] for i in indices if members[i].wanted}
@@ -94,8 +94,8 @@ def assign(members: Sequence[Member], *, fractions: Mapping[str, float], seed: i
         drawn.append((hashlib.sha256(f"{seed}\0{key}".encode()).hexdigest(), indices))
     total = sum(len(indices) for _, indices in drawn)
     for _, indices in sorted(drawn):
-        split = max(held, key=lambda name: fractions[name] * total - held[name])
-        held[split] += len(indices)
+        split = max(sizes, key=lambda name: fractions[name] * total - sizes[name])
+        sizes[split] += len(indices)
         for i in indices:
             chosen[i] = split
     return chosen

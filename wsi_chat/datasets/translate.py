@@ -69,16 +69,16 @@ class Translator:
             sizes: (width, height) of each picture, in pixels.
         """
         frames = self._frames(turns, sizes)
-        said: list[Turn] = [turn for turn in turns if turn.role == "system"]
-        if not said and self.target.spec.system:
-            said.append(Turn("system", self.target.spec.system))
+        written: list[Turn] = [turn for turn in turns if turn.role == "system"]
+        if not written and self.target.spec.system:
+            written.append(Turn("system", self.target.spec.system))
         talk = [turn for turn in turns if turn.role != "system"]
         exchanges = []
         for question, answer in zip(talk[::2], talk[1::2], strict=True):
             exchange = self.exchange(question.text, answer.text, frames)
             exchanges.append(exchange)
-            said += [Turn("user", exchange.question), Turn("assistant", exchange.answer)]
-        return tuple(said), tuple(exchanges)
+            written += [Turn("user", exchange.question), Turn("assistant", exchange.answer)]
+        return tuple(written), tuple(exchanges)
 
     def _frames(self, turns: Sequence[Turn], sizes: Sequence[tuple[int, int]]) -> tuple[Frame, Frame] | None:
         """How boxes are read and written; None without a picture to measure them by."""
@@ -112,8 +112,8 @@ class Translator:
         read = self._answered(answer, ask, words, frames)
         if self.same and frames[1].sent == frames[1].given:
             return replace(read, question=marks + words, answer=answer, ask=ask)
-        said = self._inline(words, frames) if ask is None else self.target.prompt(ask, frames[1])
-        return replace(read, question=marks + said, ask=ask)
+        written = self._inline(words, frames) if ask is None else self.target.prompt(ask, frames[1])
+        return replace(read, question=marks + written, ask=ask)
 
     # ------------------------------------------------------------------------------------------ questions
 
@@ -181,8 +181,8 @@ class Translator:
                 return Exchange("", answer)
             right = max(chances, key=chances.__getitem__)
             letter = LETTERS[ask.options.index(right)]
-            said = f"{self.target.spec.prompts.option.format(letter=letter, text=right)}."
-            return Exchange("", said, kind="choice", right=right)
+            written = f"{self.target.spec.prompts.option.format(letter=letter, text=right)}."
+            return Exchange("", written, kind="choice", right=right)
         if ask and (task == "refer" or (ask.region and ask.question in wordings.REFER)):
             label = self.source.known_label(answer.strip().rstrip("."))
             name = self.target.spec.names.get(label, label)
@@ -192,8 +192,8 @@ class Translator:
     def _located(self, answer: str, ask: Ask | None, words: str, frames: tuple[Frame, Frame]) -> Exchange:
         """An answer that may hold boxes. One that is nothing but boxes is written anew, as is its 'none'."""
         label = ask.target if ask and ask.task == "ground" else ""
-        said_none = self._none(answer)
-        if said_none is not None and (label := label or self._label(said_none) or self._sought(words)):
+        denied = self._none(answer)
+        if denied is not None and (label := label or self._label(denied) or self._sought(words)):
             return Exchange("", self.target.write_boxes((), frames[1], label), kind="ground", label=label)
         boxes = self._read(answer, label or self._sought(words), frames[0])
         if not boxes:
@@ -236,7 +236,7 @@ class Translator:
             return []
         marks: list[Mark] = list(GRAMMARS[self.source.spec.boxes](answer))
         if any(mark.numbers is None or mark.cut for mark in marks):
-            raise SettingError("a box in the answer is not four numbers", hint="Mend it, or leave the line out.")
+            raise SettingError("a box in the answer is not four numbers", hint="Correct it, or leave the line out.")
         settled, _, _ = settle(iter(marks), frame.space, order=self.source.spec.order)
         return [LabelledBox(self._label(name) or label, frame.to_given(box)) for name, box in settled]
 
@@ -262,9 +262,9 @@ class Translator:
 
     def _written(self, box: Box, frame: Frame) -> str:
         spec = self.target.spec
-        asked = pattern(spec.prompts.refer).fullmatch(self.target.prompt(Ask("refer", region=box), frame))
-        assert asked is not None
-        return f"<region>{asked['box']}</region>" if spec.boxes == "region" else asked["box"]
+        prompt_match = pattern(spec.prompts.refer).fullmatch(self.target.prompt(Ask("refer", region=box), frame))
+        assert prompt_match is not None
+        return f"<region>{prompt_match['box']}</region>" if spec.boxes == "region" else prompt_match["box"]
 
 
 @cache

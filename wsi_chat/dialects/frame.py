@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Box, Record
 
+LARGEST_SIDE = 16_384
+"""Pixels: no model takes pictures of that size in one piece."""
+
 MAX_ASPECT = 200
 """Qwen-VL processors refuse longer strips (`smart_resize`)."""
 
@@ -55,10 +58,10 @@ class ImagePolicy(Record):
     where no side is fixed.
     """
 
-    side: int | None = Field(default=None, ge=16)
-    multiple: int = Field(default=1, ge=1)
-    min_pixels: int = Field(default=56 * 56, ge=1)
-    max_pixels: int = Field(default=28 * 28 * 1280, ge=1)
+    side: int | None = Field(default=None, ge=16, le=LARGEST_SIDE)
+    multiple: int = Field(default=1, ge=1, le=LARGEST_SIDE)
+    min_pixels: int = Field(default=56 * 56, ge=1, le=LARGEST_SIDE**2)
+    max_pixels: int = Field(default=28 * 28 * 1280, ge=1, le=LARGEST_SIDE**2)
 
     @model_validator(mode="after")
     def _consistent(self) -> ImagePolicy:

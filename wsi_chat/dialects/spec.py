@@ -22,7 +22,9 @@ PROMPT_FIELDS: dict[str, frozenset[str]] = {
 }
 
 
-ABILITIES = ("several_images", "known_questions", "narrates", "served_as", "model_types", "fine_tune")
+ABILITIES = (
+    "several_images", "known_questions", "narrates", "served_as", "model_types", "fine_tune", "base_model_type",
+)  # fmt: skip
 """Fields of a dialect that say what its family can do and how it is recognised, not how it is asked."""
 
 
@@ -72,7 +74,7 @@ class DialectSpec(Record):
     questions that it was trained on; empty where any may be asked. ``narrates``: it follows instructions well enough
     to write a report's narrative. ``served_as``: parts of the names under which servers list its models.
     ``model_types``: ``model_type`` in the config.json of its checkpoints. ``fine_tune``: a fine-tune of another
-    family, recognised by its name before its model type.
+    family, recognised by its name before its model type; ``base_model_type`` is that family's.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -97,6 +99,7 @@ class DialectSpec(Record):
     served_as: tuple[Annotated[str, Field(min_length=2)], ...] = ()
     model_types: tuple[str, ...] = ()
     fine_tune: bool = False
+    base_model_type: str = ""
 
     @property
     def wording(self) -> str:
@@ -115,6 +118,14 @@ class DialectSpec(Record):
                 content["choice"] = "letter"  # a field of version 1 that had this one value: part of every hash
             content[name] = value
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, content: Any) -> Any:
+        """Files of version 0.1, data sets' build.json among them, name the one way in which choices are answered."""
+        if isinstance(content, dict) and content.get("choice") == "letter":
+            return {key: value for key, value in content.items() if key != "choice"}
+        return content
 
     @field_validator("box_text")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.prompts import (
     EarlierTurns,
@@ -56,6 +57,8 @@ class ProcessedPrompts:
             raise EngineError(
                 f"checkpoint {folder} has no chat template", hint="Add its chat_template.jinja to the folder."
             )
+        if self._template:
+            check_template(self._template, folder)
         self._control = control_tokens(self.tokenizer, self._processor)
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.prompts import (
     Patches,
@@ -50,6 +51,7 @@ class QwenPrompts:
             raise EngineError(
                 f"checkpoint {folder} has no chat template", hint="Add its chat_template.jinja to the folder."
             )
+        check_template(self.tokenizer.chat_template, folder)
         self._image_id = int(config.image_token_id)
         self._image_token = str(self.tokenizer.convert_ids_to_tokens(self._image_id))
         self.image_id = self._image_id

@@ -85,17 +85,26 @@ def plan_serving(config: Mapping[str, Any], policy: ImagePolicy, *, images: int 
     return ServingPlan(min(needed, int(longest)) if longest else needed, images, bounds)
 
 
+def family_config(dialect: Dialect) -> dict[str, Any]:
+    """What a ``config.json`` of a dialect's family says that a plan depends on, for a checkpoint that is not here."""
+    family = dialect.spec.base_model_type or next(iter(dialect.spec.model_types), "")
+    multiple = dialect.spec.image.multiple
+    # two merged patches; a dialect that fixes the side of its pictures may leave the multiple to the processor
+    return {"model_type": family, "vision_config": {"patch_size": multiple // 2 if multiple >= 28 else 14}}
+
+
 def serve_line(
-    model: str, folder: Path, dialect: Dialect, *, gpus: int = 1, host: str = "127.0.0.1", port: int = 8000
+    model: str, folder: Path | None, dialect: Dialect, *, gpus: int = 1, host: str = "127.0.0.1", port: int = 8000
 ) -> str:
     """The ``vllm serve`` command for a checkpoint, ready for a shell.
 
     Args:
         model: what to serve, as vLLM takes it: a folder, or a repository's name.
-        folder: where its config.json lies.
+        folder: where its config.json lies; None for a model that is on another machine.
         gpus: engines behind the one address, one for each GPU.
     """
-    plan = plan_serving(read_config(folder), dialect.image_px)
+    config = family_config(dialect) if folder is None else read_config(folder)
+    plan = plan_serving(config, dialect.image_px)
     words: list[str] = ["vllm", "serve", model, "--served-model-name", Path(model).name]
     words += ["--host", host, "--port", str(port)]
     words += ["--max-model-len", str(plan.max_model_len)]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.engines.adapter import read_adapter
+from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import describe_error
@@ -103,6 +104,7 @@ class VLLMEngine:
                 hint="Set VLLM_LOGGING_LEVEL=INFO to see more, or use --engine transformers.",
             ) from error
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
+        check_template(getattr(self._vllm.renderer.get_tokenizer(), "chat_template", None), path)
         self._control = control_tokens(self._vllm.renderer.get_tokenizer())
         self.model_name = name or checkpoint.name
         revision = checkpoint.revision

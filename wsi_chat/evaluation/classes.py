@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsi_chat.evaluation.resampling import RESAMPLES, Estimate, estimate
 from wsi_chat.schema import Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MOST_CLASSES = 300
 """Beyond so many classes (free phrases) only accuracy gets an interval."""
@@ -30,7 +28,7 @@ class Named:
 
     image: str
     truth: str
-    said: str | None
+    predicted: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Chosen:
     topic: str
     options: tuple[str, ...]
     truth: str
-    said: str | None
+    predicted: str | None
 
 
 class ClassScores(Record):
@@ -83,16 +81,15 @@ class Choices(Record):
 
 def score_classes(rows: Sequence[Named], *, resamples: int = RESAMPLES, seed: int = 0) -> ClassScores:
     """Accuracy, balanced accuracy, macro-F1 and Matthews' correlation, by scikit-learn; intervals by image."""
-    import numpy as np
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
     truth = [row.truth for row in rows]
-    said = [NOTHING if row.said is None else row.said for row in rows]
-    names = sorted({*truth, *said} - {NOTHING})
+    predicted = [NOTHING if row.predicted is None else row.predicted for row in rows]
+    names = sorted({*truth, *predicted} - {NOTHING})
     real = sorted(set(truth))
     groups = [row.image for row in rows]
-    unparsed = sum(row.said is None for row in rows)
-    hits = np.asarray([[float(a == b), 1.0] for a, b in zip(truth, said, strict=True)]).reshape(-1, 2)
+    unparsed = sum(row.predicted is None for row in rows)
+    hits = np.asarray([[float(a == b), 1.0] for a, b in zip(truth, predicted, strict=True)]).reshape(-1, 2)
     accuracy = estimate(groups, hits, lambda s: s[:, 0] / s[:, 1], resamples=resamples, seed=seed)
     if not rows:
         nothing = Estimate(value=None)
@@ -100,14 +97,14 @@ def score_classes(rows: Sequence[Named], *, resamples: int = RESAMPLES, seed: in
             rows=0, unparsed=0, classes=0, accuracy=accuracy, balanced_accuracy=nothing, macro_f1=nothing, mcc=nothing
         )
     values = (
-        float(accuracy_score(truth, said)),
-        float(recall_score(truth, said, labels=real, average="macro", zero_division=0)),
-        float(f1_score(truth, said, labels=names, average="macro", zero_division=0)),
+        float(accuracy_score(truth, predicted)),
+        float(recall_score(truth, predicted, labels=real, average="macro", zero_division=0)),
+        float(f1_score(truth, predicted, labels=names, average="macro", zero_division=0)),
         # with one class on both sides it is 0 by definition, and scikit-learn warns
-        float(matthews_corrcoef(truth, said)) if len({*truth, *said}) > 1 else 0.0,
+        float(matthews_corrcoef(truth, predicted)) if len({*truth, *predicted}) > 1 else 0.0,
     )
     few = resamples if len(names) <= MOST_CLASSES else 0
-    counts = _counts(truth, said, names) if few else np.zeros((len(rows), 1))
+    counts = _counts(truth, predicted, names) if few else np.zeros((len(rows), 1))
     metrics = (balanced, macro_f1, matthews)
     drawn = [estimate(groups, counts, metric, resamples=few, seed=seed).interval if few else None for metric in metrics]
     found = [Estimate(value=value, interval=interval) for value, interval in zip(values[1:], drawn, strict=True)]
@@ -122,14 +119,13 @@ def score_classes(rows: Sequence[Named], *, resamples: int = RESAMPLES, seed: in
     )
 
 
-def _counts(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
+def _counts(truth: Sequence[str], predicted: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
     """Per row, one column per class and a last one for no class: is it true, was it said, both."""
-    import numpy as np
 
     place = {name: n for n, name in enumerate((*names, NOTHING))}
     width = len(place)
     rows = np.zeros((len(truth), 3 * width))
-    for n, (right, named) in enumerate(zip(truth, said, strict=True)):
+    for n, (right, named) in enumerate(zip(truth, predicted, strict=True)):
         rows[n, place[right]] = 1
         rows[n, width + place[named]] = 1
         if right == named:
@@ -142,10 +138,9 @@ def _thirds(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     return sums[:, :width], sums[:, width : 2 * width], sums[:, 2 * width :]
 
 
-def _mean_where(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    import numpy as np
+def _mean_where(values: NDArray[np.float64], defined: NDArray[np.bool_]) -> NDArray[np.float64]:
 
-    mean: NDArray[np.float64] = np.where(kept, values, 0.0).sum(axis=1) / kept.sum(axis=1)
+    mean: NDArray[np.float64] = np.where(defined, values, 0.0).sum(axis=1) / defined.sum(axis=1)
     return mean
 
 
@@ -156,19 +151,18 @@ def balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Macro-F1 of each row of class counts; 'no class' is no class."""
-    true, said, both = (part[:, :-1] for part in _thirds(sums))
-    return _mean_where(2 * both / (true + said), true + said > 0)
+    """Macro-F1 of each row of class counts; 'no class' is not counted as one."""
+    true, predicted, both = (part[:, :-1] for part in _thirds(sums))
+    return _mean_where(2 * both / (true + predicted), true + predicted > 0)
 
 
 def matthews(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Multi-class Matthews correlation of each row of class counts; 0 where it has no variance, as scikit-learn's."""
-    import numpy as np
 
-    true, said, both = _thirds(sums)
+    true, predicted, both = _thirds(sums)
     n, right = true.sum(axis=1), both.sum(axis=1)
-    top = right * n - (true * said).sum(axis=1)
-    bottom = np.sqrt((n**2 - (said**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
+    top = right * n - (true * predicted).sum(axis=1)
+    bottom = np.sqrt((n**2 - (predicted**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
     return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), 0.0)
 
 
@@ -185,7 +179,6 @@ def score_choices(rows: Sequence[Chosen], *, resamples: int = RESAMPLES, seed: i
 
 
 def _choice_scores(rows: Sequence[Chosen], *, resamples: int, seed: int) -> ChoiceScores:
-    import numpy as np
 
     truth = Counter((row.topic, row.truth) for row in rows)
     usual: dict[str, str] = {}
@@ -193,12 +186,12 @@ def _choice_scores(rows: Sequence[Chosen], *, resamples: int, seed: int) -> Choi
         usual.setdefault(topic, option)
     lazy = score_classes([_named(row, usual[row.topic]) for row in rows], resamples=0)
     first = score_classes([_named(row, row.options[0]) for row in rows], resamples=0)
-    scores = score_classes([_named(row, row.said) for row in rows], resamples=resamples, seed=seed)
+    scores = score_classes([_named(row, row.predicted) for row in rows], resamples=resamples, seed=seed)
     majority, always_first = lazy.accuracy.value or 0.0, first.accuracy.value or 0.0
     best = max(majority, always_first)
     ideal = [usual[row.topic] if majority >= always_first else row.options[0] for row in rows]
     gains = np.asarray(
-        [[float(r.said == r.truth) - float(other == r.truth), 1.0] for r, other in zip(rows, ideal, strict=True)]
+        [[float(r.predicted == r.truth) - float(other == r.truth), 1.0] for r, other in zip(rows, ideal, strict=True)]
     ).reshape(-1, 2)
     gain = estimate([r.image for r in rows], gains, lambda s: s[:, 0] / s[:, 1], resamples=resamples, seed=seed)
     count = max(len(rows), 1)
@@ -208,13 +201,13 @@ def _choice_scores(rows: Sequence[Chosen], *, resamples: int, seed: int) -> Choi
         majority_balanced=lazy.balanced_accuracy.value or 0.0,
         always_first=always_first,
         always_first_balanced=first.balanced_accuracy.value or 0.0,
-        first_chosen=sum(row.said == row.options[0] for row in rows) / count,
+        first_chosen=sum(row.predicted == row.options[0] for row in rows) / count,
         first_true=sum(row.truth == row.options[0] for row in rows) / count,
         gain=gain,
         skill=None if best >= 1 or gain.value is None else gain.value / (1 - best),
     )
 
 
-def _named(row: Chosen, said: str | None) -> Named:
+def _named(row: Chosen, predicted: str | None) -> Named:
     """The choice as a class: two topics may both offer 'yes'."""
-    return Named(row.image, f"{row.topic}\0{row.truth}", None if said is None else f"{row.topic}\0{said}")
+    return Named(row.image, f"{row.topic}\0{row.truth}", None if predicted is None else f"{row.topic}\0{predicted}")

@@ -18,7 +18,7 @@ from wsi_chat.dialects.options import options_of, topic_of
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.evaluation.classes import Choices, Chosen, ClassScores, Named, score_choices, score_classes
 from wsi_chat.evaluation.grounding import GroundingCase, GroundingScores, score_grounding
-from wsi_chat.evaluation.predictions import Prediction, grammar_of, known_dialect, read_predictions, spoken
+from wsi_chat.evaluation.predictions import Prediction, grammar_of, known_dialect, main_dialect, read_predictions
 from wsi_chat.evaluation.recognition import BOX, KINDS, class_names, target_of
 from wsi_chat.evaluation.resampling import RESAMPLES
 from wsi_chat.evaluation.statements import FieldScores, score_fields
@@ -109,8 +109,8 @@ def evaluate(
     notes += boxes.notes
     referred = [_named(row) for row in kinds["refer"]]
     phrased = [_phrase(row) for row in kinds["phrase"]]
-    named = [*(row.said for row in chosen), *(row.said for row in (*referred, *phrased))]
-    unread = sum(said is None for said in named) + sum(not case.answered for case in cases)
+    named = [*(row.predicted for row in chosen), *(row.predicted for row in (*referred, *phrased))]
+    unread = sum(predicted is None for predicted in named) + sum(not case.answered for case in cases)
     failed = sum(row.status == "failed" for row in rows)
     lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
     if boxed := [row.line for kind in TEXT_KINDS for row in kinds[kind] if BOX.search(row.predict)]:  # type: ignore[index]
@@ -180,8 +180,8 @@ def _named(row: Prediction) -> Named:
 
 
 def _phrase(row: Prediction) -> Named:
-    said = _bare(row.predict)
-    return Named(row.image, _bare(row.label), said if said and row.status != "failed" else None)
+    predicted = _bare(row.predict)
+    return Named(row.image, _bare(row.label), predicted if predicted and row.status != "failed" else None)
 
 
 def _bare(text: str) -> str:
@@ -204,8 +204,8 @@ class _Boxes:
         grounded = [row for row in rows if row.kind == "ground"]
         self.given = get_dialect(dialect) if dialect else None
         self.size = (float(image_size[0]), float(image_size[1])) if image_size else None
-        labels = spoken([row.label for row in grounded])
-        self.predicted = spoken([row.predict for row in grounded], default=labels or "cytochat")
+        labels = main_dialect([row.label for row in grounded])
+        self.predicted = main_dialect([row.predict for row in grounded], default=labels or "cytochat")
         self.labelled = labels or self.predicted
         self.odd: Counter[tuple[str, str]] = Counter()
         self.notes: list[str] = []
@@ -224,26 +224,26 @@ class _Boxes:
             except AnswerError as error:
                 problems.append(Problem(line=row.line, reason=error.message))
         for (named, written), number in sorted(self.odd.items()):
+            have, were = ("has its", "was") if number == 1 else ("have their", "were")
             self.notes.append(
-                f"{counted(number, 'answer')} of {named} {'has its' if number == 1 else 'have their'} boxes in the form "
-                f"of {written}, and {'was' if number == 1 else 'were'} read so."
+                f"{counted(number, 'answer')} of {named} {have} boxes in the form of {written}, and {were} read so."
             )
         return found, problems
 
     def _case(self, row: Prediction) -> list[GroundingCase]:
         target = target_of(row.question)
         truth, _ = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
-        said, understood = self._read(row.answer, row, label_side=False, target=target)
+        predicted, understood = self._read(row.answer, row, label_side=False, target=target)
         if row.confidence is not None:
-            said = [LabelledBox(one.label, one.box, row.confidence) for one in said]
+            predicted = [LabelledBox(one.label, one.box, row.confidence) for one in predicted]
         names = list(dict.fromkeys(one.label for one in truth))
         if len(names) < 2:
             name = target or (names[0] if names else "object")
-            return [GroundingCase(row.image, name, tuple(said), tuple(truth), understood)]
+            return [GroundingCase(row.image, name, tuple(predicted), tuple(truth), understood)]
         # several classes asked in one question: a box of one is no hit of another
         made = []
         for name in names:
-            mine = [one for one in said if one.label == name or (name == names[0] and one.label not in names)]
+            mine = [one for one in predicted if one.label == name or (name == names[0] and one.label not in names)]
             right = tuple(one for one in truth if one.label == name)
             made.append(GroundingCase(row.image, name, tuple(mine), right, understood))
         return made
@@ -270,7 +270,7 @@ class _Boxes:
         return found, reading.understood
 
     def _dialect(self, text: str, own: str, *, label_side: bool) -> Dialect:
-        """Whose grammar a text is read in: the one asked for, the row's own where it fits, else the one it shows."""
+        """The dialect in which a text is read: the one given, the row's own where it fits, else the one it shows."""
         if self.given is not None and not label_side:
             return self.given
         named, written = known_dialect(own), known_dialect(grammar_of(text))

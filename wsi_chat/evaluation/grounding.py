@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from wsi_chat.evaluation.resampling import RESAMPLES, Estimate, estimate
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_chat.evaluation.resampling import RESAMPLES, Estimate, draws, estimate, percentiles
 from wsi_chat.schema import Box, LabelledBox, Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 IOUS = (0.1, 0.3, 0.5, 0.75)
 MAIN_IOU = 0.5
@@ -134,7 +132,6 @@ def match_centres(found: Sequence[Box], truth: Sequence[Box]) -> list[tuple[int,
 def _assign(
     found: Sequence[Box], truth: Sequence[Box], worth: Callable[[Box, Box], float | None], *, most: bool = True
 ) -> list[tuple[int, int]]:
-    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
     if not found or not truth:
@@ -225,7 +222,6 @@ def _boxes(labelled: Sequence[LabelledBox]) -> list[Box]:
 def _ratio(
     groups: Sequence[str], numerator: Sequence[float], denominator: Sequence[float], *, resamples: int, seed: int
 ) -> Estimate:
-    import numpy as np
 
     rows = np.asarray([numerator, denominator], dtype=float).T.reshape(-1, 2)
     return estimate(groups, rows, lambda s: s[:, 0] / s[:, 1], resamples=resamples, seed=seed)
@@ -255,9 +251,6 @@ def _box_score(
 def _average_precision(
     cases: Sequence[GroundingCase], matched: Sequence[Sequence[tuple[int, int]]], *, resamples: int = 0, seed: int = 0
 ) -> Estimate:
-    import numpy as np
-
-    from wsi_chat.evaluation.resampling import draws, percentiles
 
     names, image = np.unique(np.asarray([case.image for case in cases], dtype=str), return_inverse=True)
     owner, flags, scores = [], [], []
@@ -295,7 +288,6 @@ def _resampled(
     hits: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64], truth: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The same for many resamples at once: (b, boxes) weights and (b,) numbers of true boxes -> (b,)."""
-    import numpy as np
 
     if not len(scores):
         return np.where(truth > 0, 0.0, np.nan)

@@ -177,7 +177,7 @@ def grammar_of(text: str) -> str:
     return "endochat" if max(numbers) <= 1 else "json"
 
 
-def spoken(texts: list[str], *, default: str = "") -> str:
+def main_dialect(texts: list[str], *, default: str = "") -> str:
     """The dialect that most of the texts with boxes are in."""
     count = Counter(name for text in texts if (name := grammar_of(text)))
     return count.most_common(1)[0][0] if count else default

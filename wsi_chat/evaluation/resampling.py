@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsi_chat.schema import Interval, Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -40,7 +38,6 @@ def estimate(
         metric: (b, k) sums -> (b,) values, nan where undefined. It must not depend on the order of rows.
         resamples: 0 gives no interval; neither does a single image.
     """
-    import numpy as np
 
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     sums = np.zeros((len(names), rows.shape[1]))
@@ -57,7 +54,6 @@ def estimate(
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each image is drawn, (b, images) at a time, ``resamples`` rows in all."""
-    import numpy as np
 
     rng = np.random.default_rng(seed)
     step = max(1, min(resamples, CHUNK // max(images, 1)))
@@ -68,10 +64,9 @@ def draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64
 
 def percentiles(values: NDArray[np.float64]) -> Interval | None:
     """The central ``LEVEL`` of the values that are defined; None where none is."""
-    import numpy as np
 
-    kept = values[np.isfinite(values)]
-    if not len(kept):
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return None
-    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high), level=LEVEL)

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from wsi_chat.evaluation.recognition import class_names
 from wsi_chat.evaluation.resampling import RESAMPLES, Estimate, estimate
 from wsi_chat.evaluation.text import TextPair
 from wsi_chat.schema import Record
+from wsi_chat.terminology import load_system, specimens
 
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+|\b(?:but|however|although|whereas)\b", re.IGNORECASE)
 _NEGATION = re.compile(
@@ -54,8 +57,6 @@ class FieldScores(Record):
 @cache
 def _classes() -> dict[str, tuple[bool, str, int]]:
     """code -> abnormal, axis, severity, from the first system that has it; cervix before the others."""
-    from wsi_chat.terminology import load_system, specimens
-
     known: dict[str, tuple[bool, str, int]] = {}
     for system in (load_system("cervix"), *specimens()):
         for label in system.labels:
@@ -102,16 +103,15 @@ def stated(text: str) -> Statement:
     else:
         category = "negative" if negative and not abnormal else ""
         abnormal = True if abnormal else (False if negative else None)
-    if abnormal is None and (said := _YES_NO.match(text)) and len(text.split()) == 1:
-        abnormal = said[1].lower() == "yes"
+    if abnormal is None and (predicted := _YES_NO.match(text)) and len(text.split()) == 1:
+        abnormal = predicted[1].lower() == "yes"
     return Statement(category, abnormal, frozenset(organisms))
 
 
 def score_fields(pairs: Sequence[TextPair], *, resamples: int = RESAMPLES, seed: int = 0) -> FieldScores:
     """Agreement of answers with their references in what they state."""
-    import numpy as np
 
-    read = [(pair.image, stated(pair.said), stated(pair.truth)) for pair in pairs]
+    read = [(pair.image, stated(pair.predicted), stated(pair.truth)) for pair in pairs]
 
     def share(rows: Sequence[tuple[str, bool]]) -> Estimate:
         values = np.asarray([[float(good), 1.0] for _, good in rows]).reshape(-1, 2)

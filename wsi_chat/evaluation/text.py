@@ -11,15 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsi_chat.errors import SettingError
 from wsi_chat.evaluation.resampling import RESAMPLES, Estimate, estimate
 from wsi_chat.schema import Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ORDERS = 4
 _WORD = re.compile(r"\w+")
@@ -30,7 +29,7 @@ class TextPair:
     """An answer and its reference."""
 
     image: str
-    said: str
+    predicted: str
     truth: str
 
 
@@ -52,7 +51,6 @@ class TextScores(Record):
 
 def score_text(pairs: Sequence[TextPair], *, resamples: int = RESAMPLES, seed: int = 0) -> TextScores:
     """Score answers against one reference each. Raises SettingError where a library is not installed."""
-    import numpy as np
 
     groups = [pair.image for pair in pairs]
 
@@ -63,8 +61,8 @@ def score_text(pairs: Sequence[TextPair], *, resamples: int = RESAMPLES, seed: i
     try:
         return TextScores(
             rows=len(pairs),
-            empty=sum(not pair.said.strip() for pair in pairs),
-            exact=mean([float(_plain(pair.said) == _plain(pair.truth)) for pair in pairs]),
+            empty=sum(not pair.predicted.strip() for pair in pairs),
+            exact=mean([float(_plain(pair.predicted) == _plain(pair.truth)) for pair in pairs]),
             bleu=_bleu(pairs, groups, resamples=resamples, seed=seed),
             rouge_l=mean(_rouge(pairs)),
             cider=mean(_cider(pairs)) if len(pairs) > 1 else Estimate(value=None),
@@ -86,13 +84,12 @@ def words(text: str) -> list[str]:
 
 
 def _bleu(pairs: Sequence[TextPair], groups: Sequence[str], *, resamples: int, seed: int) -> tuple[Estimate, ...]:
-    import numpy as np
     from sacrebleu.metrics.bleu import BLEU
 
     metric: Any = BLEU(lowercase=True, effective_order=True)
     rows = np.zeros((len(pairs), 2 * ORDERS + 2))
     for n, pair in enumerate(pairs):
-        found = metric.sentence_score(pair.said, [pair.truth])
+        found = metric.sentence_score(pair.predicted, [pair.truth])
         rows[n] = [*found.counts, *found.totals, found.sys_len, found.ref_len]
     made = []
     for order in range(1, ORDERS + 1):
@@ -115,7 +112,6 @@ def _bleu(pairs: Sequence[TextPair], groups: Sequence[str], *, resamples: int, s
 
 def _of_order(order: int) -> Any:
     """BLEU of an order from summed counts, for the resamples."""
-    import numpy as np
 
     def bleu(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         correct, total = sums[:, :order], sums[:, ORDERS : ORDERS + order]
@@ -130,17 +126,17 @@ def _rouge(pairs: Sequence[TextPair]) -> list[float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer: Any = RougeScorer(["rougeL"], use_stemmer=False)
-    return [float(scorer.score(pair.truth, pair.said)["rougeL"].fmeasure) for pair in pairs]
+    return [float(scorer.score(pair.truth, pair.predicted)["rougeL"].fmeasure) for pair in pairs]
 
 
 def _cider(pairs: Sequence[TextPair]) -> list[float]:
     from pycocoevalcap.cider.cider import Cider
 
     truth = {n: [" ".join(words(pair.truth))] for n, pair in enumerate(pairs)}
-    said = {n: [" ".join(words(pair.said))] for n, pair in enumerate(pairs)}
+    predicted = {n: [" ".join(words(pair.predicted))] for n, pair in enumerate(pairs)}
     if not any(text for (text,) in truth.values()):
         return [0.0] * len(pairs)
-    _, each = Cider().compute_score(truth, said)
+    _, each = Cider().compute_score(truth, predicted)
     return [float(value) for value in each]
 
 
@@ -156,7 +152,7 @@ def _meteor(pairs: Sequence[TextPair]) -> list[float]:
 
     scores = []
     for pair in pairs:
-        truth, said = words(pair.truth), words(pair.said)
-        both = bool(truth and said)
-        scores.append(float(single_meteor_score(truth, said, wordnet=_NoSynonyms())) if both else 0.0)
+        truth, predicted = words(pair.truth), words(pair.predicted)
+        both = bool(truth and predicted)
+        scores.append(float(single_meteor_score(truth, predicted, wordnet=_NoSynonyms())) if both else 0.0)
     return scores

@@ -34,7 +34,7 @@ class AnswerFile:
         overwrite: forget what is there.
 
     Raises:
-        OutputError: another process writes it, it cannot be written, or it is no file of answers of ours.
+        OutputError: another process writes it, it cannot be written, or it is not a file of answers that infer wrote.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
@@ -83,7 +83,7 @@ class AnswerFile:
             if row is None:
                 if raw.endswith(b"\n") or not _cut_off(raw):
                     raise OutputError(
-                        f"{self.path}:{number} is no answer that wsi-chat infer wrote",
+                        f"{self.path}:{number} is not an answer that wsi-chat infer wrote",
                         hint="Choose another --save-name, or --overwrite the file.",
                     )
                 break

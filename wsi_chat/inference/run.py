@@ -310,21 +310,21 @@ class _Asked:
             # of several pictures, the numbers in a turn are those of the last one shown by then
             text = to_sent(turn.text, frames[shown - 1], self.dialect) if moved and shown else turn.text
             turns.append(Turn(turn.role, text))
-        seen = row.shown(place)
+        shown = row.shown(place)
         kind = self.kind(row, place)
         query = Query(
             key=key,
             task="vqa" if kind == "multi-turn" else cast("TaskName", kind),
             turns=tuple(turns),
-            images=tuple(fit(image, frame.sent) for image, frame in zip(images[:seen], frames[:seen], strict=True)),
+            images=tuple(fit(image, frame.sent) for image, frame in zip(images[:shown], frames[:shown], strict=True)),
             max_tokens=room,
             tile_id=f"{row.line}.{number}",
             sampling=self.sampling,
         )
         head = self._head(row, place, number, key)
-        head["image_sizes"] = [list(frame.given) for frame in frames[:seen]]
-        head["sent_sizes"] = [list(frame.sent) for frame in frames[:seen]]
-        return query, _Waiting((row.line, number), head, frames[seen - 1] if seen else None, moved)
+        head["image_sizes"] = [list(frame.given) for frame in frames[:shown]]
+        head["sent_sizes"] = [list(frame.sent) for frame in frames[:shown]]
+        return query, _Waiting((row.line, number), head, frames[shown - 1] if shown else None, moved)
 
     def _head(self, row: Row, place: int, number: int, key: str) -> dict[str, Any]:
         return {

@@ -245,8 +245,15 @@ def _unusable(report: Report) -> str:
 
 
 def _conditions(reports: Sequence[Report]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The conditions of most slides, and what differs in others as phrases."""
+    """The conditions of most slides, and what differs in others as phrases.
+
+    One checkpoint in several number formats is no difference: all of them become the condition, so that a fit on runs
+    of both holds on a GPU as well as on the CPU.
+    """
     each = [conditions_of_report(report) for report in reports]
+    models = sorted({str(conditions["model"]) for conditions in each})
+    if len(models) > 1 and len({model.rpartition(":")[0] for model in models}) == 1:
+        each = [conditions | {"model": models} for conditions in each]
     texts = [json.dumps(conditions, sort_keys=True, default=str) for conditions in each]
     common = max(sorted(set(texts)), key=texts.count)
     mine = each[texts.index(common)]

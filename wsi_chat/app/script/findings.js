@@ -3,6 +3,7 @@
 
 const NEAR_PX = 11; // a box smaller than this on the screen is drawn as a mark
 const NAMED_PX = 36; // one larger than this carries its class
+const LARGE = window.innerWidth >= 3000 ? 1.6 : 1; // on a 4K screen, as the panels
 const REACH_PX = 8; // how far beside a mark a click still means it
 
 function polygon(...corners) {
@@ -133,10 +134,10 @@ export function findingsLayer(L) {
 
     _frame(ink, finding, box) {
       ink.setLineDash([]);
-      ink.lineWidth = 4;
+      ink.lineWidth = 4 * LARGE;
       ink.strokeStyle = "rgba(255,255,255,.85)";
       ink.strokeRect(box.x, box.y, box.w, box.h);
-      ink.lineWidth = 2;
+      ink.lineWidth = 2 * LARGE;
       ink.strokeStyle = finding.color;
       if (!finding.abnormal) ink.setLineDash([5, 3]);
       ink.strokeRect(box.x, box.y, box.w, box.h);
@@ -145,7 +146,7 @@ export function findingsLayer(L) {
     _mark(ink, finding, box) {
       const x = box.x + box.w / 2;
       const y = box.y + box.h / 2;
-      const r = 5;
+      const r = 5 * LARGE;
       ink.beginPath();
       SHAPES[finding.shape](ink, x, y, r);
       ink.lineWidth = 3.5;
@@ -187,12 +188,13 @@ export function findingsLayer(L) {
     _name(ink, finding, box) {
       const sign = { accept: "✓ ", relabel: "✎ ", reject: "✕ ", draw: "+ " }[finding.state] || "";
       const text = sign + finding.name;
-      ink.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
+      ink.font = `600 ${Math.round(11 * LARGE)}px ${getComputedStyle(document.body).fontFamily}`;
       const width = ink.measureText(text).width + 8;
+      const height = 15 * LARGE;
       ink.fillStyle = finding.color;
-      ink.fillRect(box.x - 1, box.y - 16, width, 15);
+      ink.fillRect(box.x - 1, box.y - height - 1, width, height);
       ink.fillStyle = finding.dark ? "#fff" : "#111";
-      ink.fillText(text, box.x + 3, box.y - 5);
+      ink.fillText(text, box.x + 3, box.y - 5 * LARGE);
     },
   });
 }

@@ -59,6 +59,25 @@ def blood(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Spri
     return _sprite(np.maximum(plane, 0) * np.float32(between(rng, 0.15, 0.5)), dye, frame, style, defocus)
 
 
+def red_sheet(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
+    """Ten to forty red cells close together, whole, ghostly or clumped, as a bloody conventional smear has them."""
+    count = int(rng.integers(10, 41))
+    spread = between(rng, 3.2, 5.5) * np.sqrt(count)
+    places = rng.uniform(-1, 1, (count, 2)) * (spread, spread * between(rng, 0.4, 1.0))
+    places = rotate(places, between(rng, 0, 6.3))
+    outer = [blob(rng, between(rng, 5.5, 8), between(rng, 5, 7.5), rough=0.05) + place for place in places]
+    inner = [(cell - cell.mean(axis=0)) * 0.42 + cell.mean(axis=0) for cell in outer]
+    frame = _frame(np.concatenate(outer), scale, style, defocus)
+    hollow = np.float32(between(rng, 0.0, 0.6))
+    plane = frame.blank()
+    for part, core in ((outer[::2], inner[::2]), (outer[1::2], inner[1::2])):  # cells of two layers darken each other
+        plane += frame.fill(*part, soft=0.3 * scale) - hollow * frame.fill(*core, soft=0.6 * scale)
+    dye = (
+        style.eosin * between(rng, 0.3, 1.0) + style.orange * between(rng, 0.0, 0.8) + style.green * rng.random() * 0.3
+    )
+    return _sprite(np.maximum(plane, 0) * np.float32(between(rng, 0.12, 0.55)), np.asarray(dye), frame, style, defocus)
+
+
 def bubble(rng: Rng, style: Style, *, scale: float, defocus: float = 0.0) -> Sprite:
     """A refractile ring, 8-45 um, dark outside, faint inside."""
     size = between(rng, 8, 45)
@@ -110,6 +129,7 @@ CLUTTER: dict[str, Callable[..., Sprite]] = {
     "debris": debris,
     "mucus": mucus,
     "blood": blood,
+    "red_sheet": red_sheet,
     "bubble": bubble,
     "bacilli": bacilli,
     "diathesis": diathesis,

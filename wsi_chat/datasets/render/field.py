@@ -6,7 +6,7 @@ goes through the camera.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_chat.datasets.render.cells import Box, Sprite, moved
 from wsi_chat.datasets.render.groups import Item, draw_item, make_group
+from wsi_chat.datasets.render.smear import PREPARATIONS, Smear, draw_smear, film
 from wsi_chat.datasets.render.stains import F32, U8, Style, develop, draw_style, grain, patch_of
 
 Rng = np.random.Generator
@@ -66,6 +67,7 @@ class Plan:
     size: int
     mpp: float
     camera_seed: int
+    smear: Smear | None = None
 
 
 def render_field(
@@ -76,14 +78,19 @@ def render_field(
     recipe: str | None = None,
     classes: Sequence[str] | None = None,
     count: tuple[int, int] | None = None,
+    preparation: str = "liquid",
+    variety: float = 1.0,
 ) -> Field:
     """A synthetic Papanicolaou field of `size` px at `mpp` um/px; the same arguments give the same bytes everywhere.
 
     `recipe` is one of `RECIPES`, or None for a mix by seed of which about half is abnormal. `classes` restricts what is
-    annotated; `count` is the inclusive range of how many annotated things there are (groups count once). Raises
-    ValueError for an unknown recipe or class.
+    annotated; `count` is the inclusive range of how many annotated things there are (groups count once).
+    `preparation` is one of `PREPARATIONS`; `variety` widens the range of stains and cameras (see `draw_style`). Raises
+    ValueError for an unknown recipe, class or preparation.
     """
-    plan = plan_field(seed, size=size, mpp=mpp, recipe=recipe, classes=classes, count=count)
+    plan = plan_field(
+        seed, size=size, mpp=mpp, recipe=recipe, classes=classes, count=count, preparation=preparation, variety=variety
+    )
     cells = annotate(plan)
     abnormal = any(cell.label in ABNORMAL and cell.visible >= ABNORMAL_VISIBLE for cell in cells)
     return Field(expose(plan, paint(plan)), cells, abnormal, mpp, plan.recipe)
@@ -97,10 +104,14 @@ def plan_field(
     recipe: str | None = None,
     classes: Sequence[str] | None = None,
     count: tuple[int, int] | None = None,
+    preparation: str = "liquid",
+    variety: float = 1.0,
 ) -> Plan:
     """Style and placed items of a field; see `render_field`."""
     if recipe is not None and recipe not in RECIPES:
         raise ValueError(f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}")
+    if preparation not in PREPARATIONS:
+        raise ValueError(f"preparation {preparation!r} is unknown; use one of {', '.join(PREPARATIONS)}")
     for name in classes or ():
         if name not in LABELS:
             raise ValueError(f"class {name!r} is unknown; use one of {', '.join(LABELS)}")
@@ -110,7 +121,9 @@ def plan_field(
             recipe = "abnormal" if classes is None or any(name in ABNORMAL for name in classes) else "normal"
         else:
             recipe = str(rng.choice(list(_MIX), p=list(_MIX.values())))
-    layout = _Layout(rng, draw_style(rng), size, mpp)
+    style = draw_style(rng, variety=variety)
+    smear = draw_smear(rng) if preparation == "conventional" else None
+    layout = _Layout(rng, style, size, mpp, smear)
     if recipe == "single":
         layout.exactly(tuple(classes or LABELS), 1)
     elif classes is not None or count is not None:
@@ -123,7 +136,7 @@ def plan_field(
     chosen = [layout.placed[i] for i in order]
     return Plan(
         recipe, layout.style, tuple(item for item, _ in chosen), tuple(drawn for _, drawn in chosen), size, mpp,
-        int(rng.integers(2**31)),
+        int(rng.integers(2**31)), smear,
     )  # fmt: skip
 
 
@@ -134,14 +147,16 @@ def _choices(recipe: str) -> tuple[str, ...]:
 class _Layout:
     """Places groups in a field: centres inside, little overlap unless there is no room."""
 
-    def __init__(self, rng: Rng, style: Style, size: int, mpp: float) -> None:
-        self.rng, self.style, self.size, self.scale = rng, style, size, 1 / mpp
+    def __init__(self, rng: Rng, style: Style, size: int, mpp: float, smear: Smear | None) -> None:
+        self.rng, self.style, self.size, self.scale, self.smear = rng, style, size, 1 / mpp, smear
         self.placed: list[tuple[Item, tuple[Sprite, int, int]]] = []
         self.taken = np.zeros((0, 4))
 
     def add(self, kind: str, *, count: int | None = None, inside: float = 0.8, overlap: float = 0.15) -> int:
         """Places one group; returns the number of annotations. `inside` is how often it is kept wholly in the field."""
         rng, size = self.rng, self.size
+        if self.smear is not None:
+            overlap = max(overlap, self.smear.overlap)
         group = make_group(kind, rng, count)
         defocus = float(abs(rng.normal(0, 0.22))) if rng.random() < 0.85 else float(rng.uniform(0.4, 1.1))
         group = [replace(item, defocus=defocus) for item in group]
@@ -205,6 +220,8 @@ class _Layout:
         }
         if recipe == "empty" or recipe == "single":
             rates["naked"] = 0.0
+        if self.smear is not None:
+            rates |= {"blood": 0.35 * self.smear.blood, "red_sheet": 0.12 * self.smear.blood, "diathesis": 0.35}
         before = len(self.placed)
         for kind, rate in rates.items():
             for _ in range(min(int(rng.poisson(rate * busy * room)), 12)):
@@ -279,19 +296,23 @@ _FILL = {
 
 def _events(layout: _Layout, rng: Rng, low: int, high: int) -> int:
     """A number of groups for a 128 um field, scaled with the field's area."""
-    room = (layout.size / layout.scale / 128) ** 2
+    room = (layout.size / layout.scale / 128) ** 2 * (layout.smear.crowding if layout.smear else 1.0)
     return max(low, round(float(rng.uniform(low, high)) * room))
 
 
 def _leucocytes(layout: _Layout, rng: Rng) -> None:
     if rng.random() < 0.45:
-        for _ in range(min(int(rng.gamma(1.0, 2.5)) + 1, 12)):
+        often = layout.smear.inflammation if layout.smear else 1.0
+        for _ in range(min(int(rng.gamma(1.0, 2.5) * often) + 1, round(12 * max(often, 1.0)))):
             layout.add("neutrophil_clump" if rng.random() < 0.06 else "neutrophil", overlap=0.5)
 
 
 def paint(plan: Plan, *, skip: int | None = None) -> F32:
     """The plan's optical density (3, size, size); `skip` leaves one item out."""
-    od = np.zeros((3, plan.size, plan.size), dtype=np.float32)
+    if plan.smear is None:
+        od = np.zeros((3, plan.size, plan.size), dtype=np.float32)
+    else:
+        od = film(plan.smear, plan.style, plan.size, 1 / plan.mpp)
     for number, (sprite, x, y) in enumerate(plan.sprites):
         if number != skip:
             stamp(od, sprite, x, y)
@@ -321,22 +342,27 @@ def expose(plan: Plan, od: F32) -> U8:
 
 def annotate(plan: Plan) -> tuple[Cell, ...]:
     """The annotations of a plan, top to bottom in bands of an eighth of the field, then left to right."""
+    return cells_in(plan.sprites, plan.size, plan.size)
+
+
+def cells_in(sprites: Iterable[tuple[Sprite, int, int]], width: int, height: int) -> tuple[Cell, ...]:
+    """What is seen of sprites at (x, y) px in a window of that size, in the order of `annotate`."""
     cells = []
-    for sprite, x, y in plan.sprites:
+    for sprite, x, y in sprites:
         for mark in sprite.marks:
             box = moved(mark.box, x, y)
-            clipped = clip(box, plan.size, plan.size)
+            clipped = clip(box, width, height)
             whole = (box[2] - box[0]) * (box[3] - box[1])
             seen = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]) / whole
             if seen < MIN_VISIBLE:
                 continue
             nucleus = None
             if mark.nucleus is not None:
-                nucleus = clip(moved(mark.nucleus, x, y), plan.size, plan.size)
+                nucleus = clip(moved(mark.nucleus, x, y), width, height)
                 if nucleus[2] - nucleus[0] < 1 or nucleus[3] - nucleus[1] < 1:
                     nucleus = None
             cells.append(Cell(mark.label, clipped, nucleus, float(min(seen, 1.0))))
-    band = plan.size / 8
+    band = height / 8
     return tuple(sorted(cells, key=lambda c: ((c.box[1] + c.box[3]) / 2 // band, c.box[0] + c.box[2])))
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_chat.datasets.render.cells import Mark, Sprite, moved
-from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS, Cell, clip, stamp
+from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS, Cell, cells_in, clip, stamp
 from wsi_chat.datasets.render.groups import Item, draw_item, label_of, make_group
+from wsi_chat.datasets.render.smear import PREPARATIONS
 from wsi_chat.datasets.render.stains import F32, U8, develop, draw_style, grain
 
 GRID_UM = 64.0
@@ -45,17 +46,31 @@ class Scene:
 
     `deposit` is the circle (centre x, y, radius; px) that the liquid-based preparation covers; `density` counts events
     (single cells or groups) per mm2 in it; `abnormal_cells` is the exact number of abnormal cells or glandular groups.
+    A `conventional` preparation covers the whole slide, unevenly, with blood; `variety` widens the range of stains.
     """
 
     def __init__(
-        self, seed: int, width_px: int, height_px: int, mpp: float, recipe: str, density: float, abnormal_cells: int
+        self,
+        seed: int,
+        width_px: int,
+        height_px: int,
+        mpp: float,
+        recipe: str,
+        density: float,
+        abnormal_cells: int,
+        *,
+        preparation: str = "liquid",
+        variety: float = 1.0,
     ) -> None:
         if recipe not in SLIDE_RECIPES:
             raise ValueError(f"recipe {recipe!r} is unknown; use one of {', '.join(SLIDE_RECIPES)}")
+        if preparation not in PREPARATIONS:
+            raise ValueError(f"preparation {preparation!r} is unknown; use one of {', '.join(PREPARATIONS)}")
         self.seed, self.recipe, self.mpp, self.density = seed, recipe, mpp, density
+        self.preparation = preparation
         self.width, self.height, self.scale = width_px, height_px, 1 / mpp
         rng = np.random.default_rng([seed, 5001])
-        self.style = draw_style(rng, slide=seed * 7919 + 13)
+        self.style = draw_style(rng, slide=seed * 7919 + 13, variety=variety)
         short = min(width_px, height_px)
         radius = short * float(rng.uniform(0.44, 0.475))
         jitter = rng.uniform(-0.4, 0.4, 2) * (short / 2 - radius)
@@ -65,8 +80,15 @@ class Scene:
         if recipe == "organism":
             mix[str(rng.choice(ORGANISMS))] = 0.08 * sum(mix.values())
         self._kinds, self._chances = list(mix), np.cumsum(list(mix.values())) / sum(mix.values())
-        self._clutter, self._clutter_chances = list(_CLUTTER_MIX), np.cumsum(list(_CLUTTER_MIX.values()))
-        self._crowd = rng.normal(0, 0.35, (12, 12))
+        clutter = dict(_CLUTTER_MIX)
+        uneven = 0.35
+        if preparation == "conventional":
+            self.deposit = (width_px / 2, height_px / 2, float(np.hypot(width_px, height_px)) / 2 * 1.03)
+            clutter |= {"red_sheet": 0.3 * float(rng.random()), "blood": 0.5 * float(rng.random()), "diathesis": 0.15}
+            uneven = 0.8
+        self._clutter = list(clutter)
+        self._clutter_chances = np.cumsum(list(clutter.values())) / sum(clutter.values())
+        self._crowd = rng.normal(0, uneven, (12, 12))
         self._shade = _waves(rng, width_px, self.style.shade), _waves(rng, height_px, self.style.shade)
         self._abnormal = self._scatter(rng, abnormal_cells)
         self._squares: OrderedDict[Square, list[Placed]] = OrderedDict()
@@ -92,8 +114,11 @@ class Scene:
         x0, y0, radius = (value * self.mpp for value in self.deposit)
         found: dict[Square, list[tuple[str, float, float, int]]] = {}
         for _ in range(count):
-            far, angle = max(radius * 0.94, 1.0) * np.sqrt(rng.random()), 2 * np.pi * rng.random()
-            x, y = x0 + float(far * np.cos(angle)), y0 + float(far * np.sin(angle))
+            if self.preparation == "conventional":
+                x, y = (float(v) for v in (np.array([self.width, self.height]) * self.mpp) * rng.uniform(0.03, 0.97, 2))
+            else:
+                far, angle = max(radius * 0.94, 1.0) * np.sqrt(rng.random()), 2 * np.pi * rng.random()
+                x, y = x0 + float(far * np.cos(angle)), y0 + float(far * np.sin(angle))
             square = int(x // GRID_UM), int(y // GRID_UM)
             found.setdefault(square, []).append((str(rng.choice(labels)), x, y, int(rng.integers(2**31))))
         return found
@@ -204,6 +229,11 @@ class Scene:
         return develop(
             self.density_plane(x, y, width, height), self.style, noise[:, down : down + height, across : across + width]
         )
+
+    def seen(self, x: int, y: int, width: int, height: int) -> tuple[Cell, ...]:
+        """Every annotated thing seen in a block, normal cells too, in px of the block; ordered as in a field."""
+        around = ((sprite, px - x, py - y) for sprite, px, py in self._around(x, y, width, height))
+        return cells_in(around, width, height)
 
     def tally(self, x: int, y: int, width: int, height: int, counts: dict[str, int]) -> list[Cell]:
         """Adds the annotated things anchored in a block to `counts`; returns those that are not simply normal."""

@@ -56,6 +56,8 @@ def render_slide(
     recipe: str = "normal",
     density: float = 250.0,
     abnormal_cells: int | None = None,
+    preparation: str = "liquid",
+    variety: float = 1.0,
     tile: int = 256,
     quality: int = 85,
 ) -> SlideTruth:
@@ -64,7 +66,8 @@ def render_slide(
     The suffix gives the format: `.tif`, `.tiff` or `.svs` a pyramidal JPEG TIFF that OpenSlide opens as `generic-tiff`,
     `.ome.zarr` an OME-Zarr 0.5. `recipe` is one of `SLIDE_RECIPES`; `density` counts events per mm2 of deposit;
     `abnormal_cells` fixes the number of abnormal cells (by default none, one for `sparse`, else 1.5 % of the events).
-    `tile` is a multiple of 16. Memory does not grow with the slide; a quarter-size copy is kept on disk meanwhile.
+    `preparation` and `variety` are those of `Scene`. `tile` is a multiple of 16. Memory does not grow with the slide; a
+    quarter-size copy is kept on disk meanwhile.
     Raises ValueError for an unknown suffix, recipe or tile size.
     """
     path = Path(path)
@@ -77,7 +80,9 @@ def render_slide(
         mm2 = np.pi * (0.46 * min(width_px, height_px) * mpp / 1000) ** 2
         share = {"normal": 0.0, "hard_normal": 0.0, "organism": 0.0, "sparse": 0.0}.get(recipe, 0.015)
         abnormal_cells = 1 if recipe == "sparse" else max(round(density * mm2 * share), int(share > 0))
-    scene = Scene(seed, width_px, height_px, mpp, recipe, density, abnormal_cells)
+    scene = Scene(
+        seed, width_px, height_px, mpp, recipe, density, abnormal_cells, preparation=preparation, variety=variety
+    )
     counts: dict[str, int] = {}
     cells: list[Cell] = []
     partial = path.with_name(path.name + ".part")

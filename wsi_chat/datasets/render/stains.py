@@ -60,27 +60,32 @@ class Style:
         return np.asarray(dye * self.cytoplasm, dtype=np.float32)
 
 
-def draw_style(rng: np.random.Generator, *, slide: int | None = None) -> Style:
-    """A style for one field; `slide` pins the laboratory and the slide, else they are drawn from `rng`."""
+def draw_style(rng: np.random.Generator, *, slide: int | None = None, variety: float = 1.0) -> Style:
+    """A style for one field; `slide` pins the laboratory and the slide, else they are drawn from `rng`.
+
+    `variety` multiplies every deviation from the mean: 2 gives stains and cameras that few laboratories have.
+    """
     number = int(rng.integers(LABS * SLIDES_PER_LAB)) if slide is None else slide % (LABS * SLIDES_PER_LAB)
     lab, one = _habits(number)
-    shift = (lab * _SPREAD[0] + one * _SPREAD[1] + rng.standard_normal(_SPREAD.shape[1]) * _SPREAD[2]).tolist()
+    deviation = lab * _SPREAD[0] + one * _SPREAD[1] + rng.standard_normal(_SPREAD.shape[1]) * _SPREAD[2]
+    shift = (deviation * variety).tolist()
+    room = max(variety - 1.0, 0.0)  # how far beyond the usual limits
     dyes = _DYES * np.exp(np.array(shift[:12], dtype=np.float32)).reshape(4, 3)
-    red, green, blue = (min(max(240.0 + shift[12] + balance, 205.0), 252.0) for balance in shift[13:16])
+    red, green, blue = (min(max(240.0 + shift[12] + balance, 205.0 - 45 * room), 252.0) for balance in shift[13:16])
     return Style(
         haematoxylin=dyes[0],
         green=dyes[1],
         eosin=dyes[2],
         orange=dyes[3],
         white=(red, green, blue),
-        nuclear=min(max(math.exp(shift[16]), 0.55), 1.7),
-        cytoplasm=min(max(math.exp(shift[17]), 0.5), 1.9),
+        nuclear=min(max(math.exp(shift[16]), 0.55 / (1 + 0.4 * room)), 1.7 * (1 + 0.3 * room)),
+        cytoplasm=min(max(math.exp(shift[17]), 0.5 / (1 + 0.5 * room)), 1.9 * (1 + 0.3 * room)),
         eosinophilia=math.exp(shift[18]),
-        gamma=min(max(1.0 + shift[19], 0.8), 1.25),
-        noise=min(max(1.6 + shift[20], 0.4), 4.0),
-        shade=min(max(0.02 + shift[21], 0.0), 0.06),
+        gamma=min(max(1.0 + shift[19], 0.8 - 0.15 * room), 1.25 + 0.25 * room),
+        noise=min(max(1.6 + shift[20], 0.4), 4.0 + 4 * room),
+        shade=min(max(0.02 + shift[21], 0.0), 0.06 + 0.06 * room),
         blur=abs(shift[22]),
-        jpeg=int(min(max(88 + shift[23], 70), 96)),
+        jpeg=int(min(max(88 + shift[23], 70 - 25 * room), 96)),
     )
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import MERGE, PATCH_PX
 from wsi_chat.training.embedded.batched import block_order, here
-from wsi_chat.training.embedded.fields import SIZE, Bccd, Sample, held_out
+from wsi_chat.training.embedded.fields import SIZE, Bccd, Sample, classes_of, held_out
 from wsi_chat.training.embedded.packing import Packer
-from wsi_chat.training.embedded.questions import Question, category, members, refer, screen
+from wsi_chat.training.embedded.questions import Question, category, is_blood, members, refer, screen
 from wsi_chat.training.embedded.scores import auc, f1, matches
 from wsi_chat.training.embedded.tokenizer import token_id
 
@@ -70,8 +70,9 @@ class Speaker:
         }
 
     @torch.no_grad()
-    def answer(self, images: list[np.ndarray], prompts: list[str], *, batch: int = 24, limit: int = 256) -> list[str]:
+    def answer(self, images: list[np.ndarray], prompts: list[str], *, limit: int = 256) -> list[str]:
         """Greedy answers, special tokens left out."""
+        batch = 24 if self.model.device.type == "cpu" else 192
         texts: list[str] = []
         for start in range(0, len(prompts), batch):
             part = self.inputs(images[start : start + batch], prompts[start : start + batch])
@@ -80,10 +81,11 @@ class Speaker:
         return texts
 
     @torch.no_grad()
-    def letters(self, images: list[np.ndarray], prompts: list[str], count: int, batch: int = 32) -> np.ndarray:
+    def letters(self, images: list[np.ndarray], prompts: list[str], count: int) -> np.ndarray:
         """(n, count) probabilities of the first option letters as the first token of the answer."""
         ids = [token_id(self.tokenizer, letter) for letter in wording.LETTERS[:count]]
         rows = []
+        batch = 32 if self.model.device.type == "cpu" else 192
         for start in range(0, len(prompts), batch):
             part = self.inputs(images[start : start + batch], prompts[start : start + batch])
             logits = self.model(**part, logits_to_keep=1).logits[:, -1, ids]
@@ -132,10 +134,10 @@ def grounding(speaker: Speaker, asked: list[tuple[Sample, str]]) -> dict[str, An
 def screening(speaker: Speaker, samples: list[Sample]) -> dict[str, float]:
     """AUC and balanced accuracy of the yes/no question; the mean over both option orders is the score."""
     scores = np.zeros(len(samples))
-    truth = [("wbc" in s.labels) if s.domain == "blood" else s.abnormal for s in samples]
-    positive = "yes" if samples[0].domain == "blood" else "abnormal"
-    negative = "no" if samples[0].domain == "blood" else "normal"
-    topic = wording.BLOOD_TOPIC if samples[0].domain == "blood" else wording.SCREEN_TOPIC
+    blood = is_blood(samples[0])
+    truth = [any(label in members("wbc") for label in s.labels) if blood else s.abnormal for s in samples]
+    negative, positive = ("no", "yes") if blood else ("normal", "abnormal")
+    topic = wording.BLOOD_TOPIC if blood else wording.SCREEN_TOPIC
     for order in ((negative, positive), (positive, negative)):
         listed = f"A.{order[0]}, B.{order[1]}"
         prompt = wording.MCQ.format(topic=topic, options=listed)
@@ -158,8 +160,8 @@ def examine(model: Any, tokenizer: Any, samples: list[Sample], *, quick: bool = 
     model.eval()
     speaker = Speaker(model, tokenizer)
     rng = np.random.default_rng(1)
-    blood = samples[0].domain == "blood"
-    names = wording.BLOOD if blood else (*wording.CERVIX, wording.ABNORMAL)
+    blood = is_blood(samples[0])
+    names = classes_of(samples[0].domain) if blood else (*wording.CERVIX, wording.ABNORMAL)
     asked = ask_truths(samples, names, absent=0.0 if quick else 0.15)
     report: dict[str, Any] = {"fields": len(samples), "ground": grounding(speaker, asked)}
     report["screen"] = screening(speaker, samples)
@@ -176,7 +178,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     """Model (fp32, CPU) and tokenizer of a checkpoint folder."""
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    with torch.device("cpu"):
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.train(False)
     return model, AutoTokenizer.from_pretrained(folder)
 

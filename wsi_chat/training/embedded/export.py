@@ -13,6 +13,13 @@ from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import IMAGE_PX, MERGE, PATCH_PX, parameter_count
 from wsi_chat.training.embedded.fields import BLOOD_MPP
 
+SCOPE: dict[str, Any] = {
+    "statement": "Demonstration model: trained on rendered cervical fields and real blood smears; "
+    "not for real cervical slides.",
+    "specimens": {"cervix": "rendered", "blood-smear": "real"},
+}
+"""What the checkpoint was trained for: specimen system -> whether its training pictures were rendered or real."""
+
 
 def image_processor() -> Any:
     """The stock Qwen2-VL processor with its limits fixed, so that a 256 x 256 image passes unscaled."""
@@ -51,6 +58,7 @@ def export(model: Any, tokenizer: Any, folder: Path, summary: dict[str, Any]) ->
             "cervix": {"topic": wording.SCREEN_TOPIC, "options": ["normal", "abnormal"], "positive": "abnormal"},
             "blood-smear": {"topic": wording.BLOOD_TOPIC, "options": ["no", "yes"], "positive": "yes"},
         },
+        "scope": SCOPE,
         "training": summary,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_chat.datasets.mosaic import BCCD_NAMES, bccd_fields
+from wsi_chat.datasets.render import Field, render_field
+from wsi_chat.datasets.render.camera import photograph
 from wsi_chat.datasets.voc import read_voc
 from wsi_chat.training.embedded import wording
 
@@ -24,15 +27,17 @@ SIZE = 256
 HELD_OUT_SEED = 900_000_000
 """Rendered seeds from here on are never trained on."""
 POOL_MIX: dict[str, float] = {
-    "abnormal": 0.42,
-    "normal": 0.16,
-    "hard_normal": 0.16,
-    "organism": 0.12,
-    "single": 0.08,
-    "empty": 0.06,
+    "abnormal": 0.38,
+    "normal": 0.15,
+    "hard_normal": 0.25,
+    "organism": 0.10,
+    "single": 0.07,
+    "empty": 0.05,
 }
-SHARD = 500
+SHARD = 250
 BLOOD_MPP = 0.15
+BLOOD_DOMAINS = ("blood", "blood-typed")
+"""Smears whose white cells are only found, and smears whose nucleated cells have their types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +52,22 @@ class Sample:
 
 
 def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
-    """Render shard number `shard` (500 fields) into `folder` unless it is there; returns the path of its images.
+    """Render shard number `shard` (`SHARD` fields) into `folder` unless it is there; returns the path of its images.
 
     Beside the images (.npy, mapped into memory by every process that trains) lie their cells (.json).
     """
-    from wsi_chat.datasets.render import render_field
+    from wsi_chat.training.embedded.pool import drawn
 
     target = folder / f"shard_{shard:04d}.npy"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(shard)
     images = np.empty((SHARD, SIZE, SIZE, 3), dtype=np.uint8)
     notes = []
-    for i in range(SHARD):
-        recipe = str(rng.choice(list(POOL_MIX), p=list(POOL_MIX.values())))
-        field = render_field(first_seed + shard * SHARD + i, recipe=recipe)
+    for i, (kind, field) in zip(range(SHARD), drawn(shard, first_seed + shard * SHARD), strict=False):
         images[i] = field.image
-        notes.append(
-            {"abnormal": field.abnormal, "cells": [[c.label, *map(float, c.box)] for c in field.cells]},
-        )
+        cells = [[c.label, *(round(float(v), 1) for v in c.box)] for c in field.cells]
+        notes.append({"abnormal": field.abnormal, "kind": kind, "cells": cells})
     target.with_suffix(".json").write_text(json.dumps(notes))
     partial = folder / f"partial_{shard:04d}.npy"
     np.save(partial, images)
@@ -74,25 +75,23 @@ def prerender(folder: Path, shard: int, *, first_seed: int = 1_000_000) -> Path:
     return target
 
 
-def render_shards(folder: Path, count: int) -> None:
-    """Render shards 0..count-1 at the lowest priority; the body of the recipe's rendering process."""
+def render_shards(folder: Path, shards: Sequence[int]) -> None:
+    """Render some shards at the lowest priority; the body of the recipe's rendering processes."""
     os.nice(9)
     cv2.setNumThreads(1)
-    for shard in range(count):
+    for shard in shards:
         prerender(folder, shard)
 
 
 def held_out(count: int, *, first_seed: int = HELD_OUT_SEED) -> list[Sample]:
     """`count` rendered fields of the renderer's own mix that no training run sees."""
-    from wsi_chat.datasets.render import render_field
+    return [sample_of(render_field(seed)) for seed in range(first_seed, first_seed + count)]
 
-    samples = []
-    for seed in range(first_seed, first_seed + count):
-        field = render_field(seed)
-        boxes = np.array([c.box for c in field.cells], dtype=np.float32).reshape(-1, 4)
-        labels = tuple(c.label for c in field.cells)
-        samples.append(Sample(field.image, labels, boxes, field.abnormal, "cervix"))
-    return samples
+
+def sample_of(field: Field) -> Sample:
+    """A rendered field as a sample."""
+    boxes = np.array([c.box for c in field.cells], dtype=np.float32).reshape(-1, 4)
+    return Sample(field.image, tuple(c.label for c in field.cells), boxes, field.abnormal, "cervix")
 
 
 class Pool:
@@ -119,7 +118,7 @@ class Pool:
         return sum(len(block) for block in self.images)
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        """A random field, turned, mirrored and slightly recoloured."""
+        """A random field, turned and mirrored, slightly recoloured or seen through another camera."""
         block = int(rng.integers(len(self.images)))
         index = int(rng.integers(len(self.images[block])))
         note = self.notes[block][index]
@@ -127,7 +126,11 @@ class Pool:
         labels = tuple(str(cell[0]) for cell in cells)
         boxes = np.array([cell[1:] for cell in cells], dtype=np.float32).reshape(-1, 4)
         image, boxes = turn(np.asarray(self.images[block][index]), boxes, int(rng.integers(8)))
-        return Sample(recolour(image, rng, 0.5), labels, boxes, bool(note["abnormal"]), "cervix")
+        if rng.random() < (0.7 if note["kind"] == "wide" else 0.3):
+            image = photograph(image, rng, strength=float(rng.uniform(0.2, 1.1)))
+        else:
+            image = recolour(image, rng, 0.5)
+        return Sample(image, labels, boxes, bool(note["abnormal"]), "cervix")
 
 
 def turn(image: U8, boxes: NDArray[np.float32], which: int) -> tuple[U8, NDArray[np.float32]]:
@@ -231,9 +234,9 @@ class Bccd:
             spot = np.array([left, top, left + wide, top + high], dtype=np.float32)
             if kind == "wbc":
                 # A pasted white cell hides what lies under it.
-                kept = [i for i, box in enumerate(boxes) if _hidden(box, spot) < 0.6]
+                kept = [i for i, box in enumerate(boxes) if hidden(box, spot) < 0.6]
                 labels, boxes = [labels[i] for i in kept], [boxes[i] for i in kept]
-            elif any(_hidden(spot, box) > 0.3 for box in boxes):
+            elif any(hidden(spot, box) > 0.3 for box in boxes):
                 continue
             yy, xx = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
             alpha = np.clip((1.12 - np.sqrt(xx**2 + yy**2)) / 0.15, 0, 1)[..., None]
@@ -253,7 +256,7 @@ class Bccd:
         return views
 
 
-def _hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
+def hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
     """Fraction of `box` that `cover` hides."""
     wide = min(box[2], cover[2]) - max(box[0], cover[0])
     high = min(box[3], cover[3]) - max(box[1], cover[1])
@@ -263,4 +266,4 @@ def _hidden(box: NDArray[np.float32], cover: NDArray[np.float32]) -> float:
 
 def classes_of(domain: str) -> tuple[str, ...]:
     """Class tokens that a field of this domain can hold."""
-    return wording.BLOOD if domain == "blood" else wording.CERVIX
+    return {"blood": wording.BLOOD_UNTYPED, "blood-typed": wording.BLOOD}.get(domain, wording.CERVIX)

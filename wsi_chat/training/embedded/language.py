@@ -62,7 +62,10 @@ def language_loss(
         visual_start=visual_start,
         watch=watch if pointing > 0 else None,
     )
-    logits = hidden[pack.rows, pack.columns] @ table.T
+    with torch.autocast(
+        hidden.device.type, enabled=False
+    ):  # a coordinate is one of 257 bins: half precision blurs them
+        logits = hidden[pack.rows, pack.columns].float() @ table.T
     log_probability = logits.log_softmax(-1)
     each = -log_probability.gather(1, pack.target[:, None])[:, 0]
     coordinate = torch.nonzero(pack.value >= 0).flatten()

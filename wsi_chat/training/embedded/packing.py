@@ -37,11 +37,36 @@ class Pack:
     source: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """A pack before its mask is made: small CPU tensors that worker processes can hand over.
+
+    `segments` (B, S) numbers the question a token belongs to: 0 is the shared image prefix, -1 is padding. `spots` are
+    the fields of `Pack` from `rows` to `source`.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    spots: tuple[Tensor, ...]
+
+    def pack(self) -> Pack:
+        """The pack on the device of the run (`torch.set_default_device`)."""
+        segments = here(self.segments)
+        length = segments.shape[1]
+        key, query = segments[:, None, :], segments[:, :, None]
+        causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+        own = torch.eye(length, dtype=torch.bool, device=segments.device)
+        allowed = causal & ((key == 0) | (key == query)) & ((key >= 0) | own)
+        return Pack(here(self.ids), here(self.positions), allowed, *(here(spot) for spot in self.spots))
+
+
 class Packer:
     """Turns questions into tensors with one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._core = tokenizer.backend_tokenizer
         pad = token_id(tokenizer, "<|image_pad|>")
         self.prefix = [
             *self._ids(
@@ -72,7 +97,7 @@ class Packer:
         self.letters = {token_id(tokenizer, letter) for letter in wording.LETTERS}
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self._core.encode(text, add_special_tokens=False).ids)
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a single-turn query about one image, up to where the answer begins."""
@@ -80,6 +105,10 @@ class Packer:
 
     def pack(self, conversations: list[list[Question]], *, chained: list[bool] | None = None) -> Pack:
         """Pack one list of questions per image. A chained list is one multi-turn conversation."""
+        return self.arrange(conversations, chained=chained).pack()
+
+    def arrange(self, conversations: list[list[Question]], *, chained: list[bool] | None = None) -> Arranged:
+        """As `pack`, up to the mask."""
         flags = chained or [False] * len(conversations)
         ids, positions, segments = [], [], []
         loss: list[tuple[int, int, int, float, int, int, int]] = []
@@ -124,19 +153,10 @@ class Packer:
             all_ids[i, : len(line)] = line
             all_positions[:, i, : len(line)] = positions[i]
             all_segments[i, : len(line)] = segments[i]
-        key, query = all_segments[:, None, :], all_segments[:, :, None]
-        causal = np.tril(np.ones((length, length), dtype=bool))
-        allowed = causal & ((key == 0) | (key == query)) & ((key >= 0) | np.eye(length, dtype=bool))
-        spots = list(zip(*loss, strict=True))
-        return Pack(
-            here(torch.from_numpy(all_ids)),
-            here(torch.from_numpy(all_positions)),
-            here(torch.from_numpy(allowed)),
-            torch.tensor(spots[0]),
-            torch.tensor(spots[1]),
-            torch.tensor(spots[2]),
-            torch.tensor(spots[3]),
-            torch.tensor(spots[4], dtype=torch.float32),
-            torch.tensor(spots[5]),
-            torch.tensor(spots[6]),
+        whole, real = torch.int64, torch.float32
+        types = (whole, whole, whole, real, real, whole, whole)
+        columns = zip(*loss, strict=True)
+        spots = tuple(torch.tensor(spot, dtype=kind, device="cpu") for spot, kind in zip(columns, types, strict=True))
+        return Arranged(
+            torch.from_numpy(all_ids), torch.from_numpy(all_positions), torch.from_numpy(all_segments), spots
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_chat.training.embedded import wording
-from wsi_chat.training.embedded.fields import SIZE, Sample, classes_of
+from wsi_chat.training.embedded.fields import BLOOD_DOMAINS, SIZE, Sample, classes_of
 from wsi_chat.training.embedded.warmup import anchor, reading_order
 
 MAX_OBJECTS = 24
@@ -54,6 +54,8 @@ def whole(box: Sequence[float]) -> tuple[int, int, int, int]:
 
 def members(name: str) -> tuple[str, ...]:
     """Classes that a grounding name stands for (`abnormal` is any epithelial abnormality)."""
+    if name == "wbc":
+        return ("wbc", *wording.WHITE)
     return wording.EPITHELIAL if name == wording.ABNORMAL else (name,)
 
 
@@ -67,6 +69,22 @@ def ground(sample: Sample, name: str) -> Question:
         text = f"{space}{name} {number}{wording.BOX_OPEN}{box}{wording.BOX_CLOSE}"
         pieces.append(Piece(text, anchor(sample.boxes[i])))
     return Question("ground", prompt, tuple(pieces) or (Piece(f"No {name} is found."),))
+
+
+def is_blood(sample: Sample) -> bool:
+    """Whether a field is a blood smear; one whose white cells are typed has a domain of its own."""
+    return sample.domain in BLOOD_DOMAINS
+
+
+def white_type(sample: Sample, rng: np.random.Generator) -> Question | None:
+    """Which type the field's nucleated cells are; None unless they are all of one."""
+    found = {label for label in sample.labels if label in wording.NUCLEATED}
+    if sample.domain != "blood-typed" or len(found) != 1:
+        return None
+    (right,) = found
+    others = [name for name in wording.NUCLEATED if name != right]
+    rng.shuffle(others)
+    return choice(wording.TYPE_TOPIC, [right, *others[: int(rng.integers(2, len(others) + 1))]], right, rng)
 
 
 def refer(sample: Sample, index: int, rng: np.random.Generator) -> Question:
@@ -88,8 +106,8 @@ def choice(topic: str, options: Sequence[str], right: str, rng: np.random.Genera
 
 def screen(sample: Sample, rng: np.random.Generator, *, third: bool = False) -> Question:
     """The yes/no question of the field's domain; `third` adds the option of an empty field."""
-    if sample.domain == "blood":
-        right = "yes" if "wbc" in sample.labels else "no"
+    if is_blood(sample):
+        right = "yes" if any(label in members("wbc") for label in sample.labels) else "no"
         return choice(wording.BLOOD_TOPIC, ("no", "yes"), right, rng, "screen")
     options = ["normal", "abnormal"]
     right = "abnormal" if sample.abnormal else "normal"
@@ -141,6 +159,8 @@ def describe(sample: Sample) -> Question:
     """One report sentence from the field's truth."""
     if not sample.labels:
         text = "No cells are seen."
+    elif sample.domain == "blood-typed":
+        text = differential(sample)
     elif sample.domain == "blood":
         white, red, plates = (sample.labels.count(name) for name in ("wbc", "rbc", "platelet"))
         text = (
@@ -159,6 +179,21 @@ def describe(sample: Sample) -> Question:
         else:
             text = f"{wording.NEGATIVE}; {_background(sample)}."
     return plain("describe", wording.DESCRIBE, text)
+
+
+def differential(sample: Sample) -> str:
+    """One sentence with the count of every type of nucleated cell, red cells and platelets."""
+    red, plates = sample.labels.count("rbc"), sample.labels.count("platelet")
+    typed = [
+        _count(number, "immature granulocyte" if name == "ig" else name, wording.PLURAL[name])
+        for name in wording.NUCLEATED
+        if (number := sample.labels.count(name))
+    ]
+    return (
+        f"Blood smear field with {_listed(typed) if typed else 'no white blood cells'}, "
+        f"{'about ' if red > 5 else ''}{_count(red, 'red blood cell', 'red blood cells')} "
+        f"and {_count(plates, 'platelet', 'platelets')}."
+    )
 
 
 def _background(sample: Sample) -> str:
@@ -183,8 +218,9 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
     counts = {name: sum(label in members(name) for label in sample.labels) for name in names}
     present = [name for name in names if 0 < counts[name] <= most]
     absent = [name for name in names if counts[name] == 0]
+    telling = {"wbc", *wording.NUCLEATED} if is_blood(sample) else {wording.ABNORMAL, *wording.EPITHELIAL}
     if present:
-        weight = np.array([3.0 if name in (*wording.EPITHELIAL, "abnormal", "wbc") else 1.0 for name in present])
+        weight = np.array([3.0 if name in telling else 1.0 for name in present])
         picked = rng.choice(len(present), min(4, len(present)), replace=False, p=weight / weight.sum())
         questions += [ground(sample, present[i]) for i in picked]
     if absent:
@@ -196,6 +232,8 @@ def ask(sample: Sample, rng: np.random.Generator, *, most: int = MAX_OBJECTS) ->
         picked = rng.choice(len(cells), min(3, len(cells)), replace=False, p=cells / cells.sum())
         questions += [refer(sample, int(i), rng) for i in picked]
     questions.append(screen(sample, rng))
+    if (typed := white_type(sample, rng)) is not None and rng.random() < 0.8:
+        questions.append(typed)
     if sample.domain == "cervix":
         if rng.random() < 0.3:
             questions.append(screen(sample, rng, third=True))

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wsi_chat.training.embedded.batched import BatchedTower
 from wsi_chat.training.embedded.fields import Bccd, Pool, Sample
 from wsi_chat.training.embedded.optim import Clock, Optimisers
 from wsi_chat.training.embedded.outside import outside
+from wsi_chat.training.embedded.pbc import Pbc
 from wsi_chat.training.embedded.scores import f1, matches
 from wsi_chat.training.embedded.tokenizer import build_tokenizer
 from wsi_chat.training.embedded.warmup import (
@@ -27,40 +29,49 @@ from wsi_chat.training.embedded.warmup import (
     see,
 )
 
+REFRESH_SECONDS = 30
+"""How often new shards of the pool are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Shares of what is no rendered cervix in the stream: drawn strangers, then, of the rest, BCCD and typed blood."""
+
+    strange: float = 0.06
+    blood: float = 0.17
+    typed: float = 0.27
+
 
 class Source:
-    """Random training fields, drawn by a background thread: rendered cervix, BCCD blood, and what is neither."""
+    """Random training fields: rendered cervix, blood smears with and without types, and what is neither."""
 
     def __init__(
-        self,
-        pool: Pool,
-        bccd: Bccd | None,
-        *,
-        seed: int,
-        blood: float = 0.25,
-        strange: float = 0.07,
+        self, pool: Pool, bccd: Bccd | None, pbc: Pbc | None = None, *, seed: int, mix: Mix | None = None
     ) -> None:
-        self.pool, self.bccd, self.blood, self.strange = pool, bccd, blood, strange
+        self.pool, self.bccd, self.pbc, self.mix = pool, bccd, pbc, mix or Mix()
         self.rng = np.random.default_rng(seed)
         self.refreshed = time.monotonic()
 
     def draw(self) -> Sample:
         """One field."""
-        if self.rng.random() < self.strange:
+        if time.monotonic() - self.refreshed > REFRESH_SECONDS:
+            self.pool.refresh()
+            self.refreshed = time.monotonic()
+        if self.rng.random() < self.mix.strange:
             return outside(self.rng)
-        if self.bccd is not None and (not len(self.pool) or self.rng.random() < self.blood):
+        which = self.rng.random()
+        if self.bccd is not None and which < self.mix.blood:
             return self.bccd.draw(self.rng)
+        if self.pbc is not None and which < self.mix.blood + self.mix.typed:
+            return self.pbc.draw(self.rng)
         return self.pool.draw(self.rng)
 
     def batches(self, size: int) -> Iterator[list[Sample]]:
-        """Endless batches, prepared ahead; new shards of the pool are picked up every minute."""
+        """Endless batches, prepared ahead by a background thread."""
         ready: queue.Queue[list[Sample]] = queue.Queue(maxsize=4)
 
         def fill() -> None:
             while True:
-                if time.monotonic() - self.refreshed > 60:
-                    self.pool.refresh()
-                    self.refreshed = time.monotonic()
                 ready.put([self.draw() for _ in range(size)])
 
         threading.Thread(target=fill, daemon=True).start()

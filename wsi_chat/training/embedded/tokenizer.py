@@ -45,6 +45,7 @@ PHRASES: tuple[str, ...] = (
     "You are a helpful assistant.",
     wording.SCREEN_TOPIC,
     wording.BLOOD_TOPIC,
+    wording.TYPE_TOPIC,
     wording.CATEGORY_TOPIC,
     wording.VQA_ABNORMAL,
     wording.VQA_BACKGROUND,

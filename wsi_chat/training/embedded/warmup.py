@@ -36,6 +36,10 @@ class Targets:
     order: Tensor
     """(B, 64, 2): at centres, the object's ordinal within its class and among the abnormal cells; 0 for none."""
 
+    def here(self) -> Targets:
+        """The same on the device of the run (`torch.set_default_device`)."""
+        return Targets(here(self.centre), here(self.cover), here(self.boxes), here(self.abnormal), here(self.order))
+
 
 def anchor(box: Any) -> int:
     """Index of the merged token that holds a box's centre; this order is the order of answers."""
@@ -45,12 +49,20 @@ def anchor(box: Any) -> int:
 
 
 def _rank(label: str) -> int:
-    order = (*wording.EPITHELIAL, "wbc", "platelet", *wording.ORGANISMS, "rbc", *wording.NORMAL)
+    order = (*wording.EPITHELIAL, *wording.NUCLEATED, "wbc", "platelet", *wording.ORGANISMS, "rbc", *wording.NORMAL)
     return order.index(label)
 
 
 def dense_targets(samples: list[Sample]) -> Targets:
-    """Targets of a batch. Where two centres share a token the rarer class wins; covers go to the nearest centre."""
+    """Targets of a batch on the device of the run; see `plan_targets`."""
+    return plan_targets(samples).here()
+
+
+def plan_targets(samples: list[Sample]) -> Targets:
+    """Targets of a batch, as CPU tensors.
+
+    Where two centres share a token the rarer class wins; covers go to the nearest centre.
+    """
     count = len(samples)
     centre = np.zeros((count, VISUAL_TOKENS), dtype=np.int64)
     cover = np.zeros((count, VISUAL_TOKENS), dtype=np.int64)
@@ -78,7 +90,7 @@ def dense_targets(samples: list[Sample]) -> Targets:
             boxes[i, token] = b[j]
             order[i, token] = ordinals[j]
     flags = np.array([s.abnormal for s in samples], dtype=np.float32)
-    return Targets(*(here(torch.from_numpy(a)) for a in (centre, cover, boxes, flags, order)))
+    return Targets(*(torch.from_numpy(a) for a in (centre, cover, boxes, flags, order)))
 
 
 def _ordinals(sample: Sample) -> list[tuple[int, int]]:

@@ -12,10 +12,14 @@ NORMAL: tuple[str, ...] = (
     "endocervical",
     "neutrophil",
 )
-BLOOD: tuple[str, ...] = ("rbc", "wbc", "platelet")
+WHITE: tuple[str, ...] = ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "ig")
+"""Types of white blood cell; ig is an immature granulocyte (promyelocyte to metamyelocyte)."""
+NUCLEATED: tuple[str, ...] = (*WHITE, "erythroblast")
+BLOOD_UNTYPED: tuple[str, ...] = ("rbc", "wbc", "platelet")
+BLOOD: tuple[str, ...] = (*BLOOD_UNTYPED, *NUCLEATED)
 ABNORMAL = "abnormal"
 CERVIX: tuple[str, ...] = EPITHELIAL + ORGANISMS + NORMAL
-CLASSES: tuple[str, ...] = CERVIX + BLOOD
+CLASSES: tuple[str, ...] = tuple(dict.fromkeys(CERVIX + BLOOD))
 """Classes a field's annotation may carry; the index is the class id used by the warm-up."""
 
 FULL_NAMES: dict[str, str] = {
@@ -36,6 +40,7 @@ SEVERITY: tuple[str, ...] = ("ascus", "agc", "lsil", "asch", "hsil", "scc")
 
 SCREEN_TOPIC = "Is any abnormal cell present?"
 BLOOD_TOPIC = "Is a white blood cell present?"
+TYPE_TOPIC = "Which type is the white blood cell?"
 CATEGORY_TOPIC = "Which category fits the image?"
 NO_CELLS = "no cells"
 MCQ = (
@@ -65,6 +70,12 @@ PLURAL: dict[str, str] = {
     "rbc": "red blood cells",
     "wbc": "white blood cells",
     "platelet": "platelets",
+    "eosinophil": "eosinophils",
+    "basophil": "basophils",
+    "lymphocyte": "lymphocytes",
+    "monocyte": "monocytes",
+    "ig": "immature granulocytes",
+    "erythroblast": "erythroblasts",
 }
 NEGATIVE = "Negative for intraepithelial lesion or malignancy"
 
@@ -80,5 +91,6 @@ EXTRA_TEXT: tuple[str, ...] = (
     "Which category is the worst? Which category of the Bethesda system fits this cervical field best?",
     "What type of cell is in the region? cervical cytology blood smear urine thyroid serous fluid",
     "Is a platelet present? Is an organism present? Which organism is present? Is there any HSIL cell?",
+    "Differential: 1 neutrophil, 2 lymphocytes and 1 monocyte; immature granulocyte. eosinophil basophil erythroblast",
     "squamous glandular nucleus cytoplasm large small dark pale single clustered cells enlarged nuclei",
 )

@@ -1,0 +1,259 @@
+"""Formats that need an optional reader or have none: what is read, and what the owner of a file is told."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tilers import TileStream, open_slide, plan_tiles
+from tilers.readers import addons
+from wsi_chat.errors import SlideError, SlideNotFound, SlideUnsupported
+
+from .conftest import textured
+
+
+def write_kfb(path: Path, image: np.ndarray, *, tile: int = 256, mpp: float = 0.5) -> Path:
+    """A KFB file as kfbslide parses it: header, macro, one tile index, JPEG tiles of level 0 (here in PNG's stead)."""
+    height, width = image.shape[:2]
+    tiles = []
+    for y in range(0, height, tile):
+        for x in range(0, width, tile):
+            part, data = image[y : y + tile, x : x + tile], io.BytesIO()
+            Image.fromarray(part).save(data, "JPEG", quality=95)
+            tiles.append((x, y, part.shape[1], part.shape[0], data.getvalue()))
+    macro = io.BytesIO()
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(macro, "JPEG")
+    second = 4 + 96 + 4  # where section 2 begins
+    macro_at = second + 4 + 44 + 4
+    index_at = macro_at + len(macro.getvalue())
+    data_at = index_at + 64 * len(tiles)
+    payload = bytearray(96)
+    payload[0:3] = b"KFB"
+    struct.pack_into("<fIIII4s", payload, 8, 1.6, len(tiles), height, width, 20, b"JPEG")
+    struct.pack_into("<IIQQf", payload, 48, second, 0, data_at, index_at, mpp)
+    struct.pack_into("<I", payload, 84, tile)
+    image_section = bytearray(44)
+    struct.pack_into("<II", image_section, 4, 20, 40)
+    struct.pack_into("<II", image_section, 16, len(macro.getvalue()), macro_at - second)
+    index = b"".join(struct.pack("<4xIIIIf8xI28x", x, y, w, h, 20.0, len(data)) for x, y, w, h, data in tiles)
+    path.write_bytes(
+        b"\xf1\x01\xee\xee" + payload + b"\xff\x01\xee\xee"
+        + b"\xf1\x02\xee\xee" + image_section + b"\xff\x02\xee\xee"
+        + macro.getvalue() + index + b"".join(data for *_, data in tiles)
+    )  # fmt: skip
+    return path
+
+
+def test_kfb_slides_are_read_by_their_package(tmp_path: Path) -> None:
+    pytest.importorskip("kfbslide", reason="the package kfbslide is optional and not installed")
+    image = np.full((512, 768, 3), (200, 150, 180), np.uint8)
+    image[100:180, 300:420] = (60, 40, 120)
+    with open_slide(write_kfb(tmp_path / "a.kfb", image)) as slide:
+        assert (slide.reader, slide.size, slide.vendor) == ("kfbslide", (768, 512), "kfbio")
+        assert (slide.mpp, slide.mpp_source, slide.objective_power) == (0.5, "openslide.mpp-x", 20)
+        patches = list(TileStream(slide, plan_tiles(slide, None, tile_px=256, mpp=0.5, overlap=0)))
+        for patch in patches:
+            t = patch.tile
+            assert np.abs(patch.pixels.astype(int) - image[t.y : t.y + 256, t.x : t.x + 256]).max() <= 30  # JPEG
+        assert "kfbio" not in " ".join(slide.properties)  # scan times and the like are not kept
+
+
+@pytest.mark.parametrize(("suffix", "extra"), [(".kfb", "kfb"), (".sdpc", "sdpc"), (".mrxs", "mrxs")])
+def test_a_missing_package_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, extra: str
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(addons, "import_module", missing)
+    path = tmp_path / f"slide{suffix}"
+    path.write_bytes(np.random.default_rng(1).bytes(4100))
+    with pytest.raises(SlideUnsupported, match=rf"is not installed: pip install 'wsi-chat\[{extra}\]'") as caught:
+        open_slide(path)
+    assert f"pip install 'wsi-chat[{extra}]'" in caught.value.hint
+    assert "convert it" in caught.value.hint
+
+
+def test_a_package_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libavcodec.so.58: cannot open shared object file")
+
+    monkeypatch.setattr(addons, "import_module", broken)
+    path = tmp_path / "slide.sdpc"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(SlideUnsupported, match="opensdpc cannot be loaded: libavcodec"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("slide.tmap", "cannot be opened", r"format \.tmap is not supported: export it with"),
+        ("slide.qqq", "cannot be opened", r"No reader for \.qqq files is installed.*convert it"),
+        ("slide.svs", "cannot be opened", "copied completely"),
+    ],
+)
+def test_the_hint_fits_the_format(tmp_path: Path, name: str, message: str, hint: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(np.random.default_rng(2).bytes(4100))
+    with pytest.raises(SlideUnsupported, match=message) as caught:
+        open_slide(path)
+    import re
+
+    assert re.search(hint, caught.value.hint)
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "slide.svs.zip", "w") as archive:
+        archive.writestr("slide.svs", b"x" * 100)
+    (tmp_path / "slide.tif.gz").write_bytes(gzip.compress(b"x" * 100))
+    for name, kind in (("slide.svs.zip", "zip"), ("slide.tif.gz", "gzip")):
+        with pytest.raises(SlideUnsupported, match=f"it is a {kind} archive") as caught:
+            open_slide(tmp_path / name)
+        assert caught.value.hint == "Unpack the archive and give the slide inside it."
+
+
+# ------------------------------------------------------------------------------------------ DICOM
+
+
+def test_a_folder_of_dicom_without_suffixes(shared_data: Path, tmp_path: Path) -> None:
+    for i in (0, 1):
+        shutil.copy(shared_data / "slides" / f"boxes_{i}.dcm", tmp_path / f"IM{i:04d}")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "README").write_text("exported on Monday")
+    with open_slide(tmp_path) as folder, open_slide(shared_data / "slides" / "boxes_0.dcm") as file:
+        assert (folder.reader, folder.size, folder.mpp) == ("openslide", file.size, 0.499)
+        assert np.array_equal(folder.read_region(0, 0, 0, *file.size), file.read_region(0, 0, 0, *file.size))
+    with open_slide(tmp_path / "IM0000") as slide:
+        assert slide.vendor == "dicom"
+
+
+def test_a_folder_of_two_series_is_not_guessed_at(shared_data: Path, tmp_path: Path) -> None:
+    data = (shared_data / "slides" / "boxes_0.dcm").read_bytes()
+    (tmp_path / "a").write_bytes(data)
+    at = data.index(b"\x20\x00\x0e\x00UI") + 8
+    (tmp_path / "b").write_bytes(data[:at] + b"9" + data[at + 1 :])
+    with pytest.raises(SlideUnsupported, match="2 DICOM series; give any one file"):
+        open_slide(tmp_path)
+
+
+def test_a_folder_without_slides_is_none(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(SlideNotFound, match="is a folder, not a slide"):
+        open_slide(tmp_path)
+
+
+def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
+    dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.save_as(tmp_path / "wide.dcm")
+    with pytest.raises(SlideError, match=r"wide\.dcm.*BitsAllocated value 16") as caught:
+        open_slide(tmp_path / "wide.dcm")
+    assert "8 bits per sample" in caught.value.hint
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    import os
+
+    import tifffile
+
+    image = textured(200, 100)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tif"))
+    shutil.move(tmp_path / "a.tif", odd)
+    with open_slide(odd, mpp=0.5) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 200, 100), image)
+        assert len(slide.fingerprint) == 64
+    odd.write_bytes(b"no slide")
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(odd)
+    str(caught.value).encode("utf-8")  # a message can always be written
+
+
+# ------------------------------------------------------------------------------------------ fastslide
+
+
+def test_fastslide_is_faithful_or_refuses(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+    from .conftest import write_tiff
+
+    whole = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    image = textured(700, 520)
+    for path in (whole, write_tiff(tmp_path / "a.tiff", image, levels=3)):
+        with open_slide(path, reader="fastslide") as fast, open_slide(path) as slide:
+            assert (fast.level_sizes, fast.mpp) == (slide.level_sizes, pytest.approx(slide.mpp))
+            for level, (w, h) in enumerate(slide.level_sizes):
+                ours, theirs = (s.read_region(0, 0, level, w, h).astype(int) for s in (fast, slide))
+                assert np.abs(ours - theirs).max() <= 3
+            x, y = fast.level_sizes[0][0] - 40, -30
+            beyond = fast.read_with_mask(x, y, 0, 100, 100), slide.read_with_mask(x, y, 0, 100, 100)
+            assert np.array_equal(beyond[0][1], beyond[1][1])
+
+
+def test_fastslide_is_never_chosen_and_refuses_what_it_would_change(tmp_path: Path) -> None:
+    pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+    import tifffile
+
+    from .conftest import write_tiff
+
+    path = tmp_path / "soft.tiff"
+    tifffile.imwrite(
+        path, textured(512, 512), photometric="ycbcr", compression="jpeg", tile=(256, 256), subsampling=(2, 2)
+    )
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.reader == "tiff"
+    with pytest.raises(SlideUnsupported, match="subsampled chroma"):
+        open_slide(path, reader="fastslide")
+    gap = write_tiff(tmp_path / "gap.tiff", textured(600, 600))
+    data = bytearray(gap.read_bytes())
+    with tifffile.TiffFile(gap) as file:
+        at = file.pages[0].tags["TileByteCounts"].valueoffset
+    data[at : at + 4] = bytes(4)
+    gap.write_bytes(data)
+    with pytest.raises(SlideUnsupported, match="tiles are missing"):
+        open_slide(gap, reader="fastslide")
+
+
+# ------------------------------------------------------------------------------------------ privacy
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide", "fastslide"])
+def test_label_and_macro_of_a_scan_are_never_decoded(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """The bytes of thumbnail, label and macro are ruined, and asking for them raises: nothing notices."""
+    import openslide
+    import tifffile
+
+    from tilers import find_foreground
+
+    if reader == "fastslide":
+        pytest.importorskip("fastslide", reason="the package fastslide is optional and not installed")
+
+    def opened(*arguments: object) -> None:
+        raise AssertionError("an associated image was asked for")
+
+    monkeypatch.setattr(openslide.OpenSlide, "associated_images", property(opened))
+    whole = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    data = bytearray(whole.read_bytes())
+    with tifffile.TiffFile(whole) as file:
+        for page in list(file.pages)[2:]:
+            for at, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                data[at : at + count] = bytes(count)
+    (tmp_path / "ruined.svs").write_bytes(data)
+    with open_slide(tmp_path / "ruined.svs", reader=reader) as slide, open_slide(whole, reader=reader) as sound:
+        assert np.array_equal(slide.overview(500), sound.overview(500))
+        assert np.array_equal(find_foreground(slide).mask, find_foreground(sound).mask)
+        plan = plan_tiles(slide, None, tile_px=512, mpp=0.5)
+        assert all(patch.status == "ok" for patch in TileStream(slide, plan))
+        slide.record("x").model_dump_json()

@@ -1,0 +1,99 @@
+"""Slides through fastslide (optional): a fast, thread-safe decoder. Used only where it is asked for by name.
+
+It gives no transparency, so a file with tiles that were never written, or that end beyond the file, is refused: they
+would come as pixels. So are JPEG tiles with subsampled chroma, of which its colours differ from libjpeg's by more than
+3 grey levels, and a generic TIFF of which it would show other levels or colours than are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from tilers.properties import allow_listed, objective
+from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.readers.tiff import check_plain_layout
+from tilers.samples import YCBCR
+from tilers.tiff_header import has_gaps, read_tiff_header
+from wsi_chat.errors import SlideUnsupported
+
+
+class FastSlideBackend(WindowBackend):
+    """One fastslide handle, which several threads may read."""
+
+    shareable = True
+
+    def __init__(self, slide: Any) -> None:
+        self._slide = slide
+        raw = {str(key): str(value) for key, value in dict(slide.properties).items()}
+        self.level_sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
+        self.level_downsamples = tuple(float(d) for d in slide.level_downsamples)
+        self.vendor = str(slide.format).lower().replace(" ", "-")
+        self.objective_power = objective(raw.get("objective_magnification"))
+        self.properties = allow_listed({"openslide.vendor": self.vendor})
+        x, y = (float(value) for value in slide.mpp)
+        if math.isfinite(x) and math.isfinite(y) and min(x, y) > 0:
+            self.resolutions = (Resolution(x, y, "fastslide mpp"),)
+        self.planes = max(1, int(slide.z_count))
+        if str(slide.dtype) not in ("uint8", "DataType.UINT8") and np.dtype(slide.dtype) != np.uint8:
+            raise SlideUnsupported(f"its pixels are {slide.dtype}; only 8-bit RGB is read")
+
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        return self.plane_window(self.planes // 2, level, x, y, width, height)
+
+    def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        region = self._slide.read_region(location=(x, y), level=level, size=(width, height), z=plane)
+        pixels = np.array(region.numpy())
+        if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
+            raise OSError(f"fastslide gave {pixels.dtype} pixels of shape {pixels.shape}")
+        return pixels
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def _check_faithful(path: Path) -> None:
+    if has_gaps(path):
+        raise SlideUnsupported("some of its tiles are missing, which fastslide would show as pixels")
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        subsampled = int(page.photometric) == YCBCR and tuple(page.subsampling or (1, 1)) != (1, 1)
+    if subsampled:
+        raise SlideUnsupported(
+            "its JPEG tiles have subsampled chroma, which fastslide enlarges in another way than libjpeg: colours at"
+            " edges differ by up to 37 grey levels"
+        )
+
+
+def open_backend(path: Path) -> Backend:
+    """Open with fastslide.
+
+    Raises:
+        SlideUnsupported: the package is missing, it refuses the file, or would not show it faithfully.
+    """
+    if path.is_dir():
+        raise SlideUnsupported("a folder")
+    try:
+        from fastslide import FastSlide  # an optional package
+    except ImportError as error:
+        raise SlideUnsupported("needs the package fastslide: pip install 'wsi-chat[fastslide]'") from error
+    header = read_tiff_header(path)
+    if header is not None:
+        _check_faithful(path)
+    try:
+        backend = FastSlideBackend(FastSlide.from_file_path(str(path)))
+    except (SlideUnsupported, MemoryError):
+        raise
+    except Exception as error:
+        raise SlideUnsupported(f"{type(error).__name__}: {error}") from error
+    try:
+        if header is not None and not header.vendor:
+            check_plain_layout(path, backend.level_sizes)
+    except BaseException:
+        backend.close()
+        raise
+    return backend

@@ -1,0 +1,137 @@
+"""The fields of one specimen as one picture: photographs side by side on a canvas, each decoded when it is needed.
+
+Between the fields there is no data. A field that cannot be read makes every read that touches it fail, so that its
+tiles are recorded as unreadable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tilers.fingerprint import fingerprint
+from tilers.photographs import canvas_size, fields_of, lay_out, look_at
+from tilers.readers import LISTING, Backend, Pixels, Resolution
+from wsi_chat.errors import SlideUnreadable, SlideUnsupported, WsiChatError
+from wsi_chat.schema import FieldRecord, Remark
+
+CACHE_BYTES = 256 * 2**20
+SAME_BY = 0.02
+
+
+class FieldsBackend(Backend):
+    """Photographs on one canvas; one object serves every thread."""
+
+    shareable = True
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        found = [look_at(path) for path in paths]
+        self.fields = lay_out(found)
+        self._paths = tuple(paths)
+        self.level_sizes = (canvas_size(self.fields),)
+        self.level_downsamples = (1.0,)
+        self._cache: OrderedDict[int, Pixels] = OrderedDict()
+        self._lock = threading.Lock()
+        self.properties = {"fields.number": str(len(paths))}
+        stated = {field.name: item.mpp for field, item in zip(self.fields, found, strict=True) if not field.error}
+        self.resolutions, differ = _resolution(stated)
+        self.notes = (*_missing(self.fields), *differ)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over every field's name, size and content; see `tilers.fingerprint`."""
+        digest = hashlib.sha256(b"fields")
+        for path, field in zip(self._paths, self.fields, strict=True):
+            digest.update(f"|{field.name}|".encode(errors="surrogateescape"))
+            try:
+                digest.update(fingerprint(path, [(field.width, field.height)]).encode())
+            except OSError as error:
+                digest.update(type(error).__name__.encode())
+        return digest.hexdigest()
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+        out = np.zeros((height, width, 4), np.uint8)
+        for number, field in enumerate(self.fields):
+            x0, x1 = max(x, field.x), min(x + width, field.x + field.width)
+            y0, y1 = max(y, field.y), min(y + height, field.y + field.height)
+            if x1 <= x0 or y1 <= y0:
+                continue
+            pixels = self._pixels(number)[y0 - field.y : y1 - field.y, x0 - field.x : x1 - field.x]
+            spot = out[y0 - y : y1 - y, x0 - x : x1 - x]
+            spot[..., :3] = pixels[..., :3]
+            spot[..., 3] = 255
+        return out
+
+    def _pixels(self, number: int) -> Pixels:
+        field = self.fields[number]
+        if field.error:
+            raise SlideUnreadable(f"field {field.number} ({field.name}): {field.error}")
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+        pixels = _decoded(self._paths[number], field)
+        with self._lock:
+            self._cache[number] = pixels
+            while len(self._cache) > 1 and sum(held.nbytes for held in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        return pixels
+
+    def close(self) -> None:
+        with self._lock:
+            self._cache.clear()
+
+
+def _missing(fields: Sequence[FieldRecord]) -> tuple[Remark, ...]:
+    broken = [field for field in fields if field.error]
+    if len(broken) == len(fields):
+        raise SlideUnreadable(
+            f"None of the {len(broken)} photographs can be read; the first, {broken[0].name}: {broken[0].error}",
+            hint="Copy the files again from their source.",
+        )
+    return tuple(Remark("fields.missing", number=f.number, name=f.name, error=f.error.rstrip(".")) for f in broken)
+
+
+def _resolution(stated: Mapping[str, float | None]) -> tuple[tuple[Resolution, ...], tuple[Remark, ...]]:
+    """The resolution that every field states, if they agree; a remark where they do not."""
+    known = {name: mpp for name, mpp in stated.items() if mpp is not None}
+    if not known:
+        return (), ()
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    if known[high] > known[low] * (1 + SAME_BY):
+        return (), (Remark("fields.scales_differ", a=low, mpp_a=known[low], b=high, mpp_b=known[high]),)
+    if len(known) < len(stated):
+        return (), ()
+    return (Resolution(known[low], known[low], "the photographs' own resolution"),), ()
+
+
+def _decoded(path: Path, field: FieldRecord) -> Pixels:
+    from tilers.slide import open_slide
+
+    try:
+        with open_slide(path) as slide:
+            if slide.size != (field.width, field.height):
+                raise SlideUnreadable(f"it is another image than before: {slide.size[0]} x {slide.size[1]} px")
+            return slide.read_region(0, 0, 0, *slide.size)
+    except WsiChatError as error:
+        raise SlideUnreadable(f"field {field.number} ({field.name}): {error.message}", hint=error.hint) from error
+
+
+def open_backend(path: Path) -> Backend:
+    """Open the photographs of a folder, or those that a listing names, as one specimen.
+
+    Raises:
+        SlideUnsupported: neither a folder with photographs nor a listing; or their resolutions differ.
+        SlideUnreadable: none of them can be read.
+    """
+    if not path.is_dir() and path.suffix.lower() != LISTING:
+        raise SlideUnsupported("neither a folder of photographs nor a listing of them")
+    paths = fields_of(path)
+    if not paths:
+        raise SlideUnsupported("a folder without photographs")
+    return FieldsBackend(paths)

@@ -1,0 +1,70 @@
+"""What to tell the owner of a file that no reader opens: what it is, and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"Rar!": "a rar archive",
+            b"7z\xbc\xaf": "a 7z archive"}  # fmt: skip
+EXTRAS = {".kfb": "kfb", ".sdpc": "sdpc", ".mrxs": "mrxs"}
+# Scanner formats that no reader here knows, and who exports them.
+CLOSED = {
+    ".tmap": "Unic's viewer", ".tron": "InteMedic's viewer", ".isyntax": "Philips' viewer, or the package pyisyntax",
+    ".mdsx": "Motic's viewer", ".mds": "Motic's viewer", ".dyqx": "its scanner's viewer", ".dsmeta": "its viewer",
+    ".vsi": "Olympus' viewer or Bio-Formats", ".lif": "Leica's viewer or Bio-Formats", ".zyp": "its viewer",
+    ".ets": "Olympus' viewer or Bio-Formats", ".zvi": "ZEN or Bio-Formats", ".jp2": "Bio-Formats", ".hdx": "its viewer",
+}  # fmt: skip
+CONVERT = "convert it to a pyramidal TIFF, OME-TIFF or DICOM (scanner software, QuPath or Bio-Formats can)"
+KNOWN = (".svs", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".svslide", ".bif", ".czi", ".dcm",
+         ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".zarr")  # fmt: skip
+
+
+def describe_file(path: Path) -> str:
+    """What the first bytes say of a file that nothing opens: a clause that ends in "; ", or ""."""
+    if path.is_dir():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(512)
+    size = path.stat().st_size
+    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
+    order = orders.get(head[:2])
+    if order is not None and len(head) >= 8:
+        version = int.from_bytes(head[2:4], order)
+        start = int.from_bytes(head[4:8] if version == 42 else head[8:16], order)
+        if version in (42, 43) and start >= size:
+            return f"it is cut off (its directory should be at byte {start}, the file ends at {size}); "
+        return ""
+    archive = _archive(head)
+    if archive:
+        return f"it is {archive}; "
+    text = head.decode("utf-8", errors="replace")
+    if all(c.isprintable() or c.isspace() for c in text):
+        return f"it is a text file, whatever its suffix {path.suffix!r} says; "
+    return ""
+
+
+def way_out(path: Path) -> str:
+    """The hint: one imperative sentence that fits the kind of file."""
+    suffix = path.suffix.lower()
+    if not path.is_dir():
+        with path.open("rb") as file:
+            head = file.read(132)
+        if _archive(head):
+            return "Unpack the archive and give the slide inside it."
+        if head[128:132] == b"DICM":
+            return "This kind of DICOM is not supported: export it with 8 bits per sample, or " + CONVERT + "."
+    if suffix in EXTRAS:
+        extra = EXTRAS[suffix]
+        return f"Install its reader with pip install 'wsi-chat[{extra}]' if it is missing, or {CONVERT}."
+    if suffix in CLOSED:
+        return f"The format {suffix} is not supported: export it with {CLOSED[suffix]}, or {CONVERT}."
+    if suffix and suffix not in KNOWN:
+        return (
+            f"No reader for {suffix} files is installed: install a reader plugin (see `wsi-chat doctor`), or {CONVERT}."
+        )
+    return "Check that the file was copied completely; `wsi-chat doctor` lists the readers."
+
+
+def _archive(head: bytes) -> str:
+    return next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), "")
