@@ -164,7 +164,7 @@ def plan_tiles(
             planned.append(_with_cellularity(tile, 0.0))
             unsure += 1
         elif not leave_out and foreground.is_scanned(tile.box):
-            kept.append(_with_cellularity(tile, 0.0))
+            planned.append(_with_cellularity(tile, 0.0))
         elif foreground.is_scanned(tile.box):
             empty += 1
         else:
