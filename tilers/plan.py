@@ -215,7 +215,8 @@ class _Grid:
 def _grids(slide: Slide, side: int, step: int, scale: float) -> list[_Grid]:
     """One grid over a slide; one over each field where there are several, on a common grid of equal slots."""
     if not slide.fields:
-        return [_Grid(*(tuple(_starts(length, side, step, scale)) for length in slide.size))]
+        xs, ys = (tuple(_starts(length, side, step, scale)) for length in slide.size)
+        return [_Grid(xs, ys)]
     own = [
         (
             tuple(field.x + x for x in _starts(field.width, side, step, scale)),
@@ -233,8 +234,8 @@ def _grids(slide: Slide, side: int, step: int, scale: float) -> list[_Grid]:
 
 def _rounded_up(mpp: float) -> float:
     """With four digits, and not below the value itself."""
-    digits = 3 - math.floor(math.log10(mpp))
-    return math.ceil(mpp * 10**digits) / 10**digits
+    scale = 10.0 ** (3 - math.floor(math.log10(mpp)))
+    return math.ceil(mpp * scale) / scale
 
 
 def _check(tile_px: int, mpp: float, overlap: float, limit: int | None) -> None:
