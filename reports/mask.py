@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_chat.atomic import write_bytes
@@ -42,14 +43,12 @@ def write_mask(foreground: Foreground, path: Path) -> Path:
     return write_bytes(path, buffer.getvalue())
 
 
-def _shrunk(
-    kinds: np.ndarray[tuple[int, int], np.dtype[np.uint8]], step: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _shrunk(kinds: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     """Blocks of ``step`` cells as one, by what matters most in them: the highest kind."""
     if step == 1:
         return kinds
     rows, columns = kinds.shape
     grown = np.pad(kinds, ((0, -rows % step), (0, -columns % step)))
     blocks = grown.reshape(grown.shape[0] // step, step, grown.shape[1] // step, step)
-    shrunk: np.ndarray[tuple[int, int], np.dtype[np.uint8]] = blocks.max(axis=(1, 3))
+    shrunk: NDArray[np.uint8] = blocks.max(axis=(1, 3))
     return shrunk
