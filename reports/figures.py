@@ -275,8 +275,9 @@ def plot_findings(report: Report, folder: Path, *, ax: Any = None) -> Any:
         found = [finding.box.center for finding in report.verdict.findings if finding.label == count.label]
         if found:
             marker = "^" if count.abnormal else "o"
+            xs, ys = zip(*found, strict=True)
             axes.scatter(
-                *zip(*found, strict=True), s=28, marker=marker, facecolors="none", edgecolors=CYCLE[at % len(CYCLE)],
+                xs, ys, s=28, marker=marker, facecolors="none", edgecolors=CYCLE[at % len(CYCLE)],
                 label=f"{count.name} ({len(found)})", linewidths=1.2,
             )  # fmt: skip
     for field in slide.fields:

@@ -39,11 +39,13 @@ def finds_the_mark(query: Query) -> str | dict[str, float]:
     return f"hsil 1 is located at <region>{x0} {y0} {x1} {y1}</region>."
 
 
-def draw(path: Path, mark: tuple[int, int, int, int] | None, *, seed: int = 0, size: tuple[int, int] = SIZE) -> None:
+def draw(
+    path: Path, mark: tuple[int, int, int, int] | None, *, seed: int = 0, size: tuple[int, int] = SIZE, shade: int = 20
+) -> None:
     pixels = np.random.default_rng(seed).integers(200, 240, (size[1], size[0], 3), np.uint8)
     if mark is not None:
         x0, y0, x1, y1 = mark
-        pixels[y0:y1, x0:x1] = 20
+        pixels[y0:y1, x0:x1] = shade
     Image.fromarray(pixels).save(path)
 
 
@@ -209,7 +211,7 @@ def test_a_search_takes_folders_of_photographs_as_specimens_and_no_run_folder(tm
 
 def test_rows_with_one_specimen_id_are_one_specimen(tmp_path: Path) -> None:
     for n in (1, 2, 3):
-        draw(tmp_path / f"{n}.png", MARKS["2.png"] if n == 2 else None, seed=n)
+        draw(tmp_path / f"{n}.png", MARKS["2.png"], seed=n, shade=20 if n == 2 else 120)  # a cell, and harmless ones
     manifest = tmp_path / "m.csv"
     manifest.write_text(
         "image_path,specimen_id,label,stain\n1.png,S1,hsil,pap\n2.png,S1,hsil,pap\n3.png,S2,nilm,pap\n",

@@ -41,9 +41,9 @@ class FieldsBackend(Backend):
         stated = {field.name: item.mpp for field, item in zip(self.fields, found, strict=True) if not field.error}
         self.resolutions, differ = _resolution(stated)
         self.notes = (*_missing(self.fields), *differ)
+        self.digest = self._digest()
 
-    @property
-    def digest(self) -> str:
+    def _digest(self) -> str:
         """Hex SHA-256 over every field's name, size and content; see `tilers.fingerprint`."""
         digest = hashlib.sha256(b"fields")
         for path, field in zip(self._paths, self.fields, strict=True):

@@ -91,7 +91,8 @@ class SlideResult:
         """
         from reports.figures import plot_findings
 
-        return plot_findings(self.report, self.folder, ax=ax)
+        axes: Axes = plot_findings(self.report, self.folder, ax=ax)
+        return axes
 
     @property
     def files(self) -> SlideFolder:
