@@ -349,10 +349,6 @@ class Applied:
     forced: tuple[Remark, ...] = ()
     unasked: bool = False
 
-    def why_not(self, evidence: Evidence) -> Remark | None:
-        """Why it is not applied to a slide that it could read, in words; None where it is."""
-        return self.aggregator.unlike(evidence) if self.unasked else None
-
     def read(self, evidence: Evidence) -> Reading | None:
         """The slide's reading; None for a slide without a screened tile."""
         if len(evidence.p) == 0:

@@ -1,13 +1,13 @@
 """One slide verdict from its tile verdicts: status, score, category, counts, and the reason in numbers.
 
-What is missing is never normal: an unread tile or a failed answer lowers the coverage, and below the floor a
-slide without an abnormal score is ``indeterminate``. An abnormal score stands at any coverage.
+What is missing is never normal. When a slide may be called normal is in `aggregators.rules`; an abnormal score stands
+at any coverage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aggregators.adequacy import Supplied, TileSample, estimate
@@ -17,14 +17,18 @@ from aggregators.differential import differential
 from aggregators.features import ImageFeatures, evidence_of
 from aggregators.merge import merge_boxes, unknown_labels
 from aggregators.pooling import find_pool
+from aggregators.rules import FIRST, RULES, Circumstances, Evidence, Rule, distinct, unmet
 from aggregators.support import PRECISION
 from wsi_chat.errors import SettingError
 from wsi_chat.remarks import together
-from wsi_chat.schema import Box, Finding, Funnel, Remark, SlideVerdict, TileVerdict, VerdictStatus
+from wsi_chat.schema import Box, Finding, Funnel, Ground, Remark, SlideVerdict, TileVerdict, VerdictStatus
 from wsi_chat.terminology import System
 
 if TYPE_CHECKING:
     from aggregators.fitted import Applied
+
+STATES_SCORE = frozenset({"verdict.low_coverage", "verdict.low_coverage_below", "verdict.between"})
+"""Reasons that name the score themselves, or that there is none."""
 
 
 def aggregate(
@@ -44,18 +48,17 @@ def aggregate(
     precision: Mapping[str, float] | float | None = None,
     applied: Applied | None = None,
     image: ImageFeatures | None = None,
+    circumstances: Circumstances | None = None,
 ) -> SlideVerdict:
     """The slide's verdict.
 
-    Status, in this order: ``unsatisfactory`` without foreground; ``indeterminate`` without a single screening
-    answer; for a system that counts, ``counted`` (``indeterminate`` below the coverage floor, of screening or
-    of counting); ``abnormal`` at or above the threshold, whatever the coverage; ``unsatisfactory`` where every
-    tile is known to be empty; ``indeterminate`` below the coverage floor or within the band of a fitted
-    aggregator; else ``normal``.
+    Status, in this order: what no evidence can be had of (`aggregators.rules.FIRST`); for a system that counts,
+    ``counted`` (``indeterminate`` below the coverage floor, of screening or of counting); ``abnormal`` at or above the
+    threshold, whatever the coverage; the first rule of `aggregators.rules.RULES` that is not met; else ``normal``.
 
-    Coverage is screened tiles over selected ones: whoever asked for fewer tiles (``--limit``) is judged by
-    those, the reason then states the sampled fraction of the foreground, and a normal slide gets no category.
-    Boxes are hints: on a slide below the threshold they change nothing but are counted in the reason.
+    ``coverage`` is screened tiles over selected ones. Where fewer were selected than may hold cells (``--limit``), a
+    slide without an abnormal score is ``indeterminate`` below the floor. Boxes are hints: on a slide below the
+    threshold they change nothing but are counted in the reason.
 
     Args:
         tile_verdicts: of every selected tile, in any order.
@@ -69,6 +72,7 @@ def aggregate(
         applied: a fitted aggregator with its thresholds, which takes the place of ``pool`` and ``threshold``; one that
             nobody named is not applied to a slide unlike those of its fit, and the reason says so.
         image: image features of the tiles, for an aggregator that reads them.
+        circumstances: controls, scope and whatever else a negative verdict depends on.
 
     Returns:
         The verdict; ``carrying`` holds the abnormal findings behind the category (else all abnormal ones, on an
@@ -89,44 +93,50 @@ def aggregate(
     hints = sum(finding.abnormal for finding in findings)
     chances = [_p(v) for v in answered]
     score, score_kind = scorer(chances, k=k, false_alarm=false_alarm, cutoff=cutoff, findings=hints)
-    low, reading, unlike = threshold, None, None
+    circumstances = circumstances or Circumstances()
+    low, reading, unlike, stands_back = threshold, None, None, False
     if not system.screen.about_abnormality:
         score, score_kind = None, Remark("score.none")
     elif applied is not None:
-        evidence = evidence_of(verdicts, findings, image=image)
-        unlike = applied.why_not(evidence)
-        if unlike is None:
+        features = evidence_of(verdicts, findings, image=image)
+        unlike = applied.aggregator.unlike(features)
+        stands_back = applied.unasked and unlike is not None
+        if not stands_back:
             low, threshold = applied.band.low, applied.band.high
-            reading = applied.read(evidence)
+            reading = applied.read(features)
         if reading is not None:
             score, score_kind = reading.score, reading.kind
 
-    seen = _Evidence(
-        verdicts, ranked, findings, funnel, system, score, score_kind, threshold, low, coverage, coverage_floor
-    )
-    status, reason = _judge(seen)
-    sampled = funnel.selected < funnel.foreground
+    seen = Evidence(
+        verdicts, ranked, findings, funnel, system, bounds, score, score_kind, threshold, low, coverage, coverage_floor,
+        circumstances, unlike=unlike, stands_back=stands_back,
+        forced=applied.forced if applied is not None and not stands_back else (),
+    )  # fmt: skip
     supplied = supplied or Supplied()
     adequacy = estimate(
         system=system,
         funnel=funnel,
-        status=status,
+        status=_for_adequacy(seen),
         screened=len(answered),
         sample=sample,
         supplied=supplied,
         floor=coverage_floor,
     )
+    call = judge(replace(seen, adequacy=adequacy))
+    status = call.status
     category = call_category(
         findings,
         system,
         status=status,
-        sampled=sampled,
+        sampled=funnel.selected < funnel.foreground,
         tile_verdicts=verdicts,
         adequacy=adequacy.status,
         age=supplied.age,
         precision=PRECISION if precision is None else precision,
     )
-    more = [] if unlike is None else [Remark("verdict.not_applied", difference=unlike)]
+    more = []
+    if unlike is not None and stands_back and not any(ground.rule == "fit.unlike" for ground in call.grounds):
+        more.append(Remark("verdict.not_applied", difference=unlike))
     strange = unknown_labels(verdicts, system)
     if strange:
         classes = [Remark("part.class_and_number", name=label, n=n) for label, n in strange.items()]
@@ -138,7 +148,7 @@ def aggregate(
         carrying += [verdict.tile.id for verdict in ranked[:k]]
     return SlideVerdict(
         status=status,
-        reason=together(reason, *more),
+        reason=together(call.reason, *more),
         score=score,
         score_kind=score_kind,
         threshold=threshold if system.screen.about_abnormality else None,
@@ -152,6 +162,7 @@ def aggregate(
         coverage=coverage,
         coverage_floor=coverage_floor,
         adequacy=adequacy,
+        grounds=call.grounds,
         counts=count_findings(findings, verdicts, system),
         differential=differential(findings, verdicts, system),
         findings=findings,
@@ -160,88 +171,71 @@ def aggregate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
-    """All that a verdict is drawn from; ``ranked`` are the tiles with an answer, the highest first."""
+class Call:
+    """What a slide is called, and why; ``grounds`` are the rules that a slide without a verdict does not meet."""
 
-    verdicts: Sequence[TileVerdict]
-    ranked: Sequence[TileVerdict]
-    findings: Sequence[Finding]
-    funnel: Funnel
-    system: System
-    score: float | None
-    score_kind: Remark
-    threshold: float
-    low: float
-    coverage: float
-    floor: float
-
-    def missing(self) -> Remark:
-        """Why tiles have no screening answer, in numbers."""
-        unreadable = sum(verdict.status == "unreadable" for verdict in self.verdicts)
-        failed = sum(verdict.status == "screen_failed" for verdict in self.verdicts)
-        rest = max(0, self.funnel.selected - len(self.ranked) - unreadable - failed)
-        if rest:
-            return Remark("part.missing_and_rest", unreadable=unreadable, failed=failed, rest=rest)
-        return Remark("part.missing", unreadable=unreadable, failed=failed)
-
-    def gap(self) -> Remark:
-        return Remark(
-            "part.gap", screened=len(self.ranked), selected=self.funnel.selected, coverage=self.coverage,
-            floor=self.floor, missing=self.missing(),
-        )  # fmt: skip
-
-    def sample(self) -> Remark | str:
-        """The sampled fraction of the foreground; empty where it is the whole."""
-        chosen, whole = self.funnel.selected, self.funnel.foreground
-        return "" if chosen >= whole else Remark("part.sample", chosen=chosen, all=whole, fraction=chosen / whole)
-
-    def detail_gaps(self) -> list[Remark]:
-        """Sentences on detailed tiles whose answers failed or were cut off."""
-        tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in self.verdicts)
-        failed = sum(verdict.status == "detail_failed" for verdict in self.verdicts)
-        short = sum(verdict.truncated for verdict in self.verdicts)
-        gaps = []
-        if failed:
-            gaps.append(Remark("verdict.answers_failed", failed=failed, tried=tried))
-        if short:
-            gaps.append(Remark("verdict.answers_cut_off", n=short))
-        return gaps
+    status: VerdictStatus
+    reason: Remark
+    grounds: tuple[Ground, ...] = ()
 
 
-def _judge(seen: _Evidence) -> tuple[VerdictStatus, Remark]:
-    """Status and reason, by the order that `aggregate` documents."""
-    funnel, ranked, sample = seen.funnel, seen.ranked, seen.sample()
-    if funnel.foreground == 0:
-        return "unsatisfactory", Remark("verdict.no_cells", n=funnel.grid)
-    if not ranked:
-        return "indeterminate", Remark("verdict.no_answer", n=funnel.selected, missing=seen.missing())
-    low = seen.coverage < seen.floor
+def judge(seen: Evidence) -> Call:
+    """Status and reason by the tables of `aggregators.rules`, in the order that `aggregate` documents."""
+    first = unmet(FIRST, seen)
+    if first:
+        return _without_verdict(first)
     if seen.score is None:
-        if low:
-            return "indeterminate", Remark("verdict.low_coverage", gap=seen.gap(), sample=sample)
-        return _count(seen)
-    score, threshold = _distinct(seen.score, seen.threshold)
+        return _judge_counts(seen)
+    ranked, sample = seen.ranked, seen.sample()
     top: dict[str, Any] = {"kind": seen.score_kind, "tile": ranked[0].tile.id, "p": _p(ranked[0]), "sample": sample}
-    if seen.score >= seen.threshold:
-        gap = Remark("part.only_gap", gap=seen.gap()) if low else ""
-        return "abnormal", Remark("verdict.above", score=score, threshold=threshold, gap=gap, **top)
-    if all(verdict.tile.cellularity == 0.0 for verdict in ranked):
-        return "unsatisfactory", Remark("verdict.empty", n=len(ranked))
-    if low:
-        return "indeterminate", Remark(
-            "verdict.low_coverage_below", gap=seen.gap(), score=score, threshold=threshold, sample=sample
-        )
-    if seen.score >= seen.low:
-        return "indeterminate", Remark("verdict.between", score=score, low=seen.low, threshold=threshold, **top)
-    score, threshold = _distinct(seen.score, seen.low)
+    if seen.is_positive:
+        score, threshold = distinct(seen.score, seen.threshold)
+        gap = Remark("part.only_gap", gap=seen.gap()) if seen.coverage < seen.floor else ""
+        return Call("abnormal", Remark("verdict.above", score=score, threshold=threshold, gap=gap, **top))
+    found = unmet(RULES, seen)
+    if found:
+        return _without_verdict(found, seen.score_below())
+    score, threshold = distinct(seen.score, seen.low)
     candidates = sum(finding.abnormal for finding in seen.findings)
-    return "normal", Remark(
-        "verdict.below", score=score, threshold=threshold, screened=len(ranked), selected=funnel.selected,
+    return Call("normal", Remark(
+        "verdict.below", score=score, threshold=threshold, screened=len(ranked), selected=seen.funnel.selected,
         hints=Remark("part.hints", n=candidates) if candidates else "", **top,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
-def _count(seen: _Evidence) -> tuple[VerdictStatus, Remark]:
+def _without_verdict(found: Sequence[tuple[Rule, Ground]], score: Remark | str = "") -> Call:
+    """The call of the first rule that is not met, with the reasons of all of them."""
+    (rule, ground), *others = found
+    if ground.reason.code in STATES_SCORE or rule.status == "unsatisfactory":
+        score = ""
+    reason = together(ground.reason, score, *(other.reason for _, other in others))
+    return Call(rule.status, reason, tuple(each for _, each in found))
+
+
+def _for_adequacy(seen: Evidence) -> VerdictStatus:
+    """What adequacy must know of the slide: that it is empty, that it holds abnormal cells, or neither."""
+    if not seen.funnel.foreground:
+        return "unsatisfactory"
+    if unmet(FIRST, seen):
+        return "indeterminate"
+    if seen.is_positive:
+        return "abnormal"
+    return "unsatisfactory" if seen.score is not None and seen.is_empty else "indeterminate"
+
+
+def _judge_counts(seen: Evidence) -> Call:
+    """The verdict of a system that counts; zero cells are a result only where the counting was answered."""
+    found = unmet([rule for rule in RULES if rule.code == "coverage.answers"], seen)
+    if found:
+        return _without_verdict(found)
+    status, reason = _count(seen)
+    if status == "counted":
+        return Call(status, reason)
+    ground = Ground(rule="counts.missing", headline=Remark("headline.not_counted"), reason=reason, by_error=True)
+    return Call(status, reason, (ground,))
+
+
+def _count(seen: Evidence) -> tuple[VerdictStatus, Remark]:
     """The verdict of a system that counts; zero cells are a result only where the counting was answered."""
     tried = sum(verdict.status in ("detailed", "detail_failed") for verdict in seen.verdicts)
     done = sum(verdict.status == "detailed" for verdict in seen.verdicts)
@@ -280,12 +274,3 @@ def _totals(findings: Sequence[Finding], system: System) -> list[Remark]:
 
 def _p(verdict: TileVerdict) -> float:
     return 0.0 if verdict.p_screen is None else verdict.p_screen
-
-
-def _distinct(score: float, threshold: float) -> tuple[str, str]:
-    """Both numbers with three decimals, or as many as it takes to tell them apart."""
-    for digits in range(3, 17):
-        texts = f"{score:.{digits}f}", f"{threshold:.{digits}f}"
-        if texts[0] != texts[1] or score == threshold:
-            return texts
-    return repr(score), repr(threshold)

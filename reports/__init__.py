@@ -13,6 +13,7 @@ from reports.geojson import write_geojson, write_geojson_by_field, write_tiles_g
 from reports.html import verdict_html
 from reports.language import Words
 from reports.maps import read_outline, write_maps_zarr
+from reports.mask import MASK, write_mask
 from reports.narrative import narrate
 from reports.pdf import write_pdf
 from reports.scan import read_scan, write_scan
@@ -26,6 +27,7 @@ from reports.tables import (
 from reports.webpage import write_html
 
 __all__ = [
+    "MASK",
     "FontMissing",
     "GalleryItem",
     "Words",
@@ -50,6 +52,7 @@ __all__ = [
     "write_geojson_by_field",
     "write_html",
     "write_maps_zarr",
+    "write_mask",
     "write_pdf",
     "write_report_json",
     "write_scan",

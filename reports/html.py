@@ -48,11 +48,13 @@ def verdict_html(report: Report, folder: Path | str) -> str:
     category = f"<div>Category {_safe(verdict.category_name or verdict.category)}</div>" if verdict.category else ""
     specimen = _safe(report.specimen.name) if report.specimen.given else "specimen type not given"
     adequacy = verdict.adequacy.status.replace("_", " ")
+    why = f" ({_safe(verdict.grounds[0].headline)})" if verdict.grounds else ""
     return (
         "<div style='display:flex;flex-wrap:wrap;gap:16px;max-width:900px;padding:12px;border:1px solid #c9d1d4;"
         "font:13px/1.45 system-ui,sans-serif;color:#1d2a30;background:#fff'>"
         f"<div style='flex:1 1 300px;border-left:4px solid {COLORS[verdict.status]};padding-left:12px'>"
-        f"<div style='font-size:20px;font-weight:600'>{SYMBOLS[verdict.status]} {VERDICT_WORDS[verdict.status]}</div>"
+        f"<div style='font-size:20px;font-weight:600'>{SYMBOLS[verdict.status]} {VERDICT_WORDS[verdict.status]}{why}"
+        "</div>"
         f"{score}{category}<div>Adequacy: {_safe(adequacy)}. Coverage {verdict.coverage:.1%}.</div>"
         f"<div style='color:#5c6a70'>{_safe(verdict.reason)}</div>{table}"
         f"<div style='color:#5c6a70'>{_safe(report.slide.file_name)}, {specimen}, {_safe(places.size(report))}, "

@@ -90,6 +90,9 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
         yield _say(words("narrative.normal_with_candidates", n=len(candidates)), "verdict.status", *candidates[:CITED])
     else:
         yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
+    if verdict.grounds and verdict.status in ("indeterminate", "unsatisfactory"):
+        grounds = [words.remark(ground.headline) for ground in verdict.grounds]
+        yield _say(words("narrative.grounds", n=len(grounds), grounds="; ".join(grounds)), "verdict.grounds")
     yield from score_sentence(report, words)
     if verdict.status == "indeterminate" and verdict.coverage < verdict.coverage_floor:
         yield _say(

@@ -28,7 +28,7 @@ from reports.wording import (
     seen_first,
 )
 from wsi_chat.remarks import number, percent
-from wsi_chat.schema import Report, SlideVerdict, TileVerdict
+from wsi_chat.schema import Remark, Report, SlideVerdict, TileVerdict
 
 # Evidence that the page cites beside a sentence: findings and tiles; fields are listed under the methods.
 _REFERENCE = re.compile(r"[ft]\d+$")
@@ -72,6 +72,7 @@ def page_data(
         "gaps": _gaps(report, words),
         "provenance": _provenance(report, words),
         "details": _details(report, words),
+        "controls": _controls(report, words),
         "notes": [clean(words.remark(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
     }
 
@@ -187,14 +188,58 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
+    if report.scope is not None:
+        lines.append({"label": words("page.scope"), "value": clean(scope_text(report, words), 300)})
+    if report.controls is not None:
+        lines.append({"label": words("page.controls"), "value": clean(controls_text(report, words), 260)})
     return {
         "status": verdict.status,
         "word": words(f"verdicts.{verdict.status}"),
+        "headline": clean(headline(verdict, words), 70),
         "reason": clean(words.remark(verdict.reason), 420),
         "lines": lines,
         "gauge": _gauge(verdict, words),
         "calibration": calibration_text(report, words),
     }
+
+
+def headline(verdict: SlideVerdict, words: Words) -> str:
+    """What stands beside the verdict's word where a slide has none: the rule that decides, in a few words."""
+    if not verdict.grounds or verdict.status in ("normal", "abnormal", "counted"):
+        return ""
+    return words.remark(verdict.grounds[0].headline)
+
+
+def scope_text(report: Report, words: Words) -> str:
+    """What the model was trained for, and why the slide is outside of it where it is."""
+    scope = report.scope
+    assert scope is not None
+    outside = words("page.outside", why=words.remark(scope.outside)) if scope.outside else ""
+    return words.spaced([text for text in (scope.statement, outside) if text])
+
+
+def controls_text(report: Report, words: Words) -> str:
+    """How the control questions went, in a line."""
+    controls = report.controls
+    assert controls is not None
+    if controls.passed:
+        return words.remark(Remark("controls.passed", n=len(controls.answers)))
+    missing = Remark("controls.unanswered", missing=controls.missing, n=len(controls.answers))
+    return words.spaced(map(words.remark, (*controls.failures, *([missing] if controls.missing else []))))
+
+
+def _controls(report: Report, words: Words) -> list[str]:
+    """Every control question with what was expected and what was answered."""
+    rows = []
+    for answer in report.controls.answers if report.controls is not None else ():
+        known = {"kind": words(f"controls.{answer.kind}"), "name": clean(answer.name, 40)}
+        if answer.p is None:
+            rows.append(words("controls.no_answer", **known))
+            continue
+        expected = words(f"controls.expect_{answer.expected}", p=score_text(answer.p_before or 0.0))
+        mark = words("controls.as_expected" if answer.as_expected else "controls.not_as_expected")
+        rows.append(words("controls.row", **known, p=score_text(answer.p), expected=expected, mark=mark))
+    return [clean(row) for row in rows]
 
 
 def calibration_text(report: Report, words: Words) -> str:

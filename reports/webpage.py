@@ -91,7 +91,7 @@ class _Page:
         style = resources.files("reports").joinpath(STYLE).read_text(encoding="utf-8")
         parts = [
             self.verdict(), self.contents(), self.middle(), self.pictures(), self.funnel(), self.gallery(),
-            self.all_findings(), self.cited_tiles(), self.cited_fields(), self.notes(), self.methods(),
+            self.all_findings(), self.cited_tiles(), self.cited_fields(), self.controls(), self.notes(), self.methods(),
         ]  # fmt: skip
         made = self.say("html.footer", version=__version__, schema=self.report.schema_version)
         return (
@@ -120,9 +120,10 @@ class _Page:
         lines = "".join(
             f"<p><span class='quiet'>{_safe(x['label'])}</span> {_safe(x['value'])}</p>" for x in shown["lines"]
         )
+        why = f' <small class="quiet">({_safe(shown["headline"])})</small>' if shown["headline"] else ""
         return (
             f'<section class="verdict" aria-labelledby="verdict"><div><h2 id="verdict" class="word">'
-            f'<span aria-hidden="true">{SYMBOLS[shown["status"]]}</span>{_safe(shown["word"])}</h2>'
+            f'<span aria-hidden="true">{SYMBOLS[shown["status"]]}</span>{_safe(shown["word"])}{why}</h2>'
             f"<p>{_safe(shown['reason'])}</p>{lines}</div>{self.gauge(shown['gauge'])}</section>\n"
         )
 
@@ -387,6 +388,12 @@ class _Page:
             return ""
         items = "".join(f"<li>{_safe(note)}</li>" for note in self.data["notes"])
         return _section("notes", self.say("page.notes"), f"<ul>{items}</ul>")
+
+    def controls(self) -> str:
+        if not self.data["controls"]:
+            return ""
+        items = "".join(f"<li>{_safe(row)}</li>" for row in self.data["controls"])
+        return _section("controls", self.say("page.controls"), f"<ul>{items}</ul>")
 
     def methods(self) -> str:
         pairs = "".join(_pair(entry) for entry in self.data["details"])

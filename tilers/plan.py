@@ -45,6 +45,7 @@ class TilePlan:
         upsampled: the slide is coarser than asked and the tiles are enlarged.
         sha256: over all of the above and every tile's geometry.
         notes: what the report should say of the plan.
+        left_out: tiles of empty glass were left out, as far as there were any.
     """
 
     tiles: tuple[Tile, ...]
@@ -61,6 +62,7 @@ class TilePlan:
     unsure: int = 0
     empty: int = 0
     outside: int = 0
+    left_out: bool = True
 
     @property
     def selected(self) -> int:
@@ -96,6 +98,7 @@ def plan_tiles(
     overlap: float = 0.25,
     limit: int | None = None,
     allow_upsample: bool = False,
+    leave_out: bool = True,
 ) -> TilePlan:
     """Lay a grid over the slide and keep the tiles that hold foreground.
 
@@ -110,6 +113,7 @@ def plan_tiles(
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
         limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
             counts can be extrapolated (the densest tiles would bias them).
+        leave_out: leave out tiles of empty glass; False keeps them, with a cellularity of 0.
         allow_upsample: enlarge when the slide is coarser than asked, and mark the plan.
 
     Raises:
@@ -159,6 +163,8 @@ def plan_tiles(
         elif foreground.is_unsure(tile.box):
             planned.append(_with_cellularity(tile, 0.0))
             unsure += 1
+        elif not leave_out and foreground.is_scanned(tile.box):
+            planned.append(_with_cellularity(tile, 0.0))
         elif foreground.is_scanned(tile.box):
             empty += 1
         else:
@@ -180,6 +186,7 @@ def plan_tiles(
         unsure=unsure,
         empty=empty,
         outside=outside,
+        left_out=foreground is not None and leave_out,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilers.readers import Resolution
+from wsi_chat.schema import ORIGIN, RENDERED_NOTE
 
 # Scanner and optics only: no names, dates, barcodes, file names, comments, serial numbers or UIDs.
 ALLOWED = frozenset(
@@ -43,6 +44,7 @@ ALLOWED = frozenset(
         "zarr.format",
         "plain.format",
         "plain.mode",
+        ORIGIN,
     }
 )
 
@@ -50,6 +52,14 @@ ALLOWED = frozenset(
 def allow_listed(raw: Mapping[str, Any]) -> dict[str, str]:
     """The properties that may be stored, sorted by name, as text."""
     return {key: str(raw[key]) for key in sorted(raw) if key in ALLOWED and raw[key] not in (None, "")}
+
+
+def origin_of(description: object) -> dict[str, str]:
+    """The property `ORIGIN` of a file that says in its description that it was rendered; nothing for any other text.
+
+    Free text may hold names and dates, so the description itself is never kept.
+    """
+    return {ORIGIN: "rendered"} if str(description or "").strip() == RENDERED_NOTE else {}
 
 
 def number(value: object) -> float | None:

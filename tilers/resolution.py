@@ -23,12 +23,16 @@ MPP_TIMES_POWER = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Mpp:
-    """The scale that is used (None where unknown), its source, and the implausible statements that were passed over."""
+    """The scale that is used (None where unknown), its source, and the implausible statements that were passed over.
+
+    ``stated`` is what the file says where the user's value takes its place, in µm/px, or None.
+    """
 
     value: float | None
     source: str
     implausible: tuple[str, ...] = ()
     notes: tuple[Remark, ...] = ()
+    stated: float | None = None
 
 
 def plausible(mpp: float) -> bool:
@@ -53,7 +57,7 @@ def resolve_mpp(stated: Sequence[Resolution], *, objective_power: float | None, 
                 f"--mpp is {flag:g} µm/px; a microscope scan has {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}.",
                 hint="Give micrometres per level-0 pixel, for instance --mpp 0.25 for a 40x scan.",
             )
-        return Mpp(flag, "flag")
+        return Mpp(flag, "flag", stated=resolve_mpp(stated, objective_power=objective_power, flag=None).value)
     implausible: list[str] = []
     for resolution in stated:
         if plausible(resolution.x) and plausible(resolution.y):

@@ -55,6 +55,7 @@ class Slide:
         level_sizes, level_downsamples: per level, level 0 first.
         mpp: µm per level-0 pixel, or None; ``mpp_source`` says who stated it (``flag``, a property's name,
             ``tiff resolution tags``, ``objective power (derived)`` or ``unknown``).
+        mpp_stated: what the file says where the user's value takes its place, or None.
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
         planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
@@ -84,6 +85,7 @@ class Slide:
         self.mpp = settled.value
         self.mpp_source = settled.source
         self.implausible_mpp = settled.implausible
+        self.mpp_stated = settled.stated
         self.vendor = backend.vendor
         self.objective_power = backend.objective_power
         self.bounds: Box | None = backend.bounds

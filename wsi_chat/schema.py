@@ -26,6 +26,11 @@ ASSUMED_SCALE = "assumed"
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
 """Stands on every answer, report and conversation."""
 
+ORIGIN = "wsi-chat.origin"
+"""The slide property that says where its pixels come from: ``rendered``, or absent."""
+RENDERED_NOTE = "wsi-chat: rendered, not a specimen"
+"""What the renderer writes into a file's description (TIFF ImageDescription, OME-Zarr attribute, PNG Description)."""
+
 # ---------------------------------------------------------------------------------------------- geometry
 
 
@@ -392,7 +397,10 @@ class Differential(Record):
 
 
 class Funnel(Record):
-    """How many tiles came through each step; the steps of an honest denominator."""
+    """How many tiles came through each step; the steps of an honest denominator.
+
+    ``grid = foreground + empty + outside``, as far as a mask was used.
+    """
 
     grid: int = Field(ge=0, description="tiles of the full grid over the scan")
     foreground: int = Field(ge=0, description="tiles kept by the foreground mask")
@@ -405,6 +413,9 @@ class Funnel(Record):
     detail_failed: int = Field(ge=0)
     truncated_answers: int = Field(ge=0)
     dropped_boxes: int = Field(ge=0, description="boxes in answers that could not be used")
+    unsure: int = Field(default=0, ge=0, description="of the foreground, tiles of which the mask is not sure")
+    empty: int = Field(default=0, ge=0, description="tiles left out by the mask as empty glass")
+    outside: int = Field(default=0, ge=0, description="tiles left out because nothing was scanned there")
     adequacy_drawn: int = Field(default=0, ge=0, description="tiles drawn at random to count normal cells")
     adequacy_counted: int = Field(default=0, ge=0, description="of those, tiles that gave a count")
 
@@ -450,6 +461,67 @@ class CategorySupport(Record):
     finding_ids: tuple[str, ...] = ()
 
 
+class Ground(Record):
+    """Why a slide is not called normal: a rule of `aggregators.rules` that it does not meet.
+
+    ``rule`` is the rule's code, ``headline`` a few words for a heading (``sampled: 4 of 101 tiles``), ``reason`` the
+    sentence, with its numbers. ``by_error``: the run, and not the slide, is why there is no verdict.
+    """
+
+    rule: str
+    headline: Remark
+    reason: Remark
+    by_error: bool = False
+
+
+ControlKind = Literal["glass", "blurred", "noise", "positive", "swapped"]
+
+
+class ControlAnswer(Record):
+    """One control question and its answer.
+
+    ``p`` is the probability of the screening question's positive option, None where no usable answer came;
+    ``expected`` what it should be: ``negative`` (nothing can be seen), ``positive``, or ``same`` as ``p_before``, the
+    answer to the same tile with the options in the usual order. ``as_expected`` is None without an answer.
+    """
+
+    kind: ControlKind
+    name: str
+    expected: Literal["negative", "positive", "same"]
+    p: Probability | None = None
+    p_before: Probability | None = None
+    as_expected: bool | None = None
+    error: str = ""
+
+
+class Controls(Record):
+    """How the model answered questions whose answer is known.
+
+    ``failures`` are codes of `aggregators.controls` with their sentences; ``missing`` counts the questions without a
+    usable answer. ``passed``: every question was answered and nothing failed.
+    """
+
+    answers: tuple[ControlAnswer, ...]
+    failures: tuple[Remark, ...] = ()
+    missing: int = Field(default=0, ge=0)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures and not self.missing
+
+
+class Scope(Record):
+    """What the model was trained for, as its maker says, and whether this slide is of that kind.
+
+    ``specimens``: specimen type -> ``real``, ``rendered`` or ``any``. ``outside`` says why the slide is not within it;
+    empty where it is.
+    """
+
+    statement: str = Field(max_length=400)
+    specimens: dict[str, Literal["real", "rendered", "any"]] = Field(default_factory=dict)
+    outside: Remark = NOTHING
+
+
 class SlideVerdict(Record):
     """The slide's verdict. ``score`` is on the scale that ``score_kind`` names, and no probability of disease."""
 
@@ -468,6 +540,7 @@ class SlideVerdict(Record):
     coverage: Probability
     coverage_floor: Probability
     adequacy: Adequacy
+    grounds: tuple[Ground, ...] = Field(default=(), description="why it is not called normal, the deciding one first")
     counts: tuple[Count, ...] = ()
     differential: Differential | None = Field(default=None, description="where the reporting system counts by type")
     findings: tuple[Finding, ...] = ()
@@ -584,6 +657,7 @@ class Provenance(Record):
     tile_mpp: float
     overlap: float
     mask: Remark
+    masked: bool | None = Field(default=None, description="whether tiles were left out by the mask")
     aggregation: dict[str, Any] = Field(default_factory=dict)
     generated_tokens: int | None = Field(default=None, description="tokens of all answers that the report stands on")
     seed: int
@@ -635,6 +709,8 @@ class Report(Record):
     narrator: Narrator | None = Field(default=None, description="None where no model was asked to write it")
     ancillary: tuple[str, ...] = Field(default=(), description="other tests' results, as the user supplied them")
     funnel: Funnel
+    scope: Scope | None = Field(default=None, description="None where the model's maker states none")
+    controls: Controls | None = Field(default=None, description="None where no control question was asked")
     notes: tuple[Remark, ...] = ()
     provenance: Provenance
     timings: Timings

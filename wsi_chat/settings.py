@@ -31,6 +31,9 @@ READING, VERDICT, DOCUMENTS, RUN = "Screening and detail", "Verdict", "Documents
 TOP_K = 24
 
 
+_SWITCHED = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
 class Settings(BaseModel):
     """Everything that a user may set for a run. Units: µm/px for mpp, pixels for tile_px."""
 
@@ -120,7 +123,11 @@ class Settings(BaseModel):
         0.25, "Fraction of a tile's side that overlaps with its neighbour.",
         panel=TILES, affects="answers", condition=False, rare=True, ge=0, le=0.75,
     )  # fmt: skip
-    mask: bool = setting(True, "Screen only where there are cells.", panel=TILES, affects="answers")
+    mask: Literal["auto", "on", "off"] = setting(
+        "auto", "Leave out tiles of empty glass; auto does so on slides, but not on pictures of single fields nor on"
+        " blood smears.",
+        panel=TILES, affects="answers", flags="--mask/--no-mask",
+    )  # fmt: skip
     z: str = setting(
         "best", "Focal plane of a stack: best (the sharpest of each tile), mid, or its number from 0.",
         panel=TILES, affects="answers",
@@ -178,6 +185,19 @@ class Settings(BaseModel):
         " one for such a run.",
         panel=VERDICT, affects="documents",
     )  # fmt: skip
+    controls: bool = setting(
+        True, "Ask the model up to 12 questions of known answer for each slide; one that fails them gets no verdict.",
+        panel=VERDICT, affects="answers", condition=False, flags="--controls/--no-controls",
+    )  # fmt: skip
+    positive_controls: str | None = setting(
+        None, "Folder of pictures, as the model sees its tiles, that it must call positive.",
+        panel=VERDICT, affects="answers", condition=False, rare=True, unset="those of the checkpoint, if it has any",
+    )  # fmt: skip
+    scope: str | None = setting(
+        None, "YAML file that states what the model was trained for: statement, and specimens with real, rendered or"
+        " any.",
+        panel=VERDICT, affects="answers", condition=False, rare=True, unset="what the checkpoint states, if anything",
+    )  # fmt: skip
     miss_rate: float | None = setting(
         None, "With an aggregator: expected fraction of abnormal slides called normal, at most, e.g. 0.05.",
         panel=VERDICT, affects="documents", unset="as fitted", gt=0, lt=1,
@@ -215,6 +235,14 @@ class Settings(BaseModel):
     overwrite: bool = setting(
         False, "Discard earlier answers, or reuse them.", panel=RUN, affects="speed", flags="--overwrite/--resume"
     )
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: object) -> object:
+        """``--mask``, ``--no-mask`` and the yes or no of earlier versions."""
+        if isinstance(value, str) and value.lower() in _SWITCHED:
+            value = _SWITCHED[value.lower()]
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
     @field_validator("ancillary", mode="before")
     @classmethod
@@ -271,6 +299,7 @@ def fit_conditions(config: Mapping[str, Any]) -> dict[str, Any]:
     only where it differs from its default, so that those aggregators hold as before.
     """
     values = {each.name: config.get(each.name, each.default) for each in declared().values() if each.condition}
+    values["mask"] = values["mask"] not in ("off", False)  # a yes or no where aggregators were fitted before
     return {
         name: value
         for name, value in values.items()

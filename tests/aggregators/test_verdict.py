@@ -124,13 +124,17 @@ def test_tiles_that_were_never_reached_lower_the_coverage(slide, cervix, make_fu
     assert "10 were not reached" in verdict.reason
 
 
-def test_a_limited_run_is_judged_by_its_tiles_but_says_it_is_a_sample(slide, judge):
+def test_a_limited_run_without_an_alarm_is_a_sample_and_not_normal(slide, judge):
     verdict = judge(slide([0.1] * 50), foreground=400)
-    assert verdict.status == "normal"
-    assert "among the 50 of 400 foreground tiles that were sampled (12.5%)" in verdict.reason
+    assert verdict.status == "indeterminate"
+    assert [(ground.rule, ground.headline, ground.by_error) for ground in verdict.grounds] == [
+        ("coverage.sampled", "sampled: 50 of 400 tiles", True)
+    ]
+    assert "Only 50 of the 400 tiles that may hold cells were screened (12.5%)" in verdict.reason
     assert verdict.category is None, "NILM speaks for the whole specimen"
-    assert "Only a sample" in verdict.category_reason
     assert verdict.adequacy.sampled_area_fraction == 0.125
+    assert judge(slide([0.1] * 50), foreground=55).status == "normal", "50 of 55 is above the floor"
+    assert judge(slide([0.9] * 50), foreground=400).status == "abnormal", "positive evidence stands at any coverage"
 
 
 # ------------------------------------------------------------------------------------- category

@@ -43,7 +43,7 @@ from wsi_chat import cli
 sys.argv[0] = "wsi-chat"
 cli.main()
 """
-QUICK = ["--limit", "8", "--top-k", "0", "--no-pdf", "--gallery", "0"]
+QUICK = ["--limit", "8", "--coverage-floor", "0", "--top-k", "0", "--no-pdf", "--gallery", "0"]
 
 
 def calm(query: Query) -> str | dict[str, float]:
@@ -211,7 +211,7 @@ def test_an_unforeseen_exception_ends_one_slide_of_analyze_not_the_run(
 
 # ------------------------------------------------------------------------------------------ earlier documents
 
-RUN: dict[str, Any] = {"limit": 3, "top_k": 0, "pdf": False, "gallery": 0}
+RUN: dict[str, Any] = {"limit": 3, "coverage_floor": 0.0, "top_k": 0, "pdf": False, "gallery": 0}
 
 
 def test_no_stale_verdict_stands_while_a_run_with_other_settings_is_under_way(

@@ -22,7 +22,7 @@ from wsi_chat.errors import EngineDied, EngineError, OutputError, SettingError
 from wsi_chat.schema import Query
 from wsi_chat.settings import Settings
 
-QUICK: dict[str, Any] = {"limit": 3, "top_k": 1, "pdf": False, "gallery": 0}
+QUICK: dict[str, Any] = {"limit": 3, "coverage_floor": 0.0, "top_k": 1, "pdf": False, "gallery": 0}
 
 
 def calm(query: Query) -> str | dict[str, float]:

@@ -150,7 +150,8 @@ def test_it_stands_back_from_a_slide_unlike_those_of_its_fit(small_slide: Path, 
     assert report.provenance.aggregation["pool"] == "topk_logit"
     left = report.verdict
     assert left.fitted is None
-    assert (left.status, left.threshold) == ("normal", 0.5)
+    assert (left.status, left.threshold) == ("indeterminate", 0.5)
+    assert left.grounds[0].rule == "fit.unlike"
     assert left.score == pytest.approx(1e-4, rel=0.01)  # the pool clips there
     assert left.score_kind.startswith("uncalibrated")
     assert "was not applied: this slide is unlike those it was fitted on (logit" in left.reason
@@ -160,6 +161,7 @@ def test_it_stands_back_from_a_slide_unlike_those_of_its_fit(small_slide: Path, 
     ).report.verdict
     assert named.fitted is not None
     assert "was not applied" not in named.reason
+    assert (named.status, named.grounds[0].rule) == ("indeterminate", "fit.unlike")
 
 
 def test_models_shows_it(model: Path, tmp_path: Path) -> None:
@@ -176,7 +178,8 @@ def test_the_embedded_checkpoint_brings_one_for_its_defaults() -> None:
     assert own.conditions["model"] == [f"{here}:bfloat16", f"{here}:float32"]  # on a GPU as on the CPU
     defaults = Settings()
     for name in ("top_k", "overlap", "limit", "mask", "exhaustive", "views", "contrast", "zoom"):
-        assert own.conditions[name] == getattr(defaults, name), name
+        expected = True if name == "mask" else getattr(defaults, name)  # auto masks slides
+        assert own.conditions[name] == expected, name
     assert own.cohort.about == "rendered"
     about = json.loads((embedded_checkpoint() / OWN / "aggregator.json").read_text())["cohort"]
     assert about["patients_given"] is True

@@ -138,7 +138,8 @@ def slowly(query):
     time.sleep(0.02)
     return says(query)
 
-wsi_chat.analyze(sys.argv[1], out=sys.argv[2], engine=ScriptedEngine(slowly), specimen="cervix", top_k=3)
+wsi_chat.analyze(sys.argv[1], out=sys.argv[2], engine=ScriptedEngine(slowly), specimen="cervix", top_k=3,
+                 controls=False)
 """
 
 
@@ -146,7 +147,7 @@ def test_runs_killed_at_any_instant_end_in_the_same_report_with_no_tile_asked_tw
     small_slide: Path, tmp_path: Path
 ) -> None:
     whole = wsi_chat.analyze(
-        small_slide, out=tmp_path / "whole", engine=ScriptedEngine(says), specimen="cervix", top_k=3
+        small_slide, out=tmp_path / "whole", engine=ScriptedEngine(says), specimen="cervix", top_k=3, controls=False
     )
     total = whole.report.timings.answers_new
     log, out = tmp_path / "asked.txt", tmp_path / "killed"

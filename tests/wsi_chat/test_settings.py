@@ -19,7 +19,7 @@ from wsi_chat.settings import FORMATS, Settings, affecting, declared, fit_condit
 
 RARE = {
     "pool", "pool_k", "coverage_floor", "overlap", "workers", "timeout", "dtype", "seed", "gallery", "font_path",
-    "views", "contrast", "zoom",
+    "views", "contrast", "zoom", "scope", "positive_controls",
 }  # fmt: skip
 
 

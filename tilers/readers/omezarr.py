@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.ome import MAX_XML, parse_ome_xml, unit_um
-from tilers.properties import allow_listed, number
+from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
 from wsi_chat.errors import SlideUnsupported
@@ -67,7 +67,11 @@ class OmeZarrBackend(WindowBackend):
         w0, h0 = self.level_sizes[0]
         self.level_downsamples = tuple((w0 / w + h0 / h) / 2 for w, h in self.level_sizes)
         self.properties = allow_listed(
-            {"ome.version": meta.get("version", scales.get("version", "")), "zarr.format": group.metadata.zarr_format}
+            {
+                "ome.version": meta.get("version", scales.get("version", "")),
+                "zarr.format": group.metadata.zarr_format,
+                **origin_of(group.attrs.get("description")),
+            }
         )
         resolution = _resolution(scales, x, y)
         self.resolutions = (resolution,) if resolution else ()

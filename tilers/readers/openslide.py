@@ -9,7 +9,7 @@ import numpy as np
 import openslide
 
 from tilers.dicom import file_of_series
-from tilers.properties import allow_listed, number, objective, tiff_resolution
+from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
@@ -36,7 +36,7 @@ class OpenSlideBackend(Backend):
         self.level_sizes = tuple(self._slide.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self.objective_power = objective(raw.get("openslide.objective-power"))
-        self.properties = allow_listed(raw)
+        self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw, self.vendor)
         self.bounds = _bounds(raw)
         colour = raw.get("openslide.background-color", "")

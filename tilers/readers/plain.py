@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tilers.orientation import UPRIGHT, turn, turned_size
-from tilers.properties import allow_listed
+from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.samples import Depth, depth_in_use
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
@@ -42,6 +42,7 @@ class Header:
     orientation: int
     frames: int
     resolution: Resolution | None
+    description: str = ""
 
 
 class PlainBackend(WindowBackend):
@@ -53,7 +54,9 @@ class PlainBackend(WindowBackend):
         self._pixels = pixels
         self.level_sizes = (header.size,)
         self.level_downsamples = (1.0,)
-        self.properties = allow_listed({"plain.format": header.format, "plain.mode": header.mode})
+        self.properties = allow_listed(
+            {"plain.format": header.format, "plain.mode": header.mode, **origin_of(header.description)}
+        )
         self.resolutions = (header.resolution,) if header.resolution else ()
         self.notes = notes
 
@@ -102,7 +105,12 @@ def _header(image: Image.Image) -> Header:
     orientation = orientation if 1 <= orientation <= 8 else UPRIGHT
     frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
     size = turned_size(image.size, orientation)
-    return Header(image.format or "", image.mode, size, orientation, frames, _resolution(image))
+    return Header(image.format or "", image.mode, size, orientation, frames, _resolution(image), _description(image))
+
+
+def _description(image: Image.Image) -> str:
+    """What a PNG's text chunk says of the picture; only `tilers.properties.origin_of` reads it."""
+    return str(image.info.get("Description") or "") if image.format == "PNG" else ""
 
 
 def _resolution(image: Image.Image) -> Resolution | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
-from tilers.properties import allow_listed, tiff_resolution
+from tilers.properties import allow_listed, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, WindowBackend
 from tilers.samples import (
     ALPHAS,
@@ -38,7 +38,7 @@ from tilers.samples import (
     to_rgb,
 )
 from tilers.segments import JPEG, JPEG2000, TiffImage
-from tilers.tiff_content import Content, ratio, read_content
+from tilers.tiff_content import DESCRIPTION, Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
@@ -94,6 +94,7 @@ class TiffBackend(WindowBackend):
                 "tiff.XResolution": None if x is None else f"{x:g}",
                 "tiff.YResolution": None if y is None else f"{y:g}",
                 "tiff.ResolutionUnit": UNITS.get(int(unit)) if unit is not None else None,
+                **origin_of(getattr(first.page.tags.get(DESCRIPTION), "value", None)),
             }
         )
         cut = sum(int(i.cut.sum()) for level in self._levels for images in level.images for i in images)

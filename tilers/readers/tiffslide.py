@@ -14,7 +14,7 @@ import tifffile
 import tiffslide
 from numpy.typing import NDArray
 
-from tilers.properties import allow_listed, number, objective, tiff_resolution
+from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
@@ -76,7 +76,7 @@ class TiffSlideBackend(WindowBackend):
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self.vendor = vendor
         self.objective_power = objective(raw.get("tiffslide.objective-power"))
-        self.properties = allow_listed(raw)
+        self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw)
         self._inverted = int(page.photometric) == MINISWHITE
         self._segments: list[_Segments] | None = None

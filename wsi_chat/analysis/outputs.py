@@ -70,6 +70,7 @@ def write_documents(judged: Judged) -> tuple[str, ...]:
         lambda: reports.write_differential_csv(report, folder.path / "differential.csv"),
         lambda: reports.write_tiles_parquet(tiles, folder.tiles_path, fields=report.slide.fields),
         lambda: reports.write_maps_zarr(prepared.plan, tiles, folder.maps_path, slide=report.slide, outline=outline),
+        lambda: reports.write_mask(prepared.foreground, folder.path / reports.MASK),
         lambda: reports.write_scan(slide.overview(), folder.path),
         lambda: draw_pictures(report, tiles, folder, words=words, outline=outline, font_path=font_path),
         lambda: _draw_gallery(slide, report, tiles, folder.path, limit=settings.gallery),

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.causes import causes_of_failure
+from wsi_chat.analysis.controls import ask_controls, positive_controls
 from wsi_chat.analysis.outputs import missing_font, write_documents
 from wsi_chat.analysis.provenance import config_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import EarlierDocuments, RunFolder
+from wsi_chat.analysis.scope import checkpoint_folder, read_scope
 from wsi_chat.analysis.slide_score import SlideScore
 from wsi_chat.analysis.stages import (
     Clock,
@@ -43,12 +45,17 @@ def check_settings(settings: Settings, model: Model) -> SlideScore:
     """Find what would be wrong with every slide before the first is opened; gives the score that the settings name.
 
     Raises:
-        SettingError: a pool, an aggregator or a result of another test cannot be used.
+        SettingError: a pool, an aggregator, a scope, a control or a result of another test cannot be used.
     """
     from aggregators.pooling import find_pool
+    from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
     read_ancillary(settings.ancillary)
+    folder = checkpoint_folder(settings, model)
+    read_scope(settings, folder)
+    if settings.controls:
+        positive_controls(settings, load_system(settings.specimen), folder=folder)
     score = SlideScore.load(settings)
     score.require_features(model)
     return score
@@ -84,6 +91,7 @@ def analyze_slide(
             detailed = detail_tiles(screened)
             for cause in causes_of_failure(detailed.tile_verdicts):
                 log.warning("%s: %s", slide.path.name, cause)
+            detailed = ask_controls(detailed)
             judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
             if settings.narrative == "model":
                 judged = narrate_by_model(judged)

@@ -40,6 +40,9 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: T
         grid=plan.grid,
         foreground=plan.foreground,
         selected=len(plan.tiles),
+        unsure=plan.unsure,
+        empty=plan.empty,
+        outside=plan.outside,
         read=len(rows) - unreadable,
         unreadable=unreadable,
         screened=sum(row.p_screen is not None for row in rows),
@@ -61,12 +64,16 @@ def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Se
     if settings.limit is not None and len(plan.tiles) < plan.foreground:
         notes.append(Remark("run.limited", n=len(plan.tiles), all=plan.foreground))
     notes += _field_notes(slide)
-    if not settings.mask:
+    if settings.mask == "off":
         notes.append(Remark("run.mask_off"))
-    elif slide.is_photograph:
+    elif not plan.left_out and slide.is_photograph:
         notes.append(Remark("fields.unmasked", n=len(slide.fields) or 1))
+    elif not plan.left_out:
+        notes.append(Remark("run.mask_not_used"))
     elif foreground.method:
         notes.append(Remark("run.foreground", method=foreground.method))
+    if plan.empty or plan.outside or plan.unsure:
+        notes.append(Remark("run.masked", empty=plan.empty, outside=plan.outside, unsure=plan.unsure, grid=plan.grid))
     return notes
 
 
@@ -136,7 +143,8 @@ def provenance_of(
         tile_px=plan.tile_px,
         tile_mpp=plan.mpp,
         overlap=plan.overlap,
-        mask=read_remark(foreground.method) if settings.mask else Remark("foreground.off"),
+        mask=read_remark(foreground.method) if plan.left_out else Remark("foreground.off"),
+        masked=plan.left_out,
         aggregation={
             "pool": settings.pool,
             "k": settings.pool_k,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # what a run writes about a slide; a slide's folder may hold more (its journal, a saved conversation), which stays
 DOCUMENTS = (
     "report.*", "findings.*", "fields.*", "fields", "differential.*", "tiles.*", "maps.zarr", "scan.*", "overview.*",
-    "heatmap.*", "gallery", "thumbnail.*", "*.dcm",
+    "mask.*", "heatmap.*", "gallery", "thumbnail.*", "*.dcm",
 )  # fmt: skip
 DEFAULT_OUT = "wsi-chat-out"
 RUN_HINT = "Choose another folder with -o."

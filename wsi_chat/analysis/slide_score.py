@@ -31,6 +31,9 @@ LOCAL = ("transformers",)
 def conditions_of(provenance: Provenance, *, system: str, system_version: str) -> dict[str, Any]:
     """What must be the same for slides of one aggregator: model, prompts, tiles, reporting system, depth of reading."""
     model = provenance.model
+    conditions = fit_conditions(provenance.config)
+    if provenance.masked is not None:  # what auto came to on this slide
+        conditions["mask"] = provenance.masked
     return {
         "model": model.revision,
         "dialect": model.dialect,
@@ -39,7 +42,7 @@ def conditions_of(provenance: Provenance, *, system: str, system_version: str) -
         "tile_mpp": round(provenance.tile_mpp, 4),
         "overlap": provenance.overlap,
         "reporting system": f"{system} {system_version}",
-        **fit_conditions(provenance.config),
+        **conditions,
     }
 
 

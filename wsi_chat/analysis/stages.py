@@ -34,11 +34,12 @@ from wsi_chat.analysis.provenance import (
     specimen_code,
     specimen_name,
 )
+from wsi_chat.analysis.scope import answering_folder, on_slide, read_scope
 from wsi_chat.analysis.slide_score import SlideScore, conditions_of
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
-from wsi_chat.schema import Box, Provenance, Remark, Report, Specimen, TileVerdict, Timings
+from wsi_chat.schema import Box, Controls, Provenance, Remark, Report, Scope, Specimen, TileVerdict, Timings
 from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class SlideRun:
     precision: Mapping[str, float] | float | None
     asker: Asker | None
     keeper: FeatureKeeper | None
+    scope: Scope | None = None
 
     @property
     def image_features(self) -> ImageFeatures | None:
@@ -140,12 +142,14 @@ class Screened:
 class Detailed:
     """A screened slide whose chosen tiles were looked at closely, and normal cells counted in a random sample.
 
-    ``tiles`` holds every planned tile; ``cells`` is None where no cells were counted.
+    ``tiles`` holds every planned tile; ``cells`` is None where no cells were counted, ``controls`` where no control
+    question was asked.
     """
 
     screened: Screened
     tiles: Mapping[int, TileVerdict]
     cells: TileSample | None = None
+    controls: Controls | None = None
 
     @property
     def run(self) -> SlideRun:
@@ -199,9 +203,7 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
             slide.assume_mpp(tile_mpp)
         slide.require_mpp()
         what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
-        foreground = find_foreground(slide, mask=settings.mask)
-        if photographed and not foreground.is_blank:  # nothing of a photograph is left out, unless all of it is empty
-            foreground = find_foreground(slide, mask=False)
+        foreground = find_foreground(slide, mask=settings.mask != "off")
         plan = plan_tiles(
             slide,
             foreground,
@@ -209,6 +211,7 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
             mpp=tile_mpp,
             overlap=settings.overlap,
             limit=settings.limit,
+            leave_out=leaves_out_glass(settings, slide, system, foreground),
             allow_upsample=photographed,
         )
         stream, patches = None, None
@@ -219,6 +222,22 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
             patches = chain(list(islice(patches, 1)), patches)
         stack.pop_all()
     return Prepared(path, slide, system, foreground, plan, time.perf_counter() - began, stream, patches)
+
+
+FIELD_PX = 8192
+"""Side of the largest picture of one level that is taken for a photograph of a field and not for a scan."""
+
+
+def leaves_out_glass(settings: Settings, slide: Slide, system: System, foreground: Foreground) -> bool:
+    """Whether tiles of empty glass are left out: as the user says, else not for pictures of fields nor blood smears.
+
+    On those every tile counts, and crowded cells leave too little glass to tell it apart. A picture that is nothing but
+    glass is left out all the same.
+    """
+    if settings.mask != "auto" or foreground.is_blank:
+        return settings.mask != "off"
+    is_field = slide.is_photograph or (len(slide.level_sizes) == 1 and max(slide.size) <= FIELD_PX)
+    return not is_field and "blood-smear" not in system.specimens
 
 
 @contextmanager
@@ -267,8 +286,9 @@ def ready_to_ask(
                 asker.keeper = keeper
             clock.lap("load model")
         yield SlideRun(
-            prepared, folder, settings, model, journal, score, provenance, clock, progress, precision, asker, keeper
-        )
+            prepared, folder, settings, model, journal, score, provenance, clock, progress, precision, asker, keeper,
+            read_scope(settings, answering_folder(settings, model)) if plan.tiles else None,
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- ask
@@ -338,6 +358,7 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
         notes: for the reader, besides those that the slide, its plan, its model and its score give.
     """
     from aggregators import aggregate
+    from aggregators.rules import Circumstances
     from reports import narrate
 
     run = detailed.run
@@ -345,6 +366,7 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
     tiles = detailed.tile_verdicts
     funnel = count_funnel(prepared.plan, tiles, detailed.cells)
     supplied = what_was_supplied(settings, prepared.system)
+    scope = on_slide(run.scope, prepared.system, prepared.slide.properties, given=settings.specimen is not None)
     verdict = aggregate(
         tiles,
         system=prepared.system,
@@ -359,6 +381,14 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
         precision=run.precision,
         applied=run.score.applied,
         image=run.image_features,
+        circumstances=Circumstances(
+            controls=detailed.controls,
+            scope=scope,
+            other_settings=run.score.not_applied,
+            dark=prepared.foreground.kind == "dark",
+            mpp=prepared.slide.mpp,
+            mpp_stated=prepared.slide.mpp_stated,
+        ),
     )
     verdict = in_fields(verdict, prepared.slide.fields)
     run.clock.lap("aggregate")
@@ -370,11 +400,14 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
         language=settings.language,
         ancillary=read_ancillary(settings.ancillary),
         funnel=funnel,
+        scope=scope,
+        controls=detailed.controls,
         notes=(
             *run_notes(prepared.slide, prepared.foreground, prepared.plan, settings),
             *(mechanisms_on(settings, asker) if asker else ()),
             *engine_notes(settings, asker),
             *((run.score.not_applied,) if run.score.not_applied else ()),
+            *(() if settings.controls or asker is None else (Remark("controls.off"),)),
             *notes,
         ),
         provenance=run.provenance.model_copy(update=generated),

@@ -21,7 +21,7 @@ SUMMARY_COLUMNS = (
     "slide_id", "file", "state", "status", "score", "score_kind", "category", "adequacy", "adequacy_reason", "coverage",
     "fields", "fields_missing", "findings_abnormal",
     "tiles_grid", "tiles_foreground", "tiles_selected", "tiles_read", "tiles_screened", "tiles_failed",
-    "tiles_detailed", "tiles_detail_failed", "seconds", "reason", "error",
+    "tiles_detailed", "tiles_detail_failed", "seconds", "headline", "rules", "reason", "error",
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def row_of(report: Report) -> dict[str, Any]:
         "tiles_detailed": funnel.detailed,
         "tiles_detail_failed": funnel.detail_failed,
         "seconds": round(sum(report.timings.seconds.values()), 3),
+        "headline": verdict.grounds[0].headline if verdict.grounds else "",
+        "rules": "; ".join(ground.rule for ground in verdict.grounds),
         "reason": verdict.reason,
         **{f"{COUNT}{row.label}": row.seen for row in verdict.counts if row.asked or row.seen},
     }
@@ -79,10 +81,16 @@ def reason_of(error: BaseException) -> str:
 
 
 def indeterminate_by_error(report: Report) -> bool:
-    """Whether the slide has no verdict because tiles or answers failed (and not because its score is in doubt)."""
+    """Whether the slide has no verdict because of the run, and not because of the slide.
+
+    Tiles or answers are missing, only a sample was looked at, the controls failed, or model or score were made for
+    other slides; see `aggregators.rules`. An older report has no grounds: there, whether tiles or answers failed.
+    """
     verdict, funnel = report.verdict, report.funnel
     if verdict.status != "indeterminate":
         return False
+    if verdict.grounds:
+        return verdict.grounds[0].by_error
     few = verdict.coverage < verdict.coverage_floor or not funnel.screened
     screening = few and funnel.unreadable + funnel.screen_failed > 0
     return screening or (verdict.score is None and funnel.detail_failed > 0)

@@ -260,7 +260,7 @@ def _inside(cells: Sequence[ReviewedCell], tile: Box) -> tuple[list[LabelledBox]
 
 
 def _pixels(slide: Slide, tile: Box, px: int) -> Image.Image:
-    return Image.fromarray(slide.crop(tile, px))
+    return Image.fromarray(slide.crop(tile, px, alone=True))
 
 
 # ---------------------------------------------------------------------------------------------- the manifest

@@ -166,7 +166,8 @@ def _tell(result: SlideResult) -> None:
     verdict, funnel = report.verdict, report.funnel
     console = Console(highlight=False, soft_wrap=True)
     console.print(report.slide.file_name, style="bold", markup=False, end="")
-    console.print(f"  {verdict.status.upper()}", end="")
+    why = f" ({verdict.grounds[0].headline})" if verdict.grounds else ""
+    console.print(f"  {verdict.status.upper()}{why}", end="", markup=False)
     if verdict.score is not None:
         console.print(f"  score {verdict.score:.3f} ({verdict.score_kind})", end="", markup=False)
     console.print()

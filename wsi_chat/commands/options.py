@@ -132,7 +132,7 @@ def _annotation(one: Declared, *, words: str | None, default: str | None, alias:
 
 def _kind(one: Declared) -> tuple[Any, tuple[str, ...], str | None]:
     """The type of an option, its names, and the placeholder for its value."""
-    if one.annotation is bool:
+    if one.annotation is bool or "/" in one.flags:
         name = one.option
         return bool, (one.flags or (f"{name}/--no-{name[2:]}" if one.default else name),), None
     if one.annotation == tuple[str, ...]:

@@ -294,7 +294,9 @@ class Dialect:
         if answer.status == "failed":
             return None
         if answer.probabilities is not None and not has_reasoning(answer.text):
-            if set(answer.probabilities) != set(ask.letters):
+            if set(answer.probabilities) != set(ask.letters) or not all(
+                map(math.isfinite, answer.probabilities.values())
+            ):
                 return None
             return {
                 option: float(answer.probabilities[letter])

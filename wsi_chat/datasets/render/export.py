@@ -6,9 +6,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from wsi_chat.datasets.render.field import render_field
+from wsi_chat.schema import RENDERED_NOTE
 
 
 def render_fields(
@@ -20,12 +22,13 @@ def render_fields(
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    note = PngInfo()
+    note.add_text("Description", RENDERED_NOTE)
     records = []
     for number in range(seed, seed + n):
         field = render_field(number, size=size, mpp=mpp, recipe=recipe)
         name = f"field_{number:07d}.png"
-        _, packed = cv2.imencode(".png", cv2.cvtColor(field.image, cv2.COLOR_RGB2BGR))
-        (folder / name).write_bytes(packed.tobytes())
+        Image.fromarray(field.image).save(folder / name, pnginfo=note)
         cells = [asdict(cell) for cell in field.cells]
         record = {"image": name, "seed": number, "recipe": field.recipe, "mpp": mpp, "size": size}
         records.append({**record, "abnormal": field.abnormal, "cells": cells})

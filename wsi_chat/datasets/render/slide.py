@@ -19,6 +19,7 @@ import zarr
 from wsi_chat.datasets.render.field import ABNORMAL, ORGANISMS, Cell
 from wsi_chat.datasets.render.scene import Scene
 from wsi_chat.datasets.render.stains import U8
+from wsi_chat.schema import RENDERED_NOTE
 from wsi_chat.terminology import load_system
 
 STEP = 4  # each pyramid level is a quarter of the one above it, per axis
@@ -168,6 +169,7 @@ def _write_tiff(path: Path, pyramid: _Pyramid, mpp: float, quality: int) -> None
                 subfiletype=1 if level else 0,
                 metadata=None,
                 software=False,
+                description=None if level else RENDERED_NOTE,
             )
 
 
@@ -194,6 +196,7 @@ def _write_zarr(path: Path, pyramid: _Pyramid, mpp: float) -> None:
         "omero": {"channels": channels},
     }
     root.attrs["ome"] = about
+    root.attrs["description"] = RENDERED_NOTE
 
 
 def _write_truth(path: Path, truth: SlideTruth) -> None:
