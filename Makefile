@@ -62,8 +62,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
+# whole files to each process, so that what a file shares is made once; one thread each
+JOBS ?= 2
 test: lint
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Debian's own Chromium; nothing is fetched by playwright itself
 CHROMIUM = $$(command -v chromium || command -v chromium-browser)
