@@ -202,7 +202,7 @@ def test_an_unforeseen_exception_ends_one_slide_of_analyze_not_the_run(
     slides = [str(tmp_path / "b.tiff"), str(tmp_path / "a.tiff")]
     done = CliRunner().invoke(cli.app, ["analyze", *slides, "-o", str(tmp_path / "out"), "--json", *QUICK])
     assert done.exit_code == 3, done.output
-    assert [row["file"] for row in json.loads(done.stdout)] == ["a.tiff"]
+    assert [row["file"] for row in json.loads(done.stdout)] == ["b.tiff", "a.tiff"]
     assert "IndexError: a library's own trouble" in done.stderr
     (trace,) = (tmp_path / "out").glob("b-*/error.log")
     assert "in find" in trace.read_text()
