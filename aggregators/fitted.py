@@ -144,7 +144,12 @@ def feature_set(head: HeadName) -> str:
 
 
 def _shown(wanted: object) -> str:
-    return " or ".join(map(repr, wanted)) if isinstance(wanted, list) else repr(wanted)
+    """A setting's value as the command line has it: on and off for a switch, no setting at all as none."""
+    if isinstance(wanted, list):
+        return " or ".join(map(_shown, wanted))
+    if wanted is None:
+        return "none"
+    return {True: "on", False: "off"}[wanted] if isinstance(wanted, bool) else repr(wanted)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class FittedAggregator:
         """What differs from the conditions of the fit, as phrases that name both values."""
         mine = self.record.conditions
         return [
-            Remark("aggregator.condition", setting=key, value=repr(conditions.get(key)), fitted=_shown(mine.get(key)))
+            Remark("aggregator.condition", setting=key, value=_shown(conditions.get(key)), fitted=_shown(mine.get(key)))
             for key in sorted(set(mine) | set(conditions))
             if not self.meets(key, conditions.get(key))
         ]

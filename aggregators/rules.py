@@ -56,8 +56,9 @@ class Circumstances:
         scope: what the model was trained for; None where nobody says.
         other_settings: why the checkpoint's own aggregator does not score the slide; None where it does, or has none.
         dark: the background is dark, as in fluorescence or an inverted picture.
-        mpp, mpp_stated: the resolution that the user gave, and what the file states, µm/px; None where either is not
-            known.
+        mpp, mpp_stated: the resolution that the slide was read at level 0 with, and what the file states, µm/px; None
+            where either is not known.
+        scale_assumed: nobody knows the resolution, and ``mpp`` is the one that suits the model.
     """
 
     controls: Controls | None = None
@@ -66,6 +67,7 @@ class Circumstances:
     dark: bool = False
     mpp: float | None = None
     mpp_stated: float | None = None
+    scale_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +243,19 @@ def _resolution(seen: Evidence) -> tuple[Remark, Remark] | None:
     return Remark("headline.resolution", **numbers), Remark("verdict.resolution", **numbers)
 
 
+def _scale(seen: Evidence) -> tuple[Remark, Remark] | None:
+    mpp = seen.circumstances.mpp
+    if not seen.circumstances.scale_assumed or mpp is None:
+        return None
+    return Remark("headline.scale"), Remark("verdict.scale", mpp=mpp)
+
+
 def _focus(seen: Evidence) -> tuple[Remark, Remark] | None:
     known = sorted(v.focus for v in seen.ranked if v.focus is not None and v.tile.cellularity != 0.0)
     if not known or (sharpest := known[int(0.9 * (len(known) - 1) + 0.5)]) >= LEAST_FOCUS:
         return None
-    return Remark("headline.focus"), Remark("verdict.focus", focus=sharpest, least=LEAST_FOCUS)
+    focus, least = distinct(sharpest, LEAST_FOCUS, digits=1)
+    return Remark("headline.focus"), Remark("verdict.focus", focus=focus, least=least)
 
 
 def _only_unsure(seen: Evidence) -> tuple[Remark, Remark] | None:
@@ -316,6 +326,7 @@ RULES: tuple[Rule, ...] = (
     Rule("slide.small", "indeterminate", True, _small),
     Rule("slide.dark", "indeterminate", True, _dark),
     Rule("slide.resolution", "indeterminate", True, _resolution),
+    Rule("slide.scale", "indeterminate", True, _scale),
     Rule("scope", "indeterminate", True, _scope),
     Rule("controls.positive", "indeterminate", True, _positive_missed),
     Rule("controls.unanswered", "indeterminate", True, _controls_unanswered),
@@ -346,10 +357,10 @@ def _name(system: System) -> Remark:
     return Remark("name.system", code=system.code, name=system.name)
 
 
-def distinct(score: float, threshold: float) -> tuple[str, str]:
-    """Both numbers with three decimals, or as many as it takes to tell them apart."""
-    for digits in range(3, 17):
-        texts = f"{score:.{digits}f}", f"{threshold:.{digits}f}"
+def distinct(score: float, threshold: float, *, digits: int = 3) -> tuple[str, str]:
+    """Both numbers with ``digits`` decimals, or as many more as it takes to tell them apart."""
+    for places in range(digits, 17):
+        texts = f"{score:.{places}f}", f"{threshold:.{places}f}"
         if texts[0] != texts[1] or score == threshold:
             return texts
     return repr(score), repr(threshold)

@@ -27,7 +27,7 @@ def share_text(row: DifferentialRow) -> str:
 
 
 def field_text(entry: PerField, found: Differential, words: Words) -> str:
-    """``mean 7.6 (0 to 14) in 9 fields of 38 µm``."""
+    """``mean 7.6 (0 to 14) in 9 tiles 38 µm wide``."""
     return words(
         "blood.per_field_value", mean=f"{entry.mean:.1f}", fewest=entry.fewest, most=entry.most, fields=found.fields,
         um="" if found.field_um is None else f"{found.field_um:.0f}",

@@ -45,8 +45,8 @@ def score_text(value: float) -> str:
 
 
 def score_pair(score: float, threshold: float) -> tuple[str, str]:
-    """Both with two decimals, or with as many as it takes to tell them apart."""
-    for digits in range(2, 17):
+    """Both with three decimals, as the verdict's reason has them, or with as many as it takes to tell them apart."""
+    for digits in range(3, 17):
         texts = f"{score:.{digits}f}", f"{threshold:.{digits}f}"
         if texts[0] != texts[1] or score == threshold:
             return texts

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from tilers.properties import origin_of
 from tilers.readers.plain import MAX_PIXELS, read_header
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported
-from wsi_chat.schema import FieldRecord
+from wsi_chat.schema import ORIGIN, FieldRecord
 
 CAMERA = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FLAT = (".tif", ".tiff")
@@ -38,13 +39,15 @@ TOO_LARGE = "{} x {} px are too large for a photograph of a field"
 class Found:
     """A photograph as its header describes it. ``size`` is None where even that cannot be read: ``error`` says why.
 
-    ``mpp`` is µm/px where the file states a plausible value.
+    ``mpp`` is µm/px where the file states a plausible value; ``origin`` is its property
+    `wsi_chat.schema.ORIGIN`, empty where it says nothing of it.
     """
 
     path: Path
     size: tuple[int, int] | None
     mpp: float | None = None
     error: str = ""
+    origin: str = ""
 
 
 def is_photograph(path: Path) -> bool:
@@ -141,7 +144,8 @@ def look_at(path: Path) -> Found:
     except OSError as error:
         return Found(path, None, error=(error.strerror or str(error)).lower())
     said = () if header.resolution is None else (header.resolution,)
-    return Found(path, header.size, resolve_mpp(said, objective_power=None, flag=None).value)
+    mpp = resolve_mpp(said, objective_power=None, flag=None).value
+    return Found(path, header.size, mpp, origin=origin_of(header.description).get(ORIGIN, ""))
 
 
 def _unreadable(path: Path, error: SlideUnsupported) -> str:
@@ -158,7 +162,7 @@ def _opened(path: Path) -> Found:
     try:
         with open_slide(path) as slide:
             if slide.size[0] * slide.size[1] <= MAX_PIXELS:
-                return Found(path, slide.size, slide.mpp)
+                return Found(path, slide.size, slide.mpp, origin=slide.properties.get(ORIGIN, ""))
             return Found(path, None, error=TOO_LARGE.format(*slide.size))
     except (WsiChatError, OSError) as error:
         return Found(path, None, error=getattr(error, "message", "") or str(error))

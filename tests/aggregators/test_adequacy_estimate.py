@@ -268,7 +268,7 @@ def test_six_groups_seen_are_enough_whatever_the_interval(assess):
 def test_a_system_without_a_rule_is_not_assessed_even_with_a_sample(assess, specimen):
     adequacy = assess(sampled(60), system=load_system(specimen))
     assert adequacy.status == "not_assessed"
-    assert "No adequacy rule" in adequacy.reason
+    assert "has no adequacy rule that can be computed" in adequacy.reason
     assert adequacy.cells_estimate is None
 
 

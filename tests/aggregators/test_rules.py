@@ -52,6 +52,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, bool]] = {
     "slide.resolution": (
         {"mpp": 2.0, "mpp_stated": 0.5}, "indeterminate", "resolution: 2 µm/px given, 0.5 in the file", True
     ),
+    "slide.scale": ({"mpp": 0.5, "scale_assumed": True}, "indeterminate", "unknown resolution", True),
     "scope": ({"scope": OUTSIDE}, "indeterminate", "outside the model's scope", True),
     "controls.positive": ({"controls": FAILED["missed"]}, "indeterminate", "the model missed a positive control", True),
     "controls.unanswered": (
@@ -137,3 +138,14 @@ def test_too_few_cells_are_unsatisfactory_and_unanswered_counting_is_by_error(
 
 def test_a_dark_background_says_nothing_where_no_stain_is_known(judge) -> None:
     assert judge(specimen=None, dark=True).status == "normal"
+
+
+def test_a_focus_just_short_of_sharp_is_not_printed_as_sharp(judge) -> None:
+    assert "a focus of only 9.98 (variance of the Laplacian; in focus from 10.00)" in judge(focus=9.98).reason
+
+
+def test_an_unknown_resolution_spoils_a_negative_verdict_whatever_the_specimen(judge) -> None:
+    verdict = judge(specimen=None, mpp=0.5, scale_assumed=True)
+    assert (verdict.status, verdict.grounds[0].rule) == ("indeterminate", "slide.scale")
+    assert "as if at 0.5 µm/px" in verdict.reason
+    assert "--mpp" in verdict.reason

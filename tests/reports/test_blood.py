@@ -137,7 +137,7 @@ def test_chat_counts_types_kinds_and_the_differential(report, counted, tmp_path)
     told = answer("What is the differential?")
     assert "Neutrophil 60\u202f% (70; 51–69\u202f%)" in told
     assert "left shift" in answer("Is there a left shift?")
-    assert "RBC per field" in answer("How many red cells per field?")
+    assert "RBC per tile" in answer("How many red cells per field?")
 
 
 def test_a_report_without_a_differential_shows_none(abnormal, tmp_path: Path):

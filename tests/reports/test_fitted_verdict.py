@@ -39,7 +39,7 @@ def shown(report: Report, tiles: Any, folder: Path) -> tuple[dict[str, Any], dic
 
 def test_a_promise_and_the_band_are_shown(abnormal, tmp_path):
     data, lines = shown(fitted_report(abnormal.report), abnormal.tiles, tmp_path)
-    assert lines["Threshold"] == f"{PROMISE}, indeterminate from 0.31 to 0.62"
+    assert lines["Threshold"] == f"{PROMISE}, indeterminate from 0.310 to 0.620"
     assert data["verdict"]["calibration"] == "score: calibrated (Platt scaling)"
     assert data["verdict"]["gauge"]["kind"].endswith("90 rendered slides, logistic regression")
     assert data["notes"][-1] == "Cells in groups count once."

@@ -34,8 +34,8 @@ def test_every_case_cites_only_what_exists(case):
 def test_the_flagged_slide_is_told_with_its_numbers(abnormal):
     text = _text(abnormal.report.narrative)
     verdict, funnel = abnormal.report.verdict, abnormal.report.funnel
-    assert f"score of {verdict.score:.2f}" in text
-    assert "reaches the threshold of 0.50; the slide was flagged for review" in text
+    assert f"score of {verdict.score:.3f}" in text
+    assert "reaches the threshold of 0.500; the slide was flagged for review" in text
     assert f"suggestive of {verdict.category_name}" in text
     assert f"{funnel.screened} of {funnel.selected} tiles" in text
     for row in verdict.counts:
@@ -185,7 +185,7 @@ def test_numbers_never_round_across_a_border():
     assert percent(1.0) == "100\u202f%"
     assert percent(0.0001) == "<\u202f0.1\u202f%"
     assert score_pair(0.4999, 0.5) == ("0.4999", "0.5000")
-    assert score_pair(0.5, 0.5) == ("0.50", "0.50")
+    assert score_pair(0.5, 0.5) == ("0.500", "0.500")
 
 
 @st.composite
@@ -257,3 +257,13 @@ def test_a_slide_that_is_not_called_abnormal_never_denies_the_cells_that_were_ma
     assert words("narrative.normal_with_candidates", n=marked) in text
     clean = report.model_copy(update={"verdict": verdict.model_copy(update={"findings": (), "counts": ()})})
     assert words.wording("normal", abnormal.system) in _text(narrate(clean, (), abnormal.system, words=words))
+
+
+def test_the_score_is_the_same_number_in_the_reason_and_in_the_narrative(abnormal):
+    verdict = abnormal.report.verdict
+    assert verdict.status == "abnormal"
+    score, threshold = score_pair(verdict.score, verdict.threshold)
+    assert f"The score {score} (" in verdict.reason
+    assert f"the threshold {threshold};" in verdict.reason
+    assert f"The slide score of {score} (" in _text(abnormal.report.narrative)
+    assert score_pair(0.998, 0.5) == ("0.998", "0.500"), "never 1.00"

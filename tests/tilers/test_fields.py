@@ -10,12 +10,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tilers import TileStream, open_slide, plan_tiles, slide_of
 from tilers.photographs import Found, is_photograph, lay_out, listing_text, photographs_in
 from tilers.reduce import UNREADABLE_RGB
 from wsi_chat.errors import SettingError, SlideNotFound, SlideUnreadable
-from wsi_chat.schema import Box, field_at
+from wsi_chat.schema import ORIGIN, RENDERED_NOTE, Box, field_at
 
 
 def picture(path: Path, seed: int, width: int = 300, height: int = 240, **save: object) -> np.ndarray:
@@ -216,3 +217,18 @@ def test_a_picture_in_memory_is_a_slide(given_picture: object) -> None:
 def test_what_is_no_picture_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(SettingError):
         slide_of(wrong)
+
+
+def test_a_specimen_is_rendered_only_where_every_field_says_so(tmp_path: Path) -> None:
+    note = PngInfo()
+    note.add_text("Description", RENDERED_NOTE)
+    for n in range(2):
+        picture(tmp_path / f"field {n}.png", n, pnginfo=note)
+    with open_slide(tmp_path) as slide:
+        assert slide.properties[ORIGIN] == "rendered"
+    picture(tmp_path / "field 2.png", 2)
+    with open_slide(tmp_path) as slide:
+        assert ORIGIN not in slide.properties
+    (tmp_path / "field 2.png").write_bytes(b"no picture")
+    with open_slide(tmp_path) as slide:
+        assert ORIGIN not in slide.properties, "what a field that cannot be read was, nobody knows"

@@ -105,6 +105,7 @@ def _field(seed: int = 12) -> Pixels:
 
 PICTURES: dict[str, Callable[[Path], Path]] = {
     "slide": _slide,
+    "photograph": lambda folder: _png(folder, _cells()),
     "tiny": lambda folder: _png(
         folder, np.pad(np.full((8, 8, 3), 90, np.uint8), ((4, 4), (4, 4), (0, 0)), constant_values=236)
     ),

@@ -177,6 +177,14 @@ def test_with_nothing_in_view_what_carries_the_verdict_is_taken_and_said(
     assert any(first in note for note in reply.notes)
 
 
+def test_who_has_a_record_is_not_sent_to_make_one(chat: wsi_chat.Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chat.facts is not None
+    monkeypatch.setattr(chat.facts, "carrying", lambda: None)
+    text = chat.say("describe what you see").text
+    assert "choose a place with /tile ID or /region" in text
+    assert "wsi-chat analyze" not in text
+
+
 def test_a_question_beyond_the_model_is_not_sent_and_what_it_can_do_is_said(
     chat: wsi_chat.Conversation, engine: ScriptedEngine
 ) -> None:
@@ -191,7 +199,7 @@ def test_a_question_beyond_the_model_is_not_sent_and_what_it_can_do_is_said(
     ("line", "says_"),
     [
         ("/bogus", "no command /bogus"),
-        ("/region 1 2 3", "not four numbers"),
+        ("/region 1 2 3", "--region 1 2 3: not four numbers"),
         ("/region a b c d", "not four numbers"),
         ("/region 90000 90000 90010 90010", "lies outside"),
         ("/tile t999999", "no finding or tile 't999999'"),

@@ -18,7 +18,7 @@ from tilers.fingerprint import fingerprint
 from tilers.photographs import canvas_size, fields_of, lay_out, look_at
 from tilers.readers import LISTING, Backend, Pixels, Resolution
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported, WsiChatError
-from wsi_chat.schema import FieldRecord, Remark
+from wsi_chat.schema import ORIGIN, FieldRecord, Remark
 
 CACHE_BYTES = 256 * 2**20
 SAME_BY = 0.02
@@ -38,6 +38,9 @@ class FieldsBackend(Backend):
         self._cache: OrderedDict[int, Pixels] = OrderedDict()
         self._lock = threading.Lock()
         self.properties = {"fields.number": str(len(paths))}
+        origins = {item.origin for item in found}
+        if len(origins) == 1 and "" not in origins:  # one field of unknown origin, or unreadable, and nobody knows it
+            self.properties[ORIGIN] = origins.pop()
         stated = {field.name: item.mpp for field, item in zip(self.fields, found, strict=True) if not field.error}
         self.resolutions, differ = _resolution(stated)
         self.notes = (*_missing(self.fields), *differ)

@@ -39,7 +39,18 @@ from wsi_chat.analysis.slide_score import SlideScore, conditions_of
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
-from wsi_chat.schema import Box, Controls, Provenance, Remark, Report, Scope, Specimen, TileVerdict, Timings
+from wsi_chat.schema import (
+    ASSUMED_SCALE,
+    Box,
+    Controls,
+    Provenance,
+    Remark,
+    Report,
+    Scope,
+    Specimen,
+    TileVerdict,
+    Timings,
+)
 from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
@@ -388,6 +399,7 @@ def judge(detailed: Detailed, *, notes: tuple[Remark, ...] = ()) -> Judged:
             dark=prepared.foreground.kind == "dark",
             mpp=prepared.slide.mpp,
             mpp_stated=prepared.slide.mpp_stated,
+            scale_assumed=prepared.slide.mpp_source == ASSUMED_SCALE,
         ),
     )
     verdict = in_fields(verdict, prepared.slide.fields)

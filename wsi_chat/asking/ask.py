@@ -101,11 +101,18 @@ def as_region(region: Sequence[float] | Box | None) -> Box | None:
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
     except (TypeError, ValueError) as error:
         raise SettingError(
-            f"--region {region}: not four numbers.", hint="Give x0 y0 x1 y1 in level-0 pixels."
+            f"--region {_listed(region)}: not four numbers.", hint="Give x0 y0 x1 y1 in level-0 pixels."
         ) from error
     if box.area <= 0:
-        raise SettingError(f"--region {region} has no area.", hint="Give x0 y0 x1 y1 with x1 > x0 and y1 > y0.")
+        raise SettingError(
+            f"--region {_listed(region)} has no area.", hint="Give x0 y0 x1 y1 with x1 > x0 and y1 > y0."
+        )
     return box
+
+
+def _listed(region: object) -> str:
+    """A region as a user writes it: ``2048 2048 4096 4096``."""
+    return " ".join(map(str, region)) if isinstance(region, (list, tuple)) else str(region)
 
 
 def ask_with(

@@ -125,7 +125,7 @@ class SlideFacts:
 
         return [
             route(r"\bwhy\b|\breasons?\b|\bwhat carries\b", False, self.why),
-            route(r"\bdifferential\b|\bleft shift\b|\bper field\b", False, self.differential),
+            route(r"\bdifferential\b|\bleft shift\b|\bper (?:field|tile)\b", False, self.differential),
             route(r"\badequa\w*|\b(?:un)?satisfactory\b|\benough cells\b", False, self.adequacy),
             route(r"\bcategory\b|\bbethesda\b", True, self.category),
             route(

@@ -124,9 +124,12 @@ class Sight:
             return ""
         side, longest = self.reader.side, max(self.reader.slide.size)
         if side is not None and longest > 2 * side:
+            name = self.reader.slide.path.name
+            if self._facts is not None:
+                return f"{name} is larger than one field: choose a place with /tile ID or /region x0 y0 x1 y1."
             return (
-                f"{self.reader.slide.path.name} is larger than one field: choose a place with /region x0 y0 x1 y1, or"
-                " run wsi-chat analyze and chat about its folder."
+                f"{name} is larger than one field: choose a place with /region x0 y0 x1 y1, or run wsi-chat analyze and"
+                " chat about its folder."
             )
         self.shown = self.reader.whole() if side is None else self.reader.around(self.reader.bounds)
         self.pointed = None

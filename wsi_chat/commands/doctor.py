@@ -137,10 +137,11 @@ def _torch() -> Check:
         return Check("PASS", "torch", f"{version}, {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
     if torch.backends.mps.is_available():
         return Check("PASS", "torch", f"{version}, Apple GPU")
+    threads = torch.get_num_threads()
     return Check(
         "WARN",
         "torch",
-        f"{version}, no GPU: {torch.get_num_threads()} CPU threads",
+        f"{version}, no GPU: {threads} CPU {'thread' if threads == 1 else 'threads'}",
         "The embedded checkpoint runs like this; for a model of 2 B parameters or more use a machine with a GPU.",
     )
 
