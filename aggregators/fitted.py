@@ -144,7 +144,9 @@ def feature_set(head: HeadName) -> str:
 
 
 def _shown(wanted: object) -> str:
-    return " or ".join(map(repr, wanted)) if isinstance(wanted, list) else repr(wanted)
+    if isinstance(wanted, list):
+        return " or ".join(map(_shown, wanted))
+    return "none" if wanted is None else repr(wanted)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class FittedAggregator:
         """What differs from the conditions of the fit, as phrases that name both values."""
         mine = self.record.conditions
         return [
-            Remark("aggregator.condition", setting=key, value=repr(conditions.get(key)), fitted=_shown(mine.get(key)))
+            Remark("aggregator.condition", setting=key, value=_shown(conditions.get(key)), fitted=_shown(mine.get(key)))
             for key in sorted(set(mine) | set(conditions))
             if not self.meets(key, conditions.get(key))
         ]

@@ -85,7 +85,7 @@ def test_a_run_with_its_conditions_is_judged_by_it(small_slide: Path, tmp_path: 
     ("settings", "noted"),
     [
         ({"top_k": 3}, "top_k 3, fitted with 24"),
-        ({"limit": 4}, "limit 4, fitted with None"),
+        ({"limit": 4}, "limit 4, fitted with none"),
         ({"aggregator": "none"}, ""),
         ({"pool": "max"}, ""),
         ({"pool_k": 3}, ""),
