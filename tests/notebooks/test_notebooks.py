@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -11,8 +11,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PICTURES = Path(os.environ.get("WSI_CHAT_PBC", FOLDER.parents[1] / "shared" / "data" / "pbc"))
-"""What the notebook on fine-tuning learns from; it is not part of the project."""
 
 
 def test_there_is_a_first_notebook() -> None:
@@ -28,9 +26,11 @@ def test_outputs_are_cleared(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the kernel's own libraries warn about event loops
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_and_shows_a_verdict(path: Path, tmp_path: Path) -> None:
-    if path.stem == "02_fine_tuning" and not PICTURES.is_dir():
-        pytest.skip(f"the annotated blood smears are not here: {PICTURES} is absent")
+def test_runs_and_shows_a_verdict(
+    path: Path, shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.stem == "02_fine_tuning":  # it learns from annotated blood smears that are not part of the project
+        monkeypatch.setenv("WSI_CHAT_PBC", str(shared("data/pbc")))
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()

@@ -129,7 +129,7 @@ def test_unwritable_output_is_exit_1_before_any_slide_is_read(tmp_path: Path, sc
         (["analyze"], "SLIDES"),
         (["analyze", "x.svs", "--overlap", "2"], "--overlap"),
         (["analyze", "x.svs", "--config", "absent.yaml"], "absent.yaml"),
-        (["analyze", "x.svs", "--specimen", "moon-rock"], "x.svs"),
+        (["analyze", "x.svs", "--specimen", "moon-rock"], "moon-rock"),
         (["nonsense"], "nonsense"),
     ],
 )

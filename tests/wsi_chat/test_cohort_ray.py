@@ -49,7 +49,7 @@ threading.Thread(target=kill_one, daemon=True).start()
 import wsi_chat
 result = wsi_chat.analyze_cohort(
     folder / "manifest.csv", out=folder / "out", engine=start, executor="ray", actors=2,
-    limit=8, top_k=1, pdf=False, gallery=0,
+    limit=8, coverage_floor=0.0, controls=False, top_k=1, pdf=False, gallery=0,
 )
 print(json.dumps({"counts": result.counts, "reasons": [s.reason for s in result.failures]}))
 """

@@ -86,7 +86,7 @@ def test_every_dialect_has_golden_prompts() -> None:
     ("name", "sha256"),
     [
         ("cytochat", "26c10574bcd50c45e43a42264a7248ebb2ed0fa49382cc4fce54ca313e48f0ad"),
-        ("embedded", "e6fa548ada7a51580f6c6d7772ea7aa2b4ea488396e6320f096e24447dbcd770"),
+        ("embedded", "b761a4057a76c3d4e815f4e77a232f7a9be373f2f6cdb60a6f4649fca3d9c1cd"),
     ],
 )
 def test_fields_added_later_leave_the_first_dialects_keys_alone(name: str, sha256: str) -> None:

@@ -858,7 +858,7 @@ def test_a_run_whose_server_dies_keeps_its_answers_and_goes_on_later(
     server = FakeServer(_cytologist)
     flags: dict[str, Any] = {
         "base_url": server.url, "dialect": "embedded", "specimen": "cervix", "top_k": 0, "pdf": False,
-        "concurrency": 1, "timeout": 1.0,
+        "concurrency": 1, "timeout": 1.0, "controls": False,
     }  # fmt: skip
 
     def dying(body: dict[str, Any], number: int) -> Said:

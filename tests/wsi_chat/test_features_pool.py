@@ -69,7 +69,7 @@ def _no_pictures() -> Iterator[None]:
 
 
 def analyze(slide: Path, out: Path, engine: Any, **more: Any) -> wsi_chat.SlideResult:
-    quick = {"top_k": 0, "adequacy_tiles": 0, "pdf": False, "html": False, "gallery": 0}
+    quick = {"top_k": 0, "adequacy_tiles": 0, "controls": False, "pdf": False, "html": False, "gallery": 0}
     return wsi_chat.analyze(slide, out=out, engine=engine, **{**quick, **more})
 
 

@@ -35,7 +35,9 @@ def test_lines_errors_and_answers_as_they_come_are_harmless(capsys: pytest.Captu
         writer.end()
     out, err = capsys.readouterr()
     assert out == f"{SHOWN}\n{SHOWN}{SHOWN}"
-    assert err == f"error: {SHOWN}\n  fix: {SHOWN}\n"
+    # an error spells out a byte that is no UTF-8, so that the file can be named
+    spelled = SHOWN[:-1] + "\\xff"
+    assert err == f"error: {spelled}\n  fix: {spelled}\n"
 
 
 def test_json_keeps_the_data_and_escapes_the_controls(capsys: pytest.CaptureFixture[str]) -> None:

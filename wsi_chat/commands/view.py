@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import ENGINE, with_settings
 from wsi_chat.errors import SettingError
 from wsi_chat.remarks import LANGUAGES
@@ -89,11 +90,11 @@ def _interrupt_at_eof() -> None:
 def _tell(place: Place, *, as_json: bool) -> None:
     """The address on stdout; how to end it on stderr."""
     if as_json:
-        import json
-
-        print(json.dumps({"url": place.url, "host": place.host, "port": place.port}), flush=True)
+        say_json({"url": place.url, "host": place.host, "port": place.port})
+        sys.stdout.flush()
         return
-    print(place.url, flush=True)
+    say(place.url)
     if place.token:
-        print("Whoever has this address, with its token, can read and review these slides.", file=sys.stderr)
-    print("Ctrl-C ends it.", file=sys.stderr, flush=True)
+        say("Whoever has this address, with its token, can read and review these slides.", err=True)
+    say("Ctrl-C ends it.", err=True)
+    sys.stdout.flush()
