@@ -82,7 +82,7 @@ def choose_mixing(
 
     Three channels whose colours are red, green and blue, absent or all the same are a colour picture if they have 8
     bits or a bright background; a fourth that is all 0 or full is its alpha. One channel without a colour is grey.
-    Everything else is mixed additively.
+    Everything else is mixed additively, as fluorescence is.
 
     Args:
         count, dtype: of the channels.
@@ -90,7 +90,7 @@ def choose_mixing(
         bits: significant bits as the file states them.
 
     Raises:
-        SlideUnsupported: values that are not brightness.
+        SlideUnsupported: values that are not brightness, or channels on a bright background without colours.
     """
     colours = [statement.colour.upper() for statement in statements[:3]]
     plain = not any(colours) or len(set(colours)) == 1 or tuple(colours) == RGB_COLOURS
@@ -99,6 +99,9 @@ def choose_mixing(
         depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(i) for i in range(3)], dtype, bits)
         if depth is not None:
             return Mixing(depth=depth, alpha=count == 4)
+    unnamed = not any(statement.colour or statement.window for statement in statements)
+    if unnamed and count > 1 and all(statement.shown for statement in statements):
+        _refuse_bright(count, dtype, sample, bits)
     alone = statements[0] if statements else ChannelStatement()
     if count == 1 and not alone.colour and alone.window is None:
         depth = EIGHT_BITS if dtype == np.uint8 else _bright_depth([sample(0)], dtype, bits)
@@ -117,6 +120,16 @@ def choose_mixing(
     if not channels:
         raise SlideUnsupported("none of its channels is marked as shown")
     return Mixing(channels=tuple(channels))
+
+
+def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDArray[Any]], bits: int | None) -> None:
+    """Refuse channels of unknown colour whose background is bright: added up, they are white or a wrong colour."""
+    samples = [sample(i) for i in range(count)]
+    varied = [values for values in samples if values.min() < values.max()]
+    if varied and _bright_depth(varied, dtype, bits) is not None:
+        raise SlideUnsupported(
+            f"it has {count} channels on a bright background, and nothing says which of them are red, green and blue"
+        )
 
 
 def _bright_depth(samples: Sequence[NDArray[Any]], dtype: np.dtype[Any], bits: int | None) -> Depth | None:

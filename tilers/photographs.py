@@ -21,7 +21,7 @@ from tilers.properties import origin_of
 from tilers.readers.plain import MAX_PIXELS, read_header
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
-from wsi_chat.errors import SlideUnsupported
+from wsi_chat.errors import SlideUnsupported, as_utf8
 from wsi_chat.schema import ORIGIN, FieldRecord
 
 CAMERA = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -188,7 +188,7 @@ def lay_out(found: Sequence[Found]) -> tuple[FieldRecord, ...]:
     return tuple(
         FieldRecord(
             number=n + 1,
-            name=name,
+            name=as_utf8(name),
             x=n % columns * wide,
             y=n // columns * high,
             width=size[0],

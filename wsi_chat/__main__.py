@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from wsi_chat.commands.signals import handle_signals, ignore_signals
@@ -10,6 +11,9 @@ from wsi_chat.commands.signals import handle_signals, ignore_signals
 def main() -> None:
     """Run the command line; interrupted while it is still being imported, end as it would."""
     handle_signals()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from wsi_chat.cli import main as run
     except KeyboardInterrupt:

@@ -456,6 +456,15 @@ def _answer(row: Sequence[Any]) -> Answer:
     )
 
 
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder has locks, tried on a file without a name; True where none can be made."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return _take_lock(file)
+    except OSError:
+        return True
+
+
 def lock_file(file: IO[bytes]) -> bool:
     """Take the lock of a file; the operating system releases it when the process ends.
 
@@ -465,6 +474,13 @@ def lock_file(file: IO[bytes]) -> bool:
     Raises:
         OSError: at once, where another process (or another journal of this one) has the lock.
     """
+    taken = _take_lock(file)
+    if not taken:
+        log.warning("%s: its file system has no locks; let no second run write there meanwhile", file.name)
+    return taken
+
+
+def _take_lock(file: IO[bytes]) -> bool:
     try:
         if os.name == "nt":
             import msvcrt
@@ -477,6 +493,5 @@ def lock_file(file: IO[bytes]) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s: its file system has no locks; let no second run write there meanwhile", file.name)
         return False
     return True

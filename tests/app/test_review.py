@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import sqlite3
 from pathlib import Path
 
@@ -30,6 +32,30 @@ def test_looking_makes_no_file(folder: Path) -> None:
         assert store.history() == []
         assert store.undo("Ann") is None
     assert not (folder / "review.sqlite").exists()
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS"])
+def test_a_folder_without_locks_keeps_decisions_with_a_warning(
+    folder: Path, code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect, opened = sqlite3.connect, []
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(getattr(errno, code), "no locks here")
+
+    def connected(place: str, **options: object) -> sqlite3.Connection:
+        opened.append(place)
+        return connect(place, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    with ReviewStore(folder) as store:
+        store.decide("Ann", "f0001", "accept")
+    assert [place.endswith("review.sqlite?nolock=1") for place in opened] == [True]  # SQLite asks the system itself
+    assert "has no locks" in caplog.text
+    monkeypatch.undo()
+    with ReviewStore(folder) as again:
+        assert again.by("Ann")["f0001"].action == "accept"
 
 
 def test_undo_takes_ones_own_last_decision_back_and_keeps_the_row(store: ReviewStore) -> None:

@@ -46,6 +46,28 @@ def write_zarr(
     return path
 
 
+def test_images_that_the_group_ome_lists_are_found_by_their_names(tmp_path: Path) -> None:
+    import zarr
+
+    image = textured(300, 200)
+    path = tmp_path / "a.zarr"
+    label = np.full((3, 400, 500), 90, np.uint8)
+    write_zarr(path, [label], inside="label")
+    write_zarr(tmp_path / "b.zarr", [image.transpose(2, 0, 1)], inside="x")
+    (tmp_path / "b.zarr").rename(path / "scans")
+    root = zarr.open_group(str(path), mode="a")
+    root.create_group("OME").attrs["ome"] = {"version": "0.5", "series": ["label", "scans/x", "../outside"]}
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 300, 200), image)
+
+
+def test_bright_channels_without_colours_are_refused(tmp_path: Path) -> None:
+    image = 255 - textured(300, 200) // 4
+    five = np.concatenate([image, image[..., :2]], axis=2).transpose(2, 0, 1)
+    with pytest.raises(SlideUnsupported, match="5 channels on a bright background"):
+        open_slide(write_zarr(tmp_path / "a.zarr", [five]))
+
+
 RGB = {"channels": [{"color": c} for c in ("FF0000", "00FF00", "0000FF")]}
 
 

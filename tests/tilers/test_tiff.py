@@ -56,6 +56,9 @@ def extra(count: int, kind: str) -> dict[str, Any]:
     return {"photometric": "rgb", "extrasamples": [kind] * count}
 
 
+PADDED = extra(1, "unspecified") | {"photometric": "minisblack"}
+
+
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize(
     ("name", "data", "how", "wanted", "tolerance"),
@@ -73,6 +76,7 @@ def extra(count: int, kind: str) -> dict[str, Any]:
         ("cielab", to_lab(FIELD), {"photometric": "cielab"}, FIELD, 14),
         ("ycbcr", to_ycbcr(FIELD), {"photometric": "ycbcr"}, FIELD, 2),
         ("rgb and unspecified 0", np.dstack([FIELD, 0 * FIELD[..., :1]]), extra(1, "unspecified"), FIELD, 0),
+        ("grey and a constant", np.dstack([GREY, 0 * GREY]), PADDED, FIELD[..., [0, 0, 0]], 0),
         ("five channels", np.dstack([FIELD, 0 * FIELD[..., :2] + 7]), extra(2, "unspecified"), FIELD, 0),
         ("16 bit", FIELD.astype(np.uint16) << 8, {"photometric": "rgb"}, FIELD, 0),
         ("12 in 16 bit", FIELD.astype(np.uint16) << 4, {"photometric": "rgb"}, FIELD, 0),
@@ -105,6 +109,24 @@ def test_alpha_shows_background_where_nothing_was_scanned(tmp_path: Path, tiled:
         got = shown(write(tmp_path / f"{count}.tif", np.dstack([colours, alpha]), tiled=tiled, **how))
         assert (got[:100] == 255).all()
         assert np.array_equal(got[100:], np.broadcast_to(colours[100:], got[100:].shape))
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_what_is_no_number_is_not_scanned_rather_than_black(tmp_path: Path, tiled: bool) -> None:
+    data = FIELD.astype(np.float32) / 255
+    data[:100] = np.nan
+    got = shown(write(tmp_path / "a.tif", data, tiled=tiled, photometric="rgb"))
+    assert (got[:100] == 255).all()
+    assert np.array_equal(got[100:], FIELD[100:])
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("count", [2, 5])
+def test_channels_on_a_bright_background_without_colours_are_refused(tmp_path: Path, tiled: bool, count: int) -> None:
+    data = 255 - np.dstack([FIELD, FIELD])[..., :count] // 4
+    path = write(tmp_path / "a.tif", data, tiled=tiled, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(SlideUnsupported, match=f"{count} channels on a bright background"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize("tiled", [True, False])

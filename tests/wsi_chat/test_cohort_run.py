@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -392,3 +393,15 @@ def test_the_name_of_an_engine_is_a_setting_and_not_an_engine(slides: Path, tmp_
         wsi_chat.analyze_cohort([slides / "a.png"], out=tmp_path / "many", engine="abacus")
     with pytest.raises(SettingError, match="abacus"):
         wsi_chat.analyze(slides / "a.png", out=tmp_path / "one", engine="abacus")
+
+
+def test_a_name_that_is_not_utf8_has_its_row_its_state_and_its_page(slides: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    shutil.copy(slides / "a.tiff", os.fsencode(folder) + b"/caf\xe9.tiff")
+    result = wsi_chat.analyze_cohort(folder, out=tmp_path / "out", engine=ScriptedEngine(calm), **QUICK)
+    assert [state.status for state in result.states] == ["done"]
+    (row,) = summary(tmp_path / "out")
+    assert row["file"] == r"caf\xe9.tiff"
+    assert row["image_path"].endswith(r"/caf\xe9.tiff")
+    assert r"caf\xe9.tiff" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -182,21 +182,28 @@ def _images(path: Path) -> list[_Image]:
     meta = _metadata(root)
     if meta.get("multiscales"):
         return [_Image(path, root, meta, _candidate(root, meta, ""))]
-    if "0" not in root:
-        raise SlideUnsupported("a zarr folder without multiscales metadata")
     names = _series_names(path)
     images = []
-    for number_ in range(MAX_IMAGES):
-        if str(number_) not in root:
+    for number_, series in enumerate(_series_paths(root)):
+        if series not in root:
             break
-        group = root[str(number_)]
+        group = root[series]
         meta = _metadata(group)
         if meta.get("multiscales"):
-            name = names[number_] if number_ < len(names) else ""
-            images.append(_Image(path / str(number_), group, meta, _candidate(group, meta, name)))
+            name = f"{series} {names[number_] if number_ < len(names) else ''}"
+            images.append(_Image(path / series, group, meta, _candidate(group, meta, name)))
     if not images:
         raise SlideUnsupported("a zarr folder without multiscales metadata")
     return images
+
+
+def _series_paths(root: Any) -> list[str]:
+    """Groups of the images: those that the group OME lists, else 0, 1, 2, ... (bioformats2raw.layout)."""
+    listed = _metadata(root["OME"]).get("series") if "OME" in root else None
+    if isinstance(listed, list) and listed:
+        inside = [s for s in map(str, listed[:MAX_IMAGES]) if not s.startswith("/") and ".." not in s.split("/")]
+        return [series for series in inside if series.strip("/")]
+    return [str(number_) for number_ in range(MAX_IMAGES)]
 
 
 def _series_names(path: Path) -> list[str]:

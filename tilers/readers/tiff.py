@@ -126,6 +126,7 @@ class TiffBackend(WindowBackend):
         self._palette: NDArray[np.uint8] | None = None
         bits = content.significant_bits
         joined = len(images) > 1 or (first.photometric == BLACK_IS_ZERO and _are_channels(first))
+        joined = joined and not (len(images) == 1 and self._is_padded_grey(images[0]))
         if joined:
             statements = [ChannelStatement(colour) for colour in content.colours]
             places = [(image, i) for image in images for i in range(image.samples)]
@@ -159,6 +160,13 @@ class TiffBackend(WindowBackend):
             self._note(self._depth.note)
         # Refuse an interpretation that cannot be shown now, not at the first tile.
         to_rgb(np.zeros((1, 1, first.samples), np.uint8), first.photometric, extra=first.extra, palette=self._palette)
+
+    def _is_padded_grey(self, image: TiffImage) -> bool:
+        """Whether the second of two samples is a constant, as some writers pad grey with: no channel to mix."""
+        if image.samples != 2:
+            return False
+        padding = self._sample(image)[:, 1]
+        return bool(padding.min() == padding.max())
 
     def _note(self, note: Remark | None) -> None:
         if note is not None:
@@ -237,7 +245,12 @@ class TiffBackend(WindowBackend):
         if first.photometric == YCBCR and first.compression in (JPEG, *JPEG2000):  # decoded to RGB already
             return to_rgb(parts[0], RGB)
         samples = self._depth.shrink(parts[0])
-        return to_rgb(samples, first.photometric, extra=first.extra, black_and_white=_black_and_white(first))
+        shown = to_rgb(samples, first.photometric, extra=first.extra, black_and_white=_black_and_white(first))
+        if first.dtype.kind == "f" and shown.shape[2] == 3:
+            unscanned = np.isnan(parts[0]).any(axis=2)  # no number is no brightness: transparent, not black
+            if unscanned.any():
+                return np.dstack([shown, np.where(unscanned, 0, 255).astype(np.uint8)])
+        return shown
 
     def _decode(self, image: TiffImage, row: int, column: int) -> NDArray[Any]:
         data = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
 from wsi_chat.atomic import write_bytes
-from wsi_chat.errors import WsiChatError
+from wsi_chat.errors import WsiChatError, as_utf8
 from wsi_chat.schema import Report
 
 SUMMARY_COLUMNS = (
@@ -70,7 +70,7 @@ def row_of_failure(path: Path, error: BaseException, *, name: str | None = None)
     """The row of a slide that gave no verdict. ``name`` is its id; None makes it of its path."""
     reason = reason_of(error)
     return {
-        "slide_id": name or slide_id(path), "file": path.name, "state": "failed", "reason": reason,
+        "slide_id": name or slide_id(path), "file": as_utf8(path.name), "state": "failed", "reason": reason,
         "error": type(error).__name__,
     }  # fmt: skip
 
@@ -130,7 +130,7 @@ def write_summary(
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: defused(value) for name, value in row.items()} for row in merged.values())
-    return write_bytes(path, text.getvalue().encode("utf-8-sig"), hint=RUN_HINT)
+    return write_bytes(path, as_utf8(text.getvalue()).encode("utf-8-sig"), hint=RUN_HINT)
 
 
 def _earlier(path: Path) -> tuple[list[str], dict[str, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@ himself: no query mixes the decisions of two names unless it is asked to.
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import threading
@@ -19,7 +20,10 @@ from typing import Any, Literal, Self
 
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.journal import has_locks
 from wsi_chat.schema import Box
+
+log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x77736352
 VERSION = 1
@@ -183,7 +187,11 @@ class ReviewStore:
     def _open(self) -> sqlite3.Connection:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+            place = self.path.absolute().as_uri()
+            if not has_locks(self.path.parent):  # without this, SQLite refuses every statement there
+                log.warning("%s: its file system has no locks; let only one page at a time write there", self.path)
+                place += "?nolock=1"
+            database = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=30)
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error) from error
         try:

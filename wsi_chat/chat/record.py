@@ -184,6 +184,10 @@ class SlideFacts:
             text += f" Estimated cells: {adequacy.cells_estimate:.0f}."
         return RecordAnswer(text, self._top(3))
 
+    def _tiles_in_detail(self) -> str:
+        n = self.report.funnel.detailed
+        return f"the {n} tiles looked at in detail" if n != 1 else "the one tile looked at in detail"
+
     def coverage(self) -> RecordAnswer:
         funnel = self.report.funnel
         text = (
@@ -238,7 +242,7 @@ class SlideFacts:
         kinds = self._system.kinds_of(label)
         found = sorted((f for f in self.result.findings if f.label in kinds), key=lambda f: (-(f.score or 0.0), f.id))
         row = next((count for count in self.report.verdict.counts if count.label == label), None)
-        detailed = f"the {self.report.funnel.detailed} tiles looked at in detail"
+        detailed = self._tiles_in_detail()
         name = self._name(label)
         if not found:
             asked = row is not None and row.asked
@@ -280,9 +284,7 @@ class SlideFacts:
             return RecordAnswer("No finding was located.", self._detailed(3))
         text = ", ".join(f"{count.seen} {count.name}" for count in located)
         cites = self._known(name for count in located for name in count.finding_ids[:3])
-        return RecordAnswer(
-            f"Located in the {self.report.funnel.detailed} tiles looked at in detail: {text}.", cites[:LISTED]
-        )
+        return RecordAnswer(f"Located in {self._tiles_in_detail()}: {text}.", cites[:LISTED])
 
     def about(self, names: Iterable[str]) -> RecordAnswer:
         """What is written of findings and tiles, by their ids."""

@@ -19,7 +19,7 @@ from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of,
 from wsi_chat.atomic import replacing
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import EngineError, WsiChatError
+from wsi_chat.errors import EngineError, WsiChatError, as_utf8
 from wsi_chat.progress import Progress, no_progress
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,13 @@ def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = N
 
 def failed_outside(job: Job, run: RunFolder, reason: str, *, error: str) -> SlideState:
     """The state of a slide whose worker did not live to write one."""
-    row = {"slide_id": job.slide_id, "file": job.sample.path.name, "state": "failed", "reason": reason, "error": error}
+    row = {
+        "slide_id": job.slide_id,
+        "file": as_utf8(job.sample.path.name),
+        "state": "failed",
+        "reason": reason,
+        "error": error,
+    }
     return write_state(run, job.state(status="failed", reason=reason, error=error, row=row))
 
 

@@ -23,7 +23,7 @@ from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp
 from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
 from wsi_chat.atomic import write_text
-from wsi_chat.errors import OutputError, SlideError, WsiChatError
+from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
 
@@ -77,7 +77,8 @@ class Job:
     def state(self, **values: Any) -> SlideState:
         """A state of this slide."""
         base = {
-            "slide_id": self.slide_id, "sample_id": self.sample.sample_id, "file": self.sample.path.name,
+            "slide_id": self.slide_id, "sample_id": as_utf8(self.sample.sample_id),
+            "file": as_utf8(self.sample.path.name),
             "key": self.key, "stamp": stamp_of(self.sample.path),
         }  # fmt: skip
         return SlideState(**(base | values))

@@ -36,7 +36,7 @@ def view(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8470,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
-    language: Annotated[str | None, typer.Option(help="Of the page: en or zh.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the page: en or zh.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures.")] = None,
     cache: Annotated[int, typer.Option(min=1, help="MiB of pictures that are kept in memory.")] = 256,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document with the address on stdout.")] = False,
