@@ -20,7 +20,7 @@ from PIL import Image
 from tilers.readers.plain import MAX_PIXELS, read_header
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
-from wsi_chat.errors import SlideUnsupported
+from wsi_chat.errors import SlideUnsupported, WsiChatError
 from wsi_chat.schema import FieldRecord
 
 CAMERA = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -153,7 +153,6 @@ def _unreadable(path: Path, error: SlideUnsupported) -> str:
 
 def _opened(path: Path) -> Found:
     from tilers.slide import open_slide
-    from wsi_chat.errors import WsiChatError
 
     try:
         with open_slide(path) as slide:
