@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
+import numpy as np
+
 from wsi_chat.atomic import replacing
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import SlideRecord, TileStatus, TileVerdict
@@ -61,7 +63,6 @@ def write_maps_zarr(
         OutputError: if the folder cannot be written.
         SettingError: if a tile does not belong to the plan's grid, or is given twice.
     """
-    import numpy as np
     import zarr
 
     rows, columns = plan.grid_shape
@@ -138,7 +139,6 @@ def read_outline(path: Path | str) -> list[list[tuple[float, float]]]:
 
 def _starts(count: int, stride: float, side: int, extent: int) -> NDArray[Any]:
     """Where each column or row starts, in level-0 px; the last is shifted inward where it would cross the edge."""
-    import numpy as np
 
     starts = np.round(np.arange(count) * stride).astype(np.int64)
     if count > 1:

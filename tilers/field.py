@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, LabelledBox, Tile
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tilers import Slide
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,6 @@ class FieldReader:
         Raises:
             SlideUnreadable: nothing of it could be read.
         """
-        from PIL import Image
 
         px = px or self.px
         pixels = self.slide.crop(box, px)

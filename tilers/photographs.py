@@ -21,7 +21,7 @@ from tilers.properties import origin_of
 from tilers.readers.plain import MAX_PIXELS, read_header
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
-from wsi_chat.errors import SlideUnsupported, as_utf8
+from wsi_chat.errors import SlideUnsupported, WsiChatError, as_utf8
 from wsi_chat.schema import ORIGIN, FieldRecord
 
 CAMERA = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -157,7 +157,6 @@ def _unreadable(path: Path, error: SlideUnsupported) -> str:
 
 def _opened(path: Path) -> Found:
     from tilers.slide import open_slide
-    from wsi_chat.errors import WsiChatError
 
     try:
         with open_slide(path) as slide:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilers.cards import plan_card
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Remark, Tile
 
@@ -72,7 +73,6 @@ class TilePlan:
         return len(self.tiles)
 
     def _repr_html_(self) -> str:
-        from tilers.cards import plan_card
 
         return plan_card(self)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from tilers.cards import slide_card
 from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
 from tilers.focus import fixed_plane, focus_score, read_focus
@@ -111,7 +112,6 @@ class Slide:
         return f"<Slide {self.path.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
 
     def _repr_html_(self) -> str:
-        from tilers.cards import slide_card
 
         return slide_card(self)
 

@@ -17,6 +17,7 @@ import numpy as np
 from tilers.fingerprint import fingerprint
 from tilers.photographs import canvas_size, fields_of, lay_out, look_at
 from tilers.readers import LISTING, Backend, Pixels, Resolution
+from tilers.slide import open_slide
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported, WsiChatError
 from wsi_chat.schema import ORIGIN, FieldRecord, Remark
 
@@ -114,7 +115,6 @@ def _resolution(stated: Mapping[str, float | None]) -> tuple[tuple[Resolution, .
 
 
 def _decoded(path: Path, field: FieldRecord) -> Pixels:
-    from tilers.slide import open_slide
 
     try:
         with open_slide(path) as slide:

@@ -14,13 +14,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.engines.protocol import FEATURES
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Provenance, Report, SlideRecord
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from aggregators.features import ImageFeatures
@@ -70,7 +71,6 @@ class FeatureStore:
     def __init__(
         self, folder: SlideFolder, *, of: dict[str, Any], tiles: int, width: int, overwrite: bool = False
     ) -> None:
-        import numpy as np
 
         self.path = folder.features_path
         self._superseded = folder.superseded_path / self.path.name
@@ -128,7 +128,6 @@ class FeatureStore:
         Raises:
             OutputError: they cannot be written.
         """
-        import numpy as np
 
         good = np.flatnonzero(np.isfinite(rows).all(axis=1))
         if len(good) < len(tiles):
@@ -142,7 +141,6 @@ class FeatureStore:
 
     def flush(self) -> None:
         """Write what waits. Raises OutputError."""
-        import numpy as np
 
         if not self._index:
             return
@@ -214,7 +212,6 @@ def _opened(path: Path, *, mode: Literal["r", "r+"]) -> tuple[Any, dict[str, Any
 
 def _finite_rows(array: Any) -> NDArray[np.bool_]:
     """(tiles,) whether a row is stored; reads every chunk once, one at a time, and so finds a damaged one."""
-    import numpy as np
 
     found = np.zeros(array.shape[0], dtype=np.bool_)
     step = array.chunks[0]
@@ -227,7 +224,6 @@ def _as_evidence(array: Any, path: Path, *, model: str) -> ImageFeatures:
     from aggregators.features import ImageFeatures
 
     def read(tiles: NDArray[np.intp]) -> Rows:
-        import numpy as np
 
         order, back = np.unique(tiles, return_inverse=True)
         try:

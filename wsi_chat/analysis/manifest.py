@@ -20,10 +20,12 @@ from pathlib import Path, PureWindowsPath
 
 from tilers.photographs import is_photograph, listing_text
 from tilers.readers import LISTING
+from tilers.resolution import PLAUSIBLE_MPP, plausible
 from wsi_chat.analysis.run_folder import RUN_HINT, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
 from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.terminology import load_system
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +256,6 @@ def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
 
 
 def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
-    from wsi_chat.terminology import load_system
 
     written = row["image_path"]
     if not written:
@@ -300,7 +301,6 @@ def _resolve(manifest: Path, written: str) -> Path:
 
 
 def _mpp(manifest: Path, line: int, written: str) -> float | None:
-    from tilers.resolution import PLAUSIBLE_MPP, plausible
 
     if written.casefold() in UNKNOWN:
         return None

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from wsi_chat.dialects.dialect import query_key
+from wsi_chat.dialects.frame import fit
 from wsi_chat.engines.protocol import failed
-from wsi_chat.errors import EngineError
+from wsi_chat.errors import EngineError, SlideUnreadable
 from wsi_chat.schema import Answer, Language, Narrator, Query, Remark, Report, Sentence, TileVerdict, Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from PIL import Image
 
     from tilers import Slide
     from wsi_chat.dialects import Dialect
@@ -65,10 +67,8 @@ class Picture:
 
 def pictures_of(report: Report, slide: Slide, tile_verdicts: Sequence[TileVerdict], *, px: int) -> list[Picture]:
     """The top tiles behind the verdict, read from the slide; those that cannot be read are left out."""
-    from PIL import Image
 
     from reports.narrative import carrying_tiles
-    from wsi_chat.errors import SlideUnreadable
 
     boxes = {row.tile.id: row.tile.box for row in tile_verdicts}
     found: list[Picture] = []
@@ -84,7 +84,6 @@ def pictures_of(report: Report, slide: Slide, tile_verdicts: Sequence[TileVerdic
 
 def stored_pictures(report: Report, folder: Path) -> list[Picture]:
     """The gallery's crops in place of tiles, where the slide itself is not at hand."""
-    from PIL import Image
 
     found = []
     for name in report.verdict.carrying:
@@ -172,8 +171,6 @@ def build_query(
     decoding: Mapping[str, Any],
 ) -> Query:
     """The one question: pictures, instructions, and the numbered findings with some of their evidence."""
-    from wsi_chat.dialects.dialect import query_key
-    from wsi_chat.dialects.frame import fit
 
     lines = [
         f"{number}. {_plain(finding.text)} [{', '.join(finding.evidence[:SHOWN_IDS])}]"

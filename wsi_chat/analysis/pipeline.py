@@ -33,6 +33,7 @@ from wsi_chat.analysis.stages import (
 from wsi_chat.errors import SlideNotFound
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.engines.model import Model
@@ -48,7 +49,6 @@ def check_settings(settings: Settings, model: Model) -> SlideScore:
         SettingError: a pool, an aggregator, a scope, a control or a result of another test cannot be used.
     """
     from aggregators.pooling import find_pool
-    from wsi_chat.terminology import load_system
 
     find_pool(settings.pool)
     read_ancillary(settings.ancillary)

@@ -25,6 +25,7 @@ from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
 from wsi_chat.analysis.fields import in_fields, within_fields
 from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
 from wsi_chat.analysis.moved import take_over_answers
+from wsi_chat.analysis.narrator import pictures_of, write_narrative
 from wsi_chat.analysis.provenance import (
     count_funnel,
     engine_notes,
@@ -52,6 +53,7 @@ from wsi_chat.schema import (
     Timings,
 )
 from wsi_chat.settings import plane_of
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from aggregators import TileSample
@@ -202,7 +204,6 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
         WsiChatError: the slide or a setting cannot be used.
     """
     from tilers import TileStream, find_foreground, open_slide, plan_tiles
-    from wsi_chat.terminology import load_system
 
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -456,7 +457,6 @@ def _timings(run: SlideRun, *, screened: int) -> Timings:
 
 def narrate_by_model(judged: Judged) -> Judged:
     """The same verdict in the model's own words, as far as they pass the check (``--narrative model``)."""
-    from wsi_chat.analysis.narrator import pictures_of, write_narrative
 
     run, tiles = judged.run, judged.tile_verdicts
     dialect = run.model.dialect

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from reports.geojson import write_geojson
+from tilers import open_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import open_folder
 from wsi_chat.app.reading import ReviewedCell, reviewed_cells, slide_label
@@ -22,8 +23,12 @@ from wsi_chat.app.review import ReviewStore
 from wsi_chat.app.source import Collection, Entry, tile_rows
 from wsi_chat.atomic import write_text
 from wsi_chat.datasets.annotated import Annotated
+from wsi_chat.datasets.build import build_dataset
+from wsi_chat.datasets.wordings import Names
+from wsi_chat.dialects import get_dialect
 from wsi_chat.errors import SettingError, SlideNotFound, TerminologyError
 from wsi_chat.schema import Box, Finding, LabelledBox, Report
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from tilers import Slide
@@ -50,7 +55,6 @@ class Exported:
 
 def system_of(report: Report) -> System:
     """The reporting system of a report. Raises SettingError or TerminologyError where it is not known here."""
-    from wsi_chat.terminology import load_system
 
     config = report.provenance.config.get("specimen")
     return load_system(str(config) if config else (report.specimen.system if report.specimen.given else None))
@@ -165,10 +169,6 @@ def write_dialogues(
         SettingError: no tile was reviewed, or the slides were asked in several dialects.
         SlideNotFound: a slide is not where it was. OutputError: the folder cannot be written.
     """
-    from tilers import open_slide
-    from wsi_chat.datasets.build import build_dataset
-    from wsi_chat.datasets.wordings import Names
-    from wsi_chat.dialects import get_dialect
 
     dialects = {result.report.provenance.model.dialect for _, result, _ in reviewed}
     systems = {result.report.specimen.system for _, result, _ in reviewed}

@@ -23,6 +23,7 @@ from wsi_chat.app.squares import SlideReader
 from wsi_chat.app.talk import Talk
 from wsi_chat.errors import OutputError, WsiChatError
 from wsi_chat.schema import FieldRecord, Finding
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.chat.conversation import Conversation
@@ -64,7 +65,6 @@ class ShownSlide:
     @cached_property
     def system(self) -> System:
         """The reporting system of the run; that for no specimen where it is not known here."""
-        from wsi_chat.terminology import load_system
 
         if self.result is None:
             return load_system(None)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from PIL import Image
+
 from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
@@ -109,7 +111,6 @@ def failed_outside(job: Job, run: RunFolder, reason: str, *, error: str) -> Slid
 
 def _write_thumbnail(folder: SlideFolder) -> None:
     """A small overview for the cohort's page; where it cannot be made, the page says so."""
-    from PIL import Image
 
     try:
         with Image.open(folder.overview_path) as picture:

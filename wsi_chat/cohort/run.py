@@ -9,27 +9,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
+from wsi_chat.analysis.slide_score import folder_of_aggregator
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, make_job
+from wsi_chat.engines import Engine, find_checkpoint
+from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError
 from wsi_chat.journal import lock_file
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
-
-if TYPE_CHECKING:
-    from wsi_chat.engines import Engine
+from wsi_chat.terminology import load_system
 
 Executor = Literal["local", "ray"]
 
@@ -260,18 +261,16 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
 
 def _check_specimen(settings: Settings) -> None:
     """What is wrong with the run's own specimen is found before the first slide."""
-    from wsi_chat.terminology import load_system
 
     system = load_system(settings.specimen)
     read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
 
 
 def _model(settings: Settings, engine: Engine | Callable[[], Engine] | None, executor: Executor) -> Model:
-    from wsi_chat.engines import Engine as AnyEngine
 
     if engine is None:
         return Model(settings)
-    if isinstance(engine, AnyEngine):
+    if isinstance(engine, Engine):
         if executor == "ray":
             raise SettingError(
                 "A loaded engine cannot be sent to Ray workers.", hint="Give a function that loads one: engine=load."
@@ -287,9 +286,6 @@ def _jobs(samples: Sequence[Sample], settings: Settings, model: Model) -> list[J
 
 def _model_id(settings: Settings, model: Model) -> str:
     """What tells one model (and aggregator) from another without loading it; one replaced under its name is another."""
-    from wsi_chat.analysis.slide_score import folder_of_aggregator
-    from wsi_chat.engines import find_checkpoint
-    from wsi_chat.engines.checkpoint import revision
 
     adapter = None if settings.adapter is None else Path(settings.adapter)
     parts = [revision(folder) for folder in (adapter, folder_of_aggregator(settings)) if folder and folder.is_dir()]

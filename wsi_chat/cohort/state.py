@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from tilers import open_slide
 from tilers.photographs import fields_of
 from tilers.readers import LISTING
 from wsi_chat.analysis.cell_sample import what_was_supplied
@@ -26,6 +27,7 @@ from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.engines.model import Model
@@ -90,7 +92,6 @@ def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str)
     Raises:
         SettingError: a setting does not go with the slide's specimen.
     """
-    from wsi_chat.terminology import load_system
 
     own = {"mpp": sample.mpp, "specimen": sample.specimen}
     chosen = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
@@ -192,7 +193,6 @@ def _report_stands(job: Job, run: RunFolder, state: SlideState) -> bool:
 
 
 def _fingerprint(job: Job) -> str:
-    from tilers import open_slide
 
     try:
         with open_slide(job.sample.path, mpp=job.settings.mpp, reader=job.settings.reader) as slide:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsi_chat.commands.console import EXIT_FAILED, show
+from wsi_chat.engines import embedded_checkpoint, load_engine
 from wsi_chat.errors import WsiChatError
 
 State = Literal["PASS", "WARN", "FAIL"]
@@ -159,7 +160,6 @@ def _vllm() -> Check:
 
 
 def _embedded() -> Check:
-    from wsi_chat.engines import embedded_checkpoint, load_engine
 
     folder = embedded_checkpoint()
     try:

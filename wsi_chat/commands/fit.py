@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from wsi_chat.analysis.provenance import versions
 from wsi_chat.analysis.run_folder import open_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.commands.console import say, say_json
@@ -104,7 +105,6 @@ def run_fit(
     """Fit, write the aggregator into ``out`` and say how well it does."""
     from aggregators.fit import fit
     from aggregators.fitted import HEADS
-    from wsi_chat.analysis.provenance import versions
 
     if len(about) > 60:
         raise SettingError(f"--about has {len(about)} characters.", hint="Say it in 60: a word or two.")

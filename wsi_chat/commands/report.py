@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tilers import open_slide
 from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.narrator import stored_pictures, write_narrative
 from wsi_chat.analysis.outputs import is_dicom, rebuild_documents
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
 from wsi_chat.commands.options import Json, with_settings
-from wsi_chat.errors import SettingError, TerminologyError, WsiChatError
+from wsi_chat.engines.model import Model
+from wsi_chat.errors import AnswerError, SettingError, TerminologyError, WsiChatError
+from wsi_chat.journal import Journal
+from wsi_chat.remarks import LANGUAGES
 from wsi_chat.schema import Language, Report, TileVerdict
 from wsi_chat.settings import FORMATS, resolve
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.engines import Engine
@@ -135,7 +141,6 @@ def run_report(
 
 
 def _language(text: str | None, report: Report) -> Language:
-    from wsi_chat.remarks import LANGUAGES
 
     for language in LANGUAGES:
         if language == (text or report.language):
@@ -145,7 +150,6 @@ def _language(text: str | None, report: Report) -> Language:
 
 def _system_of(report: Report, *, needed: bool) -> System | None:
     """The report's reporting system; None where its file is gone and nothing has to be said anew."""
-    from wsi_chat.terminology import load_system
 
     code = report.specimen.code
     try:
@@ -178,7 +182,6 @@ def _retold(
 ) -> Report:
     """The report in the language asked for; its sentences stay as stored where nothing about them changes."""
     from reports import narrate
-    from wsi_chat.errors import AnswerError
 
     if narrative not in (None, "template", "model"):
         raise SettingError(f"--narrative {narrative!r} is not known.", hint="Choose template or model.")
@@ -206,9 +209,6 @@ def _written_by_model(
     slide_path: Path | None,
 ) -> Report:
     """The narrative by a model; pictures come from the slide, or from the gallery where the slide is gone."""
-    from wsi_chat.analysis.narrator import stored_pictures, write_narrative
-    from wsi_chat.engines.model import Model
-    from wsi_chat.journal import Journal
 
     config = report.provenance.config
     settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})
@@ -232,7 +232,6 @@ def _written_by_model(
 
 
 def _pictures(report: Report, tiles: list[TileVerdict], slide_path: Path | None, px: int) -> list[Any]:
-    from tilers import open_slide
     from wsi_chat.analysis.narrator import pictures_of
 
     if slide_path is None:
