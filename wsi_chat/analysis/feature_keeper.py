@@ -9,8 +9,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from wsi_chat.analysis.feature_store import FeatureStore, identity_of
 from wsi_chat.engines.protocol import EngineCrashed, FeatureEngine, feature_engine
 from wsi_chat.errors import EngineDied, EngineError, SettingError
@@ -45,6 +43,7 @@ def open_keeper(
         SettingError: the engine gives none, or not as many as the aggregator was fitted with; nothing was asked.
         OutputError: the store cannot be written.
     """
+    from PIL import Image
 
     giver = feature_engine(engine, why="--features")
     blank = Image.new("RGB", dialect.frame((plan.tile_px, plan.tile_px)).sent, (240, 240, 240))

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import SettingError, SlideNotFound
 from wsi_chat.schema import Box, Finding, Report
@@ -126,6 +124,7 @@ class SlideResult:
         Raises:
             SlideNotFound: the slide is not where it was.
         """
+        from PIL import Image
 
         from tilers import open_slide
 
