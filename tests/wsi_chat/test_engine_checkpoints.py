@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wsi_chat.engines import load_engine, read_checkpoint
+from wsi_chat.engines import embedded_checkpoint, find_checkpoint, load_engine, read_checkpoint
 from wsi_chat.errors import EngineError, SettingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,3 +157,12 @@ def test_the_revision_follows_the_content(copy: Path, monkeypatch: pytest.Monkey
     large = read_checkpoint(copy).revision
     middle = (len(original) - 100) // 2
     assert len({large, changed_at(middle), changed_at(len(original) - 1)}) == 3
+
+
+def test_the_embedded_checkpoint_goes_by_the_name_that_reports_give_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("embedded") == find_checkpoint(None) == embedded_checkpoint()
+    (tmp_path / "embedded").mkdir()  # a folder of that name is the user's own
+    assert find_checkpoint("embedded") == Path("embedded")

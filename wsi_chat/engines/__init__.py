@@ -47,8 +47,12 @@ def embedded_checkpoint() -> Path:
     return folder
 
 
+EMBEDDED = "embedded"
+"""What reports and tables call the checkpoint that ships with the package."""
+
+
 def find_checkpoint(model: str | Path | None) -> Path:
-    """The folder of a model: None -> the embedded one, a path, or a repository name already downloaded.
+    """The folder of a model: None or ``embedded`` -> the embedded one, a path, or a repository name already downloaded.
 
     Nothing is fetched: a name is looked up in the local cache only. Raises EngineError.
     """
@@ -58,7 +62,7 @@ def find_checkpoint(model: str | Path | None) -> Path:
     name = str(model)
     looks_like_name = isinstance(model, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not looks_like_name:
-        return folder
+        return embedded_checkpoint() if name == EMBEDDED and not folder.exists() else folder
     try:
         from huggingface_hub import snapshot_download
 
