@@ -81,7 +81,7 @@ def test_the_first_page_holds_what_a_reader_needs(case, printed):
     ):
         assert _squeezed(expected) in first, expected
     if verdict.score is not None:
-        assert f"{verdict.score:.2f}" in first
+        assert f"{verdict.score:.3f}" in first
         assert _squeezed(verdict.score_kind) in first
     for page in pages:
         assert _squeezed(case.report.disclaimer) in _squeezed(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import say, say_json
+from wsi_chat.commands.console import say
 from wsi_chat.commands.options import ENGINE, with_settings
 from wsi_chat.errors import SettingError
 from wsi_chat.remarks import LANGUAGES
@@ -90,7 +91,8 @@ def _interrupt_at_eof() -> None:
 def _tell(place: Place, *, as_json: bool) -> None:
     """The address on stdout; how to end it on stderr."""
     if as_json:
-        say_json({"url": place.url, "host": place.host, "port": place.port})
+        # one line, for the program that started this one to read
+        say(json.dumps({"url": place.url, "host": place.host, "port": place.port}))
         sys.stdout.flush()
         return
     say(place.url)
