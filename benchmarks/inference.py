@@ -19,21 +19,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tilers.picture import open_picture
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.collect import Sources, collect
+from wsi_chat.datasets.info import DataSet, find_data
 from wsi_chat.datasets.render import render_fields
-from wsi_chat.datasets.sources import load_image
+from wsi_chat.datasets.rows import BadRow, Row, read_rows
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import embedded_checkpoint, load_engine
-from wsi_chat.inference.rows import BadRow, DataFile, Row, find_data, read_rows
 from wsi_chat.inference.run import infer
 from wsi_chat.terminology import load_system
 
 FIRST_SEED = 970_000_000
 
 
-def build(folder: Path, fields: int, kinds: tuple[str, ...]) -> DataFile:
+def build(folder: Path, fields: int, kinds: tuple[str, ...]) -> DataSet:
     """Rows about rendered fields, in the embedded checkpoint's dialect."""
     dialect = get_dialect("embedded")
     truth = render_fields(folder / "fields", FIRST_SEED, fields)
@@ -46,11 +47,11 @@ def build(folder: Path, fields: int, kinds: tuple[str, ...]) -> DataFile:
     return find_data("cytology_test", folder / "data")
 
 
-def first_turns(data: DataFile) -> list[Row]:
+def first_turns(data: DataSet) -> list[Row]:
     return [row for row in read_rows(data) if not isinstance(row, BadRow)]
 
 
-def generate_loop(data: DataFile, rows: list[Row], limit: int) -> Callable[[], list[str]]:
+def generate_loop(rows: list[Row], limit: int) -> Callable[[], list[str]]:
     """What a script without this package does: one row, one generate() at a time."""
     import torch
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
@@ -64,7 +65,7 @@ def generate_loop(data: DataFile, rows: list[Row], limit: int) -> Callable[[], l
     def run() -> list[str]:
         said = []
         for row in rows:
-            inputs = processor(images=[load_image(data.path.parent / row.images[0])], return_tensors="pt")
+            inputs = processor(images=[open_picture(row.picture(row.images[0]))], return_tensors="pt")
             pads = int(inputs["image_grid_thw"][0].prod()) // processor.merge_size**2
             image = "<|vision_start|>" + "<|image_pad|>" * pads + "<|vision_end|>"
             messages = [{"role": "system", "content": "You are a helpful assistant."}]
@@ -87,7 +88,7 @@ def generate_loop(data: DataFile, rows: list[Row], limit: int) -> Callable[[], l
     return run
 
 
-def chat_loop(llm: Any, data: DataFile, rows: list[Row], limit: int) -> Callable[[], list[str]]:
+def chat_loop(llm: Any, rows: list[Row], limit: int) -> Callable[[], list[str]]:
     """One row, one `LLM.chat` at a time."""
     from vllm import SamplingParams
 
@@ -96,7 +97,7 @@ def chat_loop(llm: Any, data: DataFile, rows: list[Row], limit: int) -> Callable
     def run() -> list[str]:
         said = []
         for row in rows:
-            image = load_image(data.path.parent / row.images[0])
+            image = open_picture(row.picture(row.images[0]))
             content = [
                 {"type": "image_pil", "image_pil": image},
                 {"type": "text", "text": row.turns[0].text.replace("<image>", "")},
@@ -138,9 +139,9 @@ def main() -> None:
                 generation_config="vllm", mm_processor_cache_gb=0, enforce_eager=not gpu,
                 dtype="bfloat16" if gpu else "float32",
             )  # fmt: skip
-            plain, other = chat_loop(llm, data, rows, limit), "LLM.chat, one row at a time"
+            plain, other = chat_loop(llm, rows, limit), "LLM.chat, one row at a time"
         else:
-            plain, other = generate_loop(data, rows, limit), "generate(), one row at a time"
+            plain, other = generate_loop(rows, limit), "generate(), one row at a time"
         times: dict[str, list[float]] = {"infer": [], "plain": []}
         said: list[str] = []
         for number in range(given.rounds):

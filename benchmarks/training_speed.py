@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_chat.datasets.annotated import renaming
+from wsi_chat.datasets.annotated import Renaming
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.render import render_fields
 from wsi_chat.datasets.sources import read_rendered_fields
@@ -39,7 +39,7 @@ def conversations(folder: Path, samples: int) -> Path:
     """A JSONL of ``samples`` conversations about rendered fields, of every kind."""
     dialect = get_dialect("embedded")
     truth = render_fields(folder / "fields", 700_000, max(2, samples // 10), size=256, mpp=0.5)
-    pictures = read_rendered_fields(truth, rename=renaming({}, dialect.known_label))
+    pictures = read_rendered_fields(truth, rename=Renaming({}, dialect.known_label))
     names = Names(load_system("cervix"))
     build_dataset(pictures, folder / "data", dialect=dialect, names=names, fractions={"train": 1.0}, name="speed")
     file = folder / "data" / "speed_train.jsonl"
