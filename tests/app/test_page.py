@@ -349,7 +349,9 @@ def test_a_missed_cell_is_drawn_by_keys_alone_and_undone(context: BrowserContext
     page.keyboard.press("Enter")
     page.locator(".wsi-pick [data-class=hsil]").click()
     page.get_by_test_id("chosen").get_by_text("r0001").wait_for()
-    assert rows.count() == before + 1
+    page.wait_for_function(
+        "n => document.querySelectorAll('[data-testid=findings] tbody tr[data-id]').length === n", arg=before + 1
+    )
     from wsi_chat.app.review import ReviewStore
 
     with ReviewStore(serving.root / "draw") as store:
