@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from PIL import Image
 from pydantic import Field, model_validator
 
 from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Box, Record
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LARGEST_SIDE = 16_384
 """Pixels: no model takes pictures of that size in one piece."""
@@ -107,6 +110,8 @@ class ImagePolicy(Record):
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as RGB at ``size`` (width, height); transparent pixels on white, never black."""
+    from PIL import Image  # engines import this module before any picture is there
+
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
