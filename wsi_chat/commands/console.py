@@ -36,11 +36,6 @@ def say(text: str = "", *, err: bool = False) -> None:
     print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
-def counted(number: int, noun: str, *, plural: str = "") -> str:
-    """The number with its noun: ``1 slide``, ``0 slides``, ``2 queries``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def say_json(payload: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout. Control characters are escaped, so that the data stay what they are.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_chat.commands.console import counted, say, say_json
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import UNDERSCORES, Json
 from wsi_chat.datasets.build import build_dataset
 from wsi_chat.datasets.check import check_file
@@ -17,6 +17,7 @@ from wsi_chat.datasets.rewrite import rewriting
 from wsi_chat.datasets.splits import parse_fractions
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import get_dialect
+from wsi_chat.remarks import counted
 from wsi_chat.terminology import load_system
 
 dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)

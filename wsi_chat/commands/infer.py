@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, counted, say, say_json
+from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say, say_json
 from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
 from wsi_chat.commands.signals import signals_handled
@@ -20,6 +20,7 @@ from wsi_chat.errors import SettingError
 from wsi_chat.inference.llama_factory import dialect_of_template, sampling_of, with_max_pixels
 from wsi_chat.inference.run import Inferred
 from wsi_chat.inference.run import infer as infer_all
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Sampling
 from wsi_chat.settings import Settings, resolve
 

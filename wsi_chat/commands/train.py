@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, counted, say, say_json
+from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json
 from wsi_chat.commands.options import UNDERSCORES
 from wsi_chat.commands.terminal import Console
+from wsi_chat.remarks import counted
 from wsi_chat.training.finetune import Trained, finetune
 from wsi_chat.training.machine import rank as process
 from wsi_chat.training.settings import settings_of
