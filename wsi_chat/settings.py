@@ -136,13 +136,13 @@ class Settings(BaseModel):
 
     top_k: int = setting(
         TOP_K, "Number of highest-scoring tiles in which cells are located and described. Where cells are counted "
-        "(blood), every tile in which screening found them is read besides; 0 reads none.",
+        "(blood), every tile in which screening found cells is read as well; 0 reads none.",
         panel=READING, affects="answers", ge=0,
     )  # fmt: skip
     exhaustive: bool = setting(False, "Locate and describe cells in every tile.", panel=READING, affects="answers")
     limit: int | None = setting(
-        None, "Screen at most N tiles, spread evenly over the slide.",
-        panel=READING, affects="answers", unit="N", unset="all", ge=1,
+        None, "Screen at most this many tiles, spread evenly over the slide.",
+        panel=READING, affects="answers", unit="tiles", unset="all", ge=1,
     )  # fmt: skip
     views: Literal["none", "quadrants", "context"] = setting(
         "none", "Further views shown with each tile: its quadrants, or its surroundings.",
@@ -186,11 +186,11 @@ class Settings(BaseModel):
         panel=VERDICT, affects="documents",
     )  # fmt: skip
     controls: bool = setting(
-        True, "Ask the model up to 12 questions of known answer for each slide; one that fails them gets no verdict.",
+        True, "Ask up to 12 control questions per slide, whose answers are known; a model that fails gets no verdict.",
         panel=VERDICT, affects="answers", condition=False, flags="--controls/--no-controls",
     )  # fmt: skip
     positive_controls: str | None = setting(
-        None, "Folder of pictures, as the model sees its tiles, that it must call positive.",
+        None, "Folder of pictures of a tile's size that the model must call positive.",
         panel=VERDICT, affects="answers", condition=False, rare=True, unset="those of the checkpoint, if it has any",
     )  # fmt: skip
     scope: str | None = setting(

@@ -95,7 +95,7 @@ def test_every_setting_is_an_option_of_analyze_and_of_cohort_and_the_rare_ones_a
 
 def test_help_shows_the_description_the_default_and_the_unit_of_a_setting() -> None:
     shown = " ".join(CliRunner().invoke(cli.app, ["analyze", "--help"], env={"COLUMNS": "300"}).output.split())
-    assert "Screen at most N tiles, spread evenly over the slide. Default: all." in shown
+    assert "Screen at most this many tiles, spread evenly over the slide. Default: all." in shown
     assert (
         "--mpp <µm/px> Level-0 resolution in µm/px; overrides the slide's metadata. Default: the slide's own." in shown
     )

@@ -75,8 +75,10 @@ def cohort(
 ) -> None:
     """Analyze many slides: every slide's documents, summary.csv and index.html; one bad slide never stops the run.
 
-    Run the same command again to resume: slides that are finished are skipped if file and settings are the same, and
-    nothing that was answered is asked again. The mpp and specimen of a manifest row override the options.
+    Run the same command again to resume: finished slides are skipped if file and settings are the same.
+    Nothing that was answered is asked again.
+
+    The mpp and the specimen of a manifest's row override the options.
     """
     with run_log(out):
         code = run_cohort(

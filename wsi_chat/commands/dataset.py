@@ -20,7 +20,9 @@ from wsi_chat.dialects import get_dialect
 from wsi_chat.remarks import counted
 from wsi_chat.terminology import load_system
 
-dataset = typer.Typer(help="Build instruction data from annotations, and check it.", no_args_is_help=True)
+dataset = typer.Typer(
+    help="Build instruction data from annotations, and check it.", no_args_is_help=True, add_completion=False
+)
 
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 
@@ -32,8 +34,12 @@ def dataset_build(
     coco: Annotated[list[Path] | None, typer.Option(help="COCO detection JSON; pictures beside it.")] = None,
     geojson: Annotated[list[Path] | None, typer.Option(help="QuPath GeoJSON; name its slide with --slide.")] = None,
     slide: Annotated[list[Path] | None, typer.Option(help="The slide of each --geojson, in order.")] = None,
-    rendered: Annotated[list[Path] | None, typer.Option(help="truth.json of synth fields or *.truth.json.")] = None,
-    captions: Annotated[list[Path] | None, typer.Option(help="CSV: image,caption or image,question,answer.")] = None,
+    rendered: Annotated[
+        list[Path] | None, typer.Option(help="truth.json of synth fields, or a slide's *.truth.json.")
+    ] = None,
+    captions: Annotated[
+        list[Path] | None, typer.Option(help="CSV with image,caption or image,question,answer.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
     dialect: Annotated[str, typer.Option(help="Prompt and box format: a name or a YAML file.")] = "cytochat",
     specimen: Annotated[str | None, typer.Option(help="Reporting system, e.g. cervix or blood-smear.")] = None,
@@ -56,7 +62,9 @@ def dataset_build(
         float | None, typer.Option(help="Level-0 resolution of the slides in µm/px; overrides their metadata.")
     ] = None,
     negatives: Annotated[float, typer.Option(min=0.0, help="Number of empty tiles per tile with an object.")] = 1.0,
-    kind: Annotated[list[str] | None, typer.Option(help="Ask only questions of this kind.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"Ask only questions of this kind: {', '.join(KINDS)}. May be repeated.")
+    ] = None,
     per_kind: Annotated[int, typer.Option(min=1, help="At most N questions of one kind per picture.")] = 2,
     most_boxes: Annotated[int, typer.Option(min=1, help="At most N boxes in one answer.")] = 24,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "cytology",
@@ -119,7 +127,7 @@ def dataset_build(
 @dataset.command("check", context_settings=UNDERSCORES)
 def dataset_check(
     file: Annotated[str, typer.Argument(help="A .jsonl or .json file, or a name in dataset_info.json.")],
-    dataset_dir: Annotated[Path | None, typer.Option(help="Folder of dataset_info.json. Default: data.")] = None,
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json. Default: data.")] = None,
     media_dir: Annotated[
         Path | None, typer.Option(help="Folder of the pictures. Default: --dataset-dir, then the file's own.")
     ] = None,

@@ -43,7 +43,7 @@ def infer(
     save_name: Annotated[Path, typer.Option(help="File for the answers, one JSON line each.")] = Path(
         "generated_predictions.jsonl"
     ),
-    dataset_dir: Annotated[Path | None, typer.Option(help="Folder of dataset_info.json. Default: data.")] = None,
+    dataset_dir: Annotated[Path | None, typer.Option(help="Folder with dataset_info.json. Default: data.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum tokens per answer; the dialect may need fewer.")
     ] = 1024,
@@ -55,13 +55,14 @@ def infer(
         str | None, typer.Option(help="Chat template, e.g. qwen2_vl, where the checkpoint does not name its dialect.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Sample the words of answers. Default: 0, the most probable words.")
+        float | None, typer.Option(help="Sampling temperature. Default: 0, greedy decoding.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="With --temperature: sample from this share of all.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="With --temperature: sample from the K likeliest words.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --temperature: nucleus sampling, e.g. 0.9.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="With --temperature: sample from the K likeliest tokens.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of sampling. Default: 0.")] = None,
     cutoff_len: Annotated[
-        int | None, typer.Option(min=1, help="Count prompts of more tokens; they are asked whole all the same.")
+        int | None,
+        typer.Option(min=1, help="Say how many prompts have more tokens than this; they are asked whole all the same."),
     ] = None,
     image_max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Maximum area of a picture as it is sent. Default: the dialect's.")

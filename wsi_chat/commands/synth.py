@@ -13,7 +13,7 @@ from wsi_chat.datasets.render import render_fields
 from wsi_chat.datasets.render.slide import render_slide
 from wsi_chat.errors import OutputError, SettingError
 
-synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True)
+synth = typer.Typer(help="Render synthetic cytology with known truth.", no_args_is_help=True, add_completion=False)
 
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 Mpp = Annotated[float, typer.Option(min=0.05, max=5.0, help="Resolution in µm/px.")]

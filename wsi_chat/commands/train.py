@@ -99,12 +99,14 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last saved state in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
     """Fine-tune a checkpoint (LoRA or full) on data as `wsi-chat dataset build` writes it.
 
-    Several GPUs: torchrun --nproc-per-node 4 -m wsi_chat.cli train ... (the same options; --batch-size counts per
-    GPU). Ctrl-C saves the state and exits 130; run the same command with --resume to go on.
+    Ctrl-C saves the state and exits with 130; run the same command with --resume to go on.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m wsi_chat.cli train ...
+    The options are the same, and --batch-size counts per GPU.
     """
     settings = settings_of(
         model=model, datasets=tuple(dataset), dataset_dir=dataset_dir, media_dir=media_dir,
