@@ -18,7 +18,7 @@ SERVING := .venv-serving
 help:
 	@echo "make demo    install into $(VENV); analyze a rendered cervical slide and twelve real fields of blood"
 	@echo "make test    install into $(VENV) and run every check and test"
-	@echo "make test-page  the page in a headless Chromium (installed where it is missing and one may)"
+	@echo "make test-page  the page in a headless Chromium (installed with apt-get where it is missing, as root)"
 	@echo "make test-serving  the same questions to transformers, vLLM and a vllm serve, in $(SERVING) (5 GB)"
 	@echo "make lint    formatting, types and layers only"
 	@echo "make format  format the code"
