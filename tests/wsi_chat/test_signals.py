@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: from the first import on, and with a second one on top, the exit is 130 or 143, the state saved."""
+"""Ctrl-C and SIGTERM: from the first import on, and with a second one on top, exit 130 or 143 with the state saved."""
 
 from __future__ import annotations
 

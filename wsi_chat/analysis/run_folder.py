@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.atomic import write_text
+from wsi_chat.atomic import scratch_folder, write_text
 from wsi_chat.errors import OutputError
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def open_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with scratch_folder(path) as probe:
+            (probe / "probe").write_bytes(b"")
     except OSError as error:
         raise OutputError(
             f"-o {path}: cannot be written ({error.strerror}).",

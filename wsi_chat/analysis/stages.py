@@ -37,6 +37,7 @@ from wsi_chat.analysis.provenance import (
 )
 from wsi_chat.analysis.scope import answering_folder, on_slide, read_scope
 from wsi_chat.analysis.slide_score import SlideScore, conditions_of
+from wsi_chat.atomic import sweep
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
@@ -274,6 +275,7 @@ def ready_to_ask(
     slide, system, plan = prepared.slide, prepared.system, prepared.plan
     precision = read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
     folder.open()
+    sweep(folder.path)
     earlier.expect("slide", {"fingerprint": slide.fingerprint, "mpp": slide.mpp})
     clock.lap("plan")
     clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before

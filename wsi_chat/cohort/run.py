@@ -17,6 +17,7 @@ from wsi_chat.analysis.pipeline import check_settings
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
 from wsi_chat.analysis.slide_score import folder_of_aggregator
+from wsi_chat.atomic import sweep
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
@@ -205,6 +206,7 @@ def _work_through(
     model: Model,
 ) -> CohortResult:
     """Write run.json, do the slides, and leave every file as the run stands, however it ends."""
+    sweep(book.run.path)
     try:
         slides = {job.slide_id: job.sample.path.resolve() for job in jobs}
         book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides)

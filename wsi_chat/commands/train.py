@@ -11,8 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wsi_chat.commands.console import say, say_json
-from wsi_chat.commands.signals import exit_code
 from wsi_chat.commands.options import UNDERSCORES
+from wsi_chat.commands.signals import exit_code
 from wsi_chat.commands.terminal import Console
 from wsi_chat.remarks import counted
 from wsi_chat.training.finetune import Trained, finetune
