@@ -186,7 +186,7 @@ class Lines(Silent):
         bars = self._bars
         if bars is None:
             return no_progress
-        task = bars.add_task(f"  {sample.path.name}"[:28], total=None, rate="")
+        task = bars.add_task(f"  {sample.file_name}"[:28], total=None, rate="")
         for other in bars.task_ids:  # the slide before is finished
             if other not in (task, self._all):
                 bars.remove_task(other)

@@ -90,7 +90,7 @@ class Stop:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
-            outer = before[signum]  # learns of the signal, so that the exit code names it
+            outer = before[signal.Signals(signum)]  # learns of the signal, so that the exit code names it
             if callable(outer):
                 with suppress(KeyboardInterrupt):
                     outer(signum, frame)
