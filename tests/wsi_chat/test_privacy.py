@@ -41,9 +41,9 @@ RUN: dict[str, Any] = {
 def marks(query: Query) -> str | dict[str, float]:
     if query.choices:
         return {query.choices[0]: 0.3, query.choices[-1]: 0.7}
-    return (
-        "There is <ref>hsil</ref><box>10 10 60 60</box>." if query.target == "hsil" else f"No {query.target} is found."
-    )
+    if query.task != "ground" or query.target != "hsil":
+        return f"No {query.target} is found."
+    return "hsil 1 is located at <region>10 10 60 60</region>."
 
 
 @pytest.fixture(scope="module")
