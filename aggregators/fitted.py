@@ -281,7 +281,7 @@ def load_fitted(folder: Path | str) -> FittedAggregator:
     except OSError as error:
         hint = "Name the folder that wsi-chat fit wrote with -o."
         raise SettingError(f"--aggregator {folder}: no {FILE} ({error.strerror}).", hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"{path} is cut off or no JSON: {error}.", hint=_AGAIN) from error
     stated = payload.pop("sha256", None) if isinstance(payload, dict) else None
     try:

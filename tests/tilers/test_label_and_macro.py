@@ -33,7 +33,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real = getattr(tifffile.TiffPage, name)
         is_property = not callable(real)
 
-        def watched(page: tifffile.TiffPage, *given: Any, real: Any = real, prop: bool = is_property, **named: Any) -> Any:
+        def watched(page: Any, *given: Any, real: Any = real, prop: bool = is_property, **named: Any) -> Any:
             if any(word in str(page.description).casefold() for word in PRIVATE):
                 refuse(page, page.index)
             return (real.func if hasattr(real, "func") else real.fget)(page) if prop else real(page, *given, **named)

@@ -347,7 +347,9 @@ class RunFolder:
         files = _files_in(record)
         settings = record.get("config")
         if isinstance(settings, dict) and settings.get("pseudonymize"):
-            files |= _files_in(_content(Path(settings.get("pseudonyms") or self.pseudonyms_path).expanduser()))
+            named = settings.get("pseudonyms")
+            table = Path(named).expanduser() if isinstance(named, str) else self.pseudonyms_path
+            files |= _files_in(_content(table))
         return files
 
     @property
