@@ -181,6 +181,8 @@ class FittedAggregator:
     def meets(self, key: str, value: object) -> bool:
         """Whether a run's value of a condition is that of the fit, or one of several that the fit's slides had."""
         mine = self.record.conditions.get(key)
+        if key == "adapter":  # until version 0.2 with the folders above it
+            value, mine = _name(value), [_name(each) for each in mine] if isinstance(mine, list) else _name(mine)
         return value in mine if isinstance(mine, list) else value == mine
 
     def differences(self, conditions: Mapping[str, Any]) -> list[Remark]:
@@ -279,7 +281,7 @@ def load_fitted(folder: Path | str) -> FittedAggregator:
     except OSError as error:
         hint = "Name the folder that wsi-chat fit wrote with -o."
         raise SettingError(f"--aggregator {folder}: no {FILE} ({error.strerror}).", hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"{path} is cut off or no JSON: {error}.", hint=_AGAIN) from error
     stated = payload.pop("sha256", None) if isinstance(payload, dict) else None
     try:
@@ -380,3 +382,7 @@ class Applied:
             forced=self.forced,
         )
         return Reading(score, kind, self.band, fitted)
+
+
+def _name(value: object) -> object:
+    return Path(value).name if isinstance(value, str) else value

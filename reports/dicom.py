@@ -2,8 +2,10 @@
 
 Coordinates are those of the level-0 total pixel matrix (pixel origin interpretation VOLUME), in which (0, 0) is the
 top left corner of its first pixel, as in every stored box. Patient and study are copied from the slide's own file,
-as the standard asks, and go nowhere else. UIDs follow from the slide and the result: the same report gives the same
-files. Codes without a published concept are in the private scheme 99WSICHAT, which the files declare.
+as the standard asks, and go nowhere else; of a run under pseudonyms they carry the slide's pseudonym and no other
+identifier, and UIDs that belong together still do, but are not the slide's own. UIDs follow from the slide and the
+result: the same report gives the same files. Codes without a published concept are in the private scheme 99WSICHAT,
+which the files declare.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ def write_dicom(report: Report, folder: Path | str, *, source: Path | str) -> li
             "DICOM objects need highdicom, which is not installed.", hint="pip install 'wsi-chat[dicom]'."
         ) from error
     image = _with_identifiers(find_level0(Path(source), report))
+    if report.provenance.config.get("pseudonymize"):
+        image = _under_pseudonym(image, report.slide.id)
     try:
         return _write_objects(report, image, Path(folder))
     except AttributeError as error:  # an attribute that the objects must repeat and the slide does not have
@@ -94,6 +98,34 @@ def _with_identifiers(image: Dataset) -> Dataset:
     if not image.get("StudyInstanceUID"):
         image.StudyInstanceUID = _uid(str(image.SeriesInstanceUID), "study")
     return image
+
+
+# what the objects repeat of the slide's header and says nothing of whose it is: PS3.15, table E.1-1
+KEPT = frozenset({
+    "SOPClassUID", "FrameOfReferenceUID", "ContainerIdentifier", "Modality", "ImageType", "Rows", "Columns",
+    "NumberOfFrames", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "SamplesPerPixel",
+    "PhotometricInterpretation", "SpecificCharacterSet",
+})  # fmt: skip
+
+
+def _under_pseudonym(image: Dataset, pseudonym: str) -> Dataset:
+    """The header of a slide that nobody can tell from it: what identifies is its pseudonym, or empty."""
+    from pydicom import Dataset as Header
+
+    made = Header()
+    for keyword in KEPT:
+        if keyword in image:
+            setattr(made, keyword, image[keyword].value)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        if image.get(keyword):
+            setattr(made, keyword, _uid(pseudonym, str(image.get(keyword))))
+    for keyword in REMOVABLE:
+        setattr(made, keyword, "")
+    made.PatientID, made.PatientName, made.PatientIdentityRemoved = pseudonym, f"{pseudonym}^", "YES"
+    if "ContainerIdentifier" in made:
+        made.ContainerIdentifier = pseudonym
+    made.file_meta = image.file_meta
+    return made
 
 
 def find_level0(source: Path, report: Report) -> Dataset:

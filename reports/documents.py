@@ -62,6 +62,8 @@ def _readable(text: str, source: Path) -> None:
     again = "Run wsi-chat analyze again: it resumes from the journal and asks nothing twice."
     try:
         data = json.loads(text)
+    except RecursionError as error:
+        raise OutputError(f"{source} is no report: it is nested too deep.", hint=again) from error
     except ValueError as error:
         at_end = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
         what = "it ends in the middle (truncated?)" if at_end or not text.strip() else str(error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -23,7 +22,7 @@ from reports.fonts import chinese_font
 from reports.language import Words
 from reports.page import page_data
 from wsi_chat._version import __version__
-from wsi_chat.atomic import write_bytes
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Report, TileVerdict
 
@@ -80,10 +79,11 @@ def write_pdf(
         data["notes"].append(words("page.missing_glyphs", mark=PLACEHOLDER, codes=codes, more=more))
     if timestamp is None:
         timestamp = _started(report)
-    with tempfile.TemporaryDirectory(prefix="wsi-chat-pdf-") as scratch:
-        data = _with_pictures(data, root, Path(scratch))
-        pdf = _compile(data, root=Path(scratch), fonts=fonts, timestamp=timestamp, path=Path(path))
-    return write_bytes(path, pdf)
+    with replacing(path) as place:
+        data = _with_pictures(data, root, place.parent)
+        pdf = _compile(data, root=place.parent, fonts=fonts, timestamp=timestamp, path=Path(path))
+        place.write_bytes(pdf)
+    return Path(path)
 
 
 def _with_pictures(data: dict[str, Any], source: Path, root: Path) -> dict[str, Any]:

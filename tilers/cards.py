@@ -38,10 +38,10 @@ def slide_card(slide: Slide) -> str:
     picture = ""
     if max(slide.level_sizes[-1]) <= AT_HAND:
         try:
-            picture = _picture(Image.fromarray(slide.overview(PICTURE_PX)), f"Overview of {slide.path.name}")
+            picture = _picture(Image.fromarray(slide.overview(PICTURE_PX)), f"Overview of {slide.name}")
         except SlideError as error:
             pairs.append(("Note", str(error)))
-    return _card(slide.path.name, pairs, picture)
+    return _card(slide.name, pairs, picture)
 
 
 def plan_card(plan: TilePlan) -> str:

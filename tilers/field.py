@@ -107,7 +107,7 @@ class FieldReader:
         if found is None:
             w, h = self.slide.size
             raise SettingError(
-                f"The region {_corners(region)} lies outside {self.slide.path.name} ({w} x {h} px).",
+                f"The region {_corners(region)} lies outside {self.slide.name} ({w} x {h} px).",
                 hint="Give x0 y0 x1 y1 in level-0 pixels.",
             )
         return found

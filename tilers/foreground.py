@@ -146,7 +146,7 @@ def find_foreground(
     if not (grid.scanned & ~grid.unreadable).any():
         if grid.unreadable.any():
             raise SlideUnreadable(
-                f"Nothing of {slide.path.name} can be read: {grid.error}",
+                f"Nothing of {slide.name} can be read: {grid.error}",
                 hint="Copy the file again from its source; it looks damaged.",
             )
         return _blank(slide, grid, Remark("foreground.not_scanned"))

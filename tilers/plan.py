@@ -125,7 +125,7 @@ def plan_tiles(
     upsampled = mpp < base * (1 - FINER_BY)
     if upsampled and not allow_upsample:
         raise SettingError(
-            f"Tiles are wanted at {mpp:g} µm/px, but the finest level of {slide.path.name} has {base:.4g} µm/px.",
+            f"Tiles are wanted at {mpp:g} µm/px, but the finest level of {slide.name} has {base:.4g} µm/px.",
             hint=f"Ask for {base:.4g} µm/px or more: --tile-mpp {_rounded_up(base):.4g}. If the slide's own "
             "resolution is wrong, give the right one with --mpp.",
         )
@@ -137,7 +137,7 @@ def plan_tiles(
     number = sum(len(grid.xs) * len(grid.ys) for grid in grids)
     if number > MAX_GRID:
         raise SettingError(
-            f"The grid over {slide.path.name} would have {number:,} tiles.",
+            f"The grid over {slide.name} would have {number:,} tiles.",
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
     planned = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -27,7 +26,9 @@ UNREADABLE_RGB = (255, 0, 255)  # no stain and no background has this colour
 class Pyramid(Protocol):
     """What is needed to view a slide: its levels and pixels by region. ``tilers.Slide`` is one."""
 
-    path: Path
+    @property
+    def name(self) -> str: ...
+
     size: tuple[int, int]
     level_sizes: tuple[tuple[int, int], ...]
     level_downsamples: tuple[float, ...]
@@ -208,7 +209,7 @@ def _canvas(
             readable = True
     if not readable:
         raise SlideUnreadable(
-            f"Nothing of that part of {slide.path.name} can be read: {error}",
+            f"Nothing of that part of {slide.name} can be read: {error}",
             hint="Copy the file again from its source; it looks damaged.",
         )
     return canvas

@@ -38,6 +38,8 @@ from wsi_chat.errors import (
     WsiChatError,
     as_utf8,
 )
+from wsi_chat.names import Names
+from wsi_chat.remarks import put_otherwise
 from wsi_chat.schema import ASSUMED_SCALE, Box, FieldRecord, Remark, SlideRecord, Tile, field_at
 
 log = logging.getLogger(__name__)
@@ -75,8 +77,10 @@ class Slide:
         backend: Backend,
         mpp: float | None,
         z: str | int = "best",
+        names: Names | None = None,
     ) -> None:
         _check_sizes(path, backend)
+        self.names = names or Names(as_utf8(path.name))
         settled = resolve_mpp(backend.resolutions, objective_power=backend.objective_power, flag=mpp)
         self.path = path
         self.reader = reader
@@ -92,11 +96,12 @@ class Slide:
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
         self.properties = dict(backend.properties)
-        self.fields: tuple[FieldRecord, ...] = tuple(backend.fields)
+        self.fields: tuple[FieldRecord, ...] = tuple(self._shown(field) for field in backend.fields)
         self.planes = max(1, int(backend.planes))
-        plane = fixed_plane(read_focus(z), self.planes, path.name)
+        plane = fixed_plane(read_focus(z), self.planes, self.name)
         self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
-        self.notes = (*backend.notes, *settled.notes, *self._stack_notes())
+        notes = (*backend.notes, *settled.notes, *self._stack_notes())
+        self.notes = tuple(put_otherwise(note, self.names.hide) for note in notes)
         self._opener = opener
         self._backend = backend
         self._lock = threading.Lock()
@@ -106,10 +111,19 @@ class Slide:
         self._owns_backend = True
         self._overview: tuple[NDArray[np.uint8], tuple[float, float]] | None = None
 
+    @property
+    def name(self) -> str:
+        """What the slide is called in documents and messages: its file's name, or a pseudonym."""
+        return self.names.slide
+
+    def _shown(self, field: FieldRecord) -> FieldRecord:
+        """A photograph as documents show it."""
+        return field.model_copy(update={"name": self.names.field(field.name), "error": self.names.hide(field.error)})
+
     def __repr__(self) -> str:
         scale = f"{self.mpp:.4g} µm/px ({self.mpp_source})" if self.mpp else "mpp unknown"
         levels = len(self.level_sizes)
-        return f"<Slide {self.path.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
+        return f"<Slide {self.name}: {self.size[0]} x {self.size[1]} px, {levels} levels, {scale}>"
 
     def _repr_html_(self) -> str:
 
@@ -186,7 +200,7 @@ class Slide:
             if self.implausible_mpp:
                 reason = f"it states {', '.join(self.implausible_mpp)}, which is not plausible"
             raise ResolutionUnknown(
-                f"{self.path.name} has no usable micrometres per pixel: {reason}.",
+                f"{self.name} has no usable micrometres per pixel: {reason}.",
                 hint="Give the scan's resolution with --mpp, for instance --mpp 0.25 for a 40x scan.",
             )
         return self.mpp
@@ -198,7 +212,15 @@ class Slide:
             SlideUnreadable: the file cannot be opened again.
         """
         backend = self._backend if self._backend.shareable else self._open_again()
-        twin = Slide(self.path, reader=self.reader, opener=self._opener, backend=backend, mpp=self._flag, z=self._z)
+        twin = Slide(
+            self.path,
+            reader=self.reader,
+            opener=self._opener,
+            backend=backend,
+            mpp=self._flag,
+            z=self._z,
+            names=self.names,
+        )
         twin._owns_backend = not self._backend.shareable
         twin._fingerprint = self._fingerprint
         twin.mpp, twin.mpp_source = self.mpp, self.mpp_source
@@ -209,7 +231,7 @@ class Slide:
             return self._opener(self.path)
         except Exception as error:
             raise SlideUnreadable(
-                f"{self.path.name} can no longer be opened: {error}.",
+                f"{self.name} can no longer be opened: {self.names.hide(str(error))}.",
                 hint="Check that the file is still there and its disk is connected.",
             ) from error
 
@@ -244,7 +266,7 @@ class Slide:
         except MemoryError:
             raise
         except Exception as error:
-            log.debug("%s: read at (%d, %d) level %d failed: %s", self.path.name, x, y, level, error)
+            log.debug("%s: read at (%d, %d) level %d failed: %s", self.name, x, y, level, error)
             first = error
         try:
             return self._reopened(backend).read_plane(plane, x, y, level, w, h)
@@ -253,8 +275,9 @@ class Slide:
         except Exception as error:
             with contextlib.suppress(WsiChatError):
                 self._reopened(self._backend)  # the failed handle is dead; the next region deserves a live one
+            reason = self.names.hide(str(error))
             raise SlideUnreadable(
-                f"{self.path.name}: {w} x {h} px at ({x}, {y}) of level {level} cannot be read: {error}.",
+                f"{self.name}: {w} x {h} px at ({x}, {y}) of level {level} cannot be read: {reason}.",
                 hint="Copy the file again from its source; it looks damaged or cut off.",
             ) from first
 
@@ -339,7 +362,7 @@ class Slide:
         """
         return SlideRecord(
             id=id,
-            file_name=as_utf8(self.path.name),
+            file_name=self.name,
             fingerprint=self.fingerprint,
             reader=self.reader,
             width=self.size[0],
@@ -356,7 +379,12 @@ class Slide:
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, reader: str | None = None, z: str | int = "best"
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    reader: str | None = None,
+    z: str | int = "best",
+    names: Names | None = None,
 ) -> Slide:
     """Open a slide with the first reader that takes it.
 
@@ -366,6 +394,8 @@ def open_slide(
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
         z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
+        names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
+            function itself name the file.
 
     Raises:
         SlideNotFound: no such file, or a folder that is not a slide.
@@ -387,7 +417,7 @@ def open_slide(
             reasons.append(f"{candidate.name}: {reason}")
             continue
         try:
-            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z)
+            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z, names=names)
         except BaseException:
             backend.close()
             raise

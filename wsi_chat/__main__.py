@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from wsi_chat.commands.signals import handle_signals, ignore_signals
+from wsi_chat.commands.signals import exit_code, handle_signals, ignore_signals
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
         from wsi_chat.cli import main as run
     except KeyboardInterrupt:
         print("interrupted before anything was begun", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(exit_code())
     try:
         run()
     finally:

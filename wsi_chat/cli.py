@@ -17,8 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as command_of
 
 from wsi_chat._version import __version__
-from wsi_chat.commands.console import EXIT_INTERRUPTED, complain, set_up_logging
-from wsi_chat.commands.signals import ignore_signals, signals_handled
+from wsi_chat.commands.console import complain, set_up_logging
+from wsi_chat.commands.signals import exit_code, ignore_signals, signals_handled
 from wsi_chat.errors import WsiChatError
 
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted: state saved", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_code())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from wsi_chat.atomic import scratch_folder
 from wsi_chat.errors import OutputError
 from wsi_chat.schema import Answer
 
@@ -269,7 +270,8 @@ class Journal:
         if self._read_only:
             raise OutputError(f"journal {self.path} is open for reading only")
         chances = None if answer.probabilities is None else json.dumps(dict(answer.probabilities))
-        logprob = None if answer.logprob is None or math.isnan(answer.logprob) else float(answer.logprob)
+        # SQLite keeps no -0.0, which would not be the value of the checksum
+        logprob = None if answer.logprob is None or math.isnan(answer.logprob) else float(answer.logprob) + 0.0
         row: tuple[Any, ...] = (
             answer.key,
             answer.task,
@@ -417,8 +419,8 @@ def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
     It is read from its beginning and from its end, each as far as it goes.
     """
     seen: set[str] = set()
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "journal.sqlite"
+    with scratch_folder(path.parent) as scratch:
+        copy = scratch / "journal.sqlite"
         for tail in ("", "-wal"):
             part = path.with_name(path.name + tail)
             if part.is_file():

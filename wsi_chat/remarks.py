@@ -76,6 +76,20 @@ class Remark(str):
         return {"type": "string"}
 
 
+def put_otherwise(note: str | Remark, change: Callable[[str], str]) -> str | Remark:
+    """The same remark with every text among its fields changed; a plain text is changed itself."""
+    if not isinstance(note, Remark):
+        return change(note)
+    fields = {name: _changed(value, change) for name, value in note.fields.items()}
+    return note if fields == note.fields else Remark(note.code, **fields)
+
+
+def _changed(value: FieldValue, change: Callable[[str], str]) -> FieldValue:
+    if isinstance(value, str):
+        return put_otherwise(value, change)
+    return [_changed(item, change) for item in value] if isinstance(value, Sequence) else value
+
+
 def read_remark(value: object) -> Remark:
     """A remark from what a record holds: one as it is, a plain text verbatim, a mapping of text, code and fields.
 

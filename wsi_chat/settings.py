@@ -232,6 +232,15 @@ class Settings(BaseModel):
         (), "Result of another test, e.g. 'HPV 16 positive', or a YAML file of results; may be repeated.",
         panel=DOCUMENTS, affects="documents",
     )  # fmt: skip
+    pseudonymize: bool = setting(
+        False, "Show slides, files and patients under pseudonyms in every document; pseudonyms.json in the run folder,"
+        " for you alone, says which is whose.",
+        panel=DOCUMENTS, affects="documents",
+    )  # fmt: skip
+    pseudonyms: str | None = setting(
+        None, "File with the key of the pseudonyms and whose they are, e.g. one for several runs; made if missing.",
+        panel=DOCUMENTS, affects="speed", rare=True, unset="pseudonyms.json in the run folder",
+    )  # fmt: skip
     overwrite: bool = setting(
         False, "Discard earlier answers, or reuse them.", panel=RUN, affects="speed", flags="--overwrite/--resume"
     )

@@ -246,13 +246,13 @@ def test_a_slide_that_has_moved_is_said_and_the_record_still_answers(
     copy = Path(shutil.copytree(run_folder.parent, tmp_path / "run")) / run_folder.name
     (copy.parent / "run.json").unlink()
     with wsi_chat.Conversation(copy, engine=ScriptedEngine(says)) as chat:
-        assert any("is not at" in note for note in chat.notes)
+        assert any("is not where it was" in note for note in chat.notes)
         assert "abnormal" in chat.say("verdict").text
         assert chat.say("/find hsil").cites
         for line in ("describe this field", "/region 0 0 100 100", "/tile f0001"):
             reply = chat.say(line)
             assert reply.status == "failed"
-            assert "is not at" in reply.text
+            assert "is not where it was" in reply.text
     with wsi_chat.Conversation(copy, slide=small_slide, engine=ScriptedEngine(says)) as chat:
         assert chat.say("/tile f0001").status == "ok"
 

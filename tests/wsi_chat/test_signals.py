@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: from the first import on, and with a second one on top, the exit is 130, the state saved."""
+"""Ctrl-C and SIGTERM: from the first import on, and with a second one on top, exit 130 or 143 with the state saved."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN = (
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_program_is_imported_ends_it_with_130(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_while_the_program_is_imported_ends_it_with_its_code(number: signal.Signals, tmp_path: Path) -> None:
     script = (
         "import builtins, os, sys\nreal = builtins.__import__\n"
         "def load(name, *rest, **more):\n"
@@ -35,7 +35,7 @@ def test_a_signal_while_the_program_is_imported_ends_it_with_130(number: signal.
         "builtins.__import__ = load\nfrom wsi_chat.__main__ import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -57,7 +57,7 @@ def test_an_impatient_second_signal_does_not_break_off_the_saving(
         os.kill(process.pid, number)
         time.sleep(0.005)
     _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130, shown
+    assert process.returncode == 128 + number, shown
     assert "saved" in shown
     assert "Traceback" not in shown
     assert (out / "run.json").exists()
@@ -70,11 +70,14 @@ def test_only_the_first_of_two_signals_interrupts_and_a_late_one_does_again(monk
     with signals_handled():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+        assert signals.exit_code() == 143
         now[0] += 5
         signal.raise_signal(signal.SIGINT)
+        assert signals.exit_code() == 143  # the first one ended it
         now[0] += 6
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        assert signals.exit_code() == 130
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -228,7 +228,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
 
     def interrupts(row: dict[str, Any]) -> None:
         if row.get("steps") and row["step"] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(command, "_progress", lambda **_: nullcontext(interrupts))
     out = tmp_path / "out"
@@ -238,7 +238,7 @@ def test_interrupted_by_a_signal_the_state_is_saved(
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as left:
         cli.main()
-    assert left.value.code == 130
+    assert left.value.code == 143
     assert "interrupted: the state is saved; run the same command with --resume to go on" in capsys.readouterr().err
     assert last_state(out) == out / "checkpoints" / "checkpoint-3"
     assert json.loads((out / "training.json").read_text())["state"] == "interrupted"

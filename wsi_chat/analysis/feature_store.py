@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.atomic import scratch_folder
 from wsi_chat.engines.protocol import FEATURES
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Provenance, Report, SlideRecord
@@ -178,8 +178,8 @@ def _created(path: Path, of: dict[str, Any], shape: tuple[int, int]) -> Any:
         "rows": "row i is tile i of the grid (t000042 has 42); NaN where it has no features",
         "of": of,
     }
-    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
+    with scratch_folder(path.parent) as part:
+        scratch = part / path.name
         group = zarr.open_group(str(scratch), mode="w", zarr_format=3, attributes=attributes)
         group.create_array(
             ARRAY,
@@ -191,8 +191,6 @@ def _created(path: Path, of: dict[str, Any], shape: tuple[int, int]) -> Any:
             compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()],
         )
         scratch.rename(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return _opened(path, mode="r+")[0]
 
 

@@ -21,10 +21,10 @@ from pathlib import Path, PureWindowsPath
 from tilers.photographs import is_photograph, listing_text
 from tilers.readers import LISTING
 from tilers.resolution import PLAUSIBLE_MPP, plausible
-from wsi_chat.analysis.run_folder import RUN_HINT, slide_id, specimen_folder
+from wsi_chat.analysis.run_folder import RUN_HINT, known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
-from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.errors import DocumentError, SettingError, as_utf8
 from wsi_chat.terminology import load_system
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class Sample:
 
     ``path`` is absolute; ``mpp`` µm/px of level 0, None for the slide's own; ``specimen`` None for the run's own;
     ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none. ``fields`` are the
-    photographs of a specimen of several; ``path`` is then where their listing is written (see `listed`).
+    photographs of a specimen of several; ``path`` is then where their listing is written (see `listed`). ``place`` is
+    the path as documents show it, without the folders above the manifest or the searched folder. ``alias`` is the
+    pseudonym under which documents show the slide (empty: its own names), and ``named`` the sample's own id then.
     """
 
     sample_id: str
@@ -65,10 +67,27 @@ class Sample:
     extra: Mapping[str, str] = field(default_factory=dict)
     line: int = 0
     fields: tuple[Path, ...] = ()
+    place: str = ""
+    alias: str = ""
+    named: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name of the slide's file as documents show it."""
+        if self.alias:
+            return f"{self.alias}{known_suffix(self.path)}"
+        return as_utf8(self.path.name)
+
+    @property
+    def image_path(self) -> str:
+        """Where the slide's file is, as documents show it."""
+        return self.file_name if self.alias else as_utf8(self.place or self.path.name)
 
     @property
     def slide_id(self) -> str:
         """Name of the slide's folder in the run folder."""
+        if self.alias:
+            return self.alias
         if self.fields:
             return specimen_folder(self.sample_id, self.fields)
         return slide_id(self.path)
@@ -86,7 +105,7 @@ def listed(samples: Iterable[Sample], folder: Path) -> tuple[Sample, ...]:
 def _listed(sample: Sample, folder: Path) -> Sample:
     path, text = folder / f"{sample.slide_id}{LISTING}", listing_text(sample.fields)
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-        write_text(path, text, hint=RUN_HINT)
+        write_text(path, text, hint=RUN_HINT, private=bool(sample.alias))
     return replace(sample, path=path.absolute())
 
 
@@ -289,7 +308,16 @@ def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
         specimen=specimen,
         extra={name: value for name, value in row.items() if name not in ALIASES},
         line=line,
+        place=place_below(path, manifest.resolve().parent),
     )
+
+
+def place_below(path: Path, folder: Path) -> str:
+    """A path from a folder on, where it lies below it; its name otherwise, so that no document says where that is."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return path.name
 
 
 def _resolve(manifest: Path, written: str) -> Path:

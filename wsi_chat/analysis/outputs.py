@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.atomic import sweep
 from wsi_chat.errors import SettingError, SlideUnreadable, WsiChatError
 from wsi_chat.schema import Box, Remark, Report, TileVerdict
 from wsi_chat.settings import FORMATS, Format, Settings
@@ -171,6 +172,7 @@ def rebuild_documents(
 
     written: list[Path] = []
     failed: list[str] = []
+    sweep(folder.path)
     if redraw and read_scan(folder.path) is not None:
         outline = read_outline(folder.maps_path)
         draw_pictures(report, tile_verdicts, folder, words=words, outline=outline, font_path=font_path)

@@ -31,6 +31,7 @@ from wsi_chat.analysis.stages import (
     screen_tiles,
 )
 from wsi_chat.errors import SlideNotFound
+from wsi_chat.names import Names
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import load_system
@@ -67,30 +68,32 @@ def analyze_slide(
     settings: Settings,
     model: Model,
     *,
-    name: str | None = None,
+    name: str,
+    names: Names,
     progress: Progress = no_progress,
     prepared: Callable[[], Prepared] | None = None,
 ) -> SlideResult:
     """One slide of a run whose folder, settings and model are already there. See :func:`wsi_chat.analyze`.
 
     Args:
-        name: the slide's id; None makes it of its path.
+        name: the slide's id.
+        names: what it is called in documents, and what must not show there.
         prepared: gives the slide as `prepare_slide` left it (or raises what that raised); None prepares it now.
     """
     clock = Clock()
     score = check_settings(settings, model)
     no_pdf = missing_font(settings)
-    folder = run.slide(name or path)
+    folder = run.slide(name)
     earlier = EarlierDocuments(folder)
     earlier.expect("provenance", {"config": config_of(settings)})
-    with _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect)), earlier) as slide:
+    with _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect, names=names)), earlier) as slide:
         with ready_to_ask(
             slide, folder, settings, model, score, earlier=earlier, clock=clock, progress=progress
         ) as asking:
             screened = screen_tiles(asking)
             detailed = detail_tiles(screened)
             for cause in causes_of_failure(detailed.tile_verdicts):
-                log.warning("%s: %s", slide.path.name, cause)
+                log.warning("%s: %s", slide.slide.name, cause)
             detailed = ask_controls(detailed)
             judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
             if settings.narrative == "model":

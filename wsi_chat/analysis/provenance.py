@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from wsi_chat._version import __version__
 from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.analysis.mechanisms import mechanism_notes
+from wsi_chat.names import without_folder
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import ASSUMED_SCALE, Funnel, ModelRecord, Provenance, Remark, TileVerdict
 from wsi_chat.settings import Settings, affecting
@@ -113,8 +114,16 @@ def images_left(base_url: str) -> Remark | None:
 
 
 def config_of(settings: Settings) -> dict[str, Any]:
-    """The settings that may show in a report: all but how fast, and from what, it came about."""
-    return settings.model_dump(mode="json", exclude=set(affecting("speed")))
+    """The settings that show in a report: all but how fast it came about; of paths the last part alone."""
+    content = settings.model_dump(mode="json", exclude=set(affecting("speed")))
+    return {name: _shown(value) for name, value in content.items()}
+
+
+def _shown(value: Any) -> Any:
+    """A setting's value without the folders above a file that it names."""
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return without_folder(value) if isinstance(value, str) else value
 
 
 def system_stamp(system: System) -> str:

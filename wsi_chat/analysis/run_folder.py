@@ -16,14 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.atomic import write_text
+from wsi_chat.atomic import scratch_folder, write_text
 from wsi_chat.errors import OutputError
 
 if TYPE_CHECKING:
     import pyarrow
 
+    from wsi_chat.names import Names
     from wsi_chat.schema import Report, TileVerdict
 
 # what a run writes about a slide; a slide's folder may hold more (its journal, a saved conversation), which stays
@@ -38,13 +40,16 @@ RUN_HINT = "Choose another folder with -o."
 def slide_id(path: Path) -> str:
     """The file's stem plus eight hex digits of its absolute path's SHA-256: same-named slides never collide."""
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
-    stem = path.name
-    for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif", path.suffix):
-        if suffix and stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
-            break
+    suffix = known_suffix(path)
+    stem = path.name[: -len(suffix)] if suffix else path.name
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "slide"
     return f"{safe[:80]}-{digest}"
+
+
+def known_suffix(path: Path) -> str:
+    """The suffix of a slide's file, as it is written, both parts of ``.ome.tiff``."""
+    double = next((s for s in (".ome.zarr", ".ome.tiff", ".ome.tif") if path.name.lower().endswith(s)), "")
+    return path.name[-len(double) :] if double else path.suffix
 
 
 def specimen_folder(name: str, photographs: Sequence[Path]) -> str:
@@ -62,9 +67,8 @@ def open_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with scratch_folder(path) as probe:
+            (probe / "probe").write_bytes(b"")
     except OSError as error:
         raise OutputError(
             f"-o {path}: cannot be written ({error.strerror}).",
@@ -237,6 +241,14 @@ class SlideFolder:
         """
         return moved_to if moved_to is not None else self.run.slide_files.get(self.id)
 
+    def settings_of(self, report: Report) -> dict[str, Any]:
+        """The settings of the slide's report; files, of which a report has the name alone, as run.json has them."""
+        files = self.run.setting_files
+        return {
+            name: files.get(value, value) if isinstance(value, str) else value
+            for name, value in report.provenance.config.items()
+        }
+
     # ------------------------------------------------------------------------------------------ writing
 
     def open(self) -> SlideFolder:
@@ -244,10 +256,11 @@ class SlideFolder:
         open_folder(self.path)
         return self
 
-    def keep_traceback(self, error: BaseException) -> Path:
-        """Write down where an exception that nobody foresaw came from."""
+    def keep_traceback(self, error: BaseException, names: Names) -> Path:
+        """Write down where an exception that nobody foresaw came from, without what must not show."""
         self.open()
-        return write_text(self.traceback_path, "".join(traceback.format_exception(error)), hint=RUN_HINT)
+        text = names.hide("".join(traceback.format_exception(error)))
+        return write_text(self.traceback_path, text, hint=RUN_HINT)
 
 
 @dataclass(frozen=True)
@@ -283,6 +296,11 @@ class RunFolder:
     @property
     def log_path(self) -> Path:
         return self.path / "run.log"
+
+    @property
+    def pseudonyms_path(self) -> Path:
+        """Which pseudonym is whose, for the run's owner alone; see `wsi_chat.analysis.pseudonyms`."""
+        return self.path / "pseudonyms.json"
 
     @property
     def lock_path(self) -> Path:
@@ -321,22 +339,42 @@ class RunFolder:
 
     @cached_property
     def slide_files(self) -> Mapping[str, Path]:
-        """Slide id -> the slide's file as it was analyzed; empty where run.json is missing or damaged."""
-        files = self.read_record().get("slides")
-        if not isinstance(files, dict):
-            return {}
-        return {str(name): Path(file) for name, file in files.items() if isinstance(file, str)}
+        """Slide id -> the slide's file as it was analyzed; empty where run.json is missing or damaged.
+
+        Those of a run under pseudonyms are in the file that says which is whose, if it is at hand.
+        """
+        record = self.read_record()
+        files = _files_in(record)
+        settings = record.get("config")
+        if isinstance(settings, dict) and settings.get("pseudonymize"):
+            named = settings.get("pseudonyms")
+            table = Path(named).expanduser() if isinstance(named, str) else self.pseudonyms_path
+            files |= _files_in(_content(table))
+        return files
+
+    @property
+    def setting_files(self) -> Mapping[str, str]:
+        """Name -> path of each file and folder that a setting names; documents have the name alone."""
+        files = self.read_record().get("files")
+        return {str(name): str(path) for name, path in files.items()} if isinstance(files, dict) else {}
+
+    @property
+    def pseudonymous(self) -> bool:
+        """Whether the last run here showed slides under pseudonyms."""
+        settings = self.read_record().get("config")
+        return isinstance(settings, dict) and bool(settings.get("pseudonymize"))
 
     def read_record(self) -> dict[str, Any]:
         """run.json as it is; empty where it is missing or damaged."""
-        try:
-            content = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return _content(self.record_path)
 
     def write_record(
-        self, *, config: Mapping[str, Any], origin: Mapping[str, str], slides: Mapping[str, Path | str]
+        self,
+        *,
+        config: Mapping[str, Any],
+        origin: Mapping[str, str],
+        slides: Mapping[str, Path | str],
+        files: Mapping[str, str] = MappingProxyType({}),
     ) -> Path:
         """Write run.json; slides of earlier runs in the same folder stay known.
 
@@ -344,12 +382,31 @@ class RunFolder:
             config: the effective settings.
             origin: where each setting that is not a default came from.
             slides: slide id -> file.
+            files: see `setting_files`.
         """
-        known = {name: str(file) for name, file in RunFolder(self.path).slide_files.items()}
-        files = {name: str(file) for name, file in slides.items()}
-        payload = {"config": dict(config), "origin": dict(origin), "slides": {**known, **files}}
+        known = {name: str(file) for name, file in _files_in(self.read_record()).items()}
+        own = {name: str(file) for name, file in slides.items()}
+        payload: dict[str, Any] = {"config": dict(config), "origin": dict(origin), "slides": {**known, **own}}
+        if named := {**self.setting_files, **files}:
+            payload["files"] = named
         text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         return write_text(self.record_path, text, hint=RUN_HINT)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _files_in(content: Mapping[str, Any]) -> dict[str, Path]:
+    files = content.get("slides")
+    if not isinstance(files, dict):
+        return {}
+    return {str(name): Path(file) for name, file in files.items() if isinstance(file, str)}
 
 
 def _is_gone(file: Path | None) -> bool:

@@ -1,6 +1,7 @@
 """OUT/run.log: what happened in a run, beside its results: warnings, failures and their causes, requests tried again.
 
-Lines are added, so that a run which was resumed keeps the log of its earlier part.
+Lines are added, so that a run which was resumed keeps the log of its earlier part. Folders, this account's home and,
+under pseudonyms, names do not show in it: lines wait until it is known what must not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_chat._version import __version__
+from wsi_chat.names import Names, hiding, places
 
 log = logging.getLogger(__name__)
 
@@ -21,23 +23,39 @@ MOST_WAITING = 1000
 
 
 class _RunLog(logging.Handler):
-    """Writes to ``run.log`` as soon as the run folder is there; until then lines wait in memory."""
+    """Writes to ``run.log`` once the run folder is there and its names are known; until then lines wait in memory."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(logging.INFO)
         self.setFormatter(_FORM)
         self._path = folder / LOG
         self._waiting: list[str] = []
+        self._names: Names | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._waiting) < MOST_WAITING:
             self._waiting.append(self.format(record))
-        if not self._path.parent.is_dir():
+        if self._names is not None:
+            self.write(self._names)
+
+    def write(self, names: Names | None = None) -> None:
+        """Write what waits. ``names`` are those of the run, from now on; at its end, without any, those of all runs."""
+        self._names = names or self._names or Names("", hidden=hiding(places([self._path])))
+        if not self._waiting or not self._path.parent.is_dir():
             return
         # a full disk must not end the run over its log; what could not be written is tried again with the next line
         with suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(f"{line}\n" for line in self._waiting))
+            file.write("".join(f"{self._names.hide(line)}\n" for line in self._waiting))
             self._waiting.clear()
+
+
+_open: list[_RunLog] = []
+
+
+def hide_in_log(names: Names) -> None:
+    """The names of the run are known: what must not show is kept out of its log, if one is kept."""
+    for handler in _open:
+        handler.write(names)
 
 
 @contextmanager
@@ -51,9 +69,12 @@ def run_log(folder: Path) -> Iterator[None]:
         if not logger.isEnabledFor(logging.INFO):
             logger.setLevel(logging.INFO)
     log.info("wsi-chat %s begins", __version__)
+    _open.append(handler)
     try:
         yield
     finally:
+        _open.remove(handler)
+        handler.write()
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)

@@ -74,7 +74,7 @@ def read_scope(settings: Settings, folder: Path | None) -> Scope | None:
         return _read(_yaml(folder / FILE), str(folder / FILE))
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no manifest, or one that the dialect has named already
+    except (OSError, ValueError, RecursionError):  # no manifest, or one that the dialect has named already
         return None
     stated = manifest.get("scope") if isinstance(manifest, dict) else None
     return None if stated is None else _read(stated, f"scope in {folder / MANIFEST}")

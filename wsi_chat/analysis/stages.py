@@ -37,6 +37,7 @@ from wsi_chat.analysis.provenance import (
 )
 from wsi_chat.analysis.scope import answering_folder, on_slide, read_scope
 from wsi_chat.analysis.slide_score import SlideScore, conditions_of
+from wsi_chat.atomic import sweep
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
 from wsi_chat.progress import Progress
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from wsi_chat.analysis.run_folder import EarlierDocuments, SlideFolder
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines.model import Model
+    from wsi_chat.names import Names
     from wsi_chat.settings import Settings
     from wsi_chat.terminology import System
 
@@ -194,10 +196,13 @@ class Judged:
 # ---------------------------------------------------------------------------------------------- prepare
 
 
-def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahead: bool = False) -> Prepared:
+def prepare_slide(
+    path: Path, settings: Settings, dialect: Dialect, *, names: Names | None = None, read_ahead: bool = False
+) -> Prepared:
     """Open a slide and plan its tiles: everything that comes before the first question. Needs no engine.
 
     Args:
+        names: what the slide is called in documents, and what must not show there; None is its own name.
         read_ahead: also begin to read tiles, on threads of their own, so that the first questions need not wait.
 
     Raises:
@@ -207,7 +212,9 @@ def prepare_slide(path: Path, settings: Settings, dialect: Dialect, *, read_ahea
 
     began = time.perf_counter()
     with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(path, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z)))
+        slide = stack.enter_context(
+            open_slide(path, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z), names=names)
+        )
         system = load_system(settings.specimen)
         tile_mpp = settings.tile_mpp or dialect.mpp_for(system)
         photographed = slide.is_photograph
@@ -274,10 +281,11 @@ def ready_to_ask(
     slide, system, plan = prepared.slide, prepared.system, prepared.plan
     precision = read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
     folder.open()
+    sweep(folder.path)
     earlier.expect("slide", {"fingerprint": slide.fingerprint, "mpp": slide.mpp})
     clock.lap("plan")
     clock.seconds["plan"] = round(prepared.seconds, 3)  # also where it was spent beside the slide before
-    log.info("%s: %d of %d tiles to screen", prepared.path.name, len(plan.tiles), plan.grid)
+    log.info("%s: %d of %d tiles to screen", slide.name, len(plan.tiles), plan.grid)
     with ExitStack() as stack:
         if not folder.journal_path.exists():
             take_over_answers(folder, slide.fingerprint)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
+from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import WsiChatError, as_utf8
 from wsi_chat.schema import Report
@@ -66,12 +66,10 @@ def class_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row if name.startswith(COUNT)))
 
 
-def row_of_failure(path: Path, error: BaseException, *, name: str | None = None) -> dict[str, Any]:
-    """The row of a slide that gave no verdict. ``name`` is its id; None makes it of its path."""
-    reason = reason_of(error)
+def row_of_failure(slide: str, file_name: str, reason: str, error: BaseException) -> dict[str, Any]:
+    """The row of a slide that gave no verdict: its id, its file's name as documents show it, and why, in words."""
     return {
-        "slide_id": name or slide_id(path), "file": as_utf8(path.name), "state": "failed", "reason": reason,
-        "error": type(error).__name__,
+        "slide_id": slide, "file": file_name, "state": "failed", "reason": reason, "error": type(error).__name__,
     }  # fmt: skip
 
 

@@ -53,10 +53,10 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def system_of(report: Report) -> System:
-    """The reporting system of a report. Raises SettingError or TerminologyError where it is not known here."""
-
-    config = report.provenance.config.get("specimen")
+def system_of(result: SlideResult) -> System:
+    """The reporting system of a result. Raises SettingError or TerminologyError where it is not known here."""
+    report = result.report
+    config = result.files.settings_of(report).get("specimen")
     return load_system(str(config) if config else (report.specimen.system if report.specimen.given else None))
 
 
@@ -74,7 +74,7 @@ def export_review(entry: Entry, result: SlideResult, store: ReviewStore) -> Expo
         OutputError: the folder cannot be written.
     """
     folder = open_folder(entry.folder / FOLDER)
-    system = system_of(result.report)
+    system = system_of(result)
     cells = reviewed_cells(result.findings, store)
     files = [
         write_reviewed_geojson(result.report, cells, system, folder / "findings.geojson"),
@@ -195,7 +195,7 @@ def write_dialogues(
                 hint="Accept, relabel or draw cells, and mark tiles as complete.",
             )
         dialect = get_dialect(next(iter(dialects)))
-        names = Names(system_of(reviewed[0][1].report))
+        names = Names(system_of(reviewed[0][1]))
         shares = {"train": 1.0} if len(reviewed) < 5 else {"train": 0.8, "val": 0.2}
         build_dataset(
             pictures, out, dialect=dialect, names=names, name="reviewed", fractions=shares, seed=seed,
@@ -288,9 +288,9 @@ def write_manifest(collection: Collection, stores: Mapping[str, ReviewStore], pa
         if result is None or result.slide_path is None:
             notes.append(f"{name}: it is not known where the slide is.")
             continue
-        specimen = result.report.provenance.config.get("specimen") or ""
+        specimen = result.files.settings_of(result.report).get("specimen") or ""
         writer.writerow(
-            {"sample_id": entry.row.get("sample_id") or name, "image_path": str(result.slide_path), "label": label,
+            {"sample_id": entry.row.get("sample_id") or name, "image_path": _place(result), "label": label,
              "patient": entry.row.get("patient", ""), "specimen": specimen, "reviewers": "; ".join(said)}
         )  # fmt: skip
         count += 1
@@ -298,3 +298,9 @@ def write_manifest(collection: Collection, stores: Mapping[str, ReviewStore], pa
         raise SettingError("No slide has a reviewed class yet.", hint="Give slides a class on their pages.")
     write_text(path, text.getvalue())
     return Exported((path,), tuple(notes))
+
+
+def _place(result: SlideResult) -> str:
+    """Where the slide is; of one under a pseudonym that alone, by which `wsi-chat fit` finds its folder."""
+    report = result.report
+    return report.slide.file_name if report.provenance.config.get("pseudonymize") else str(result.slide_path)

@@ -22,6 +22,7 @@ from wsi_chat.app.source import Collection, Entry, tile_rows
 from wsi_chat.app.squares import SlideReader
 from wsi_chat.app.talk import Talk
 from wsi_chat.errors import OutputError, WsiChatError
+from wsi_chat.names import shown_names
 from wsi_chat.schema import FieldRecord, Finding
 from wsi_chat.terminology import load_system
 
@@ -69,7 +70,7 @@ class ShownSlide:
         if self.result is None:
             return load_system(None)
         try:
-            return system_of(self.result.report)
+            return system_of(self.result)
         except WsiChatError as error:
             log.warning("%s: %s", self.entry.id, error)
             return load_system(None)
@@ -197,11 +198,12 @@ def _read(path: Path | None, result: SlideResult | None, entry: Entry) -> tuple[
     if path is None or not path.exists():
         name = record.file_name if record is not None else entry.title
         return None, f"{name} is not where it was. Start the page with --slide PATH. {why}".strip()
+    names = shown_names(path, entry.title)
     try:
-        slide = open_slide(path, mpp=None if record is None else record.mpp)
+        slide = open_slide(path, mpp=None if record is None else record.mpp, names=names)
     except WsiChatError as error:
-        return None, str(error)
+        return None, names.hide(str(error))
     if record is not None and slide.fingerprint != record.fingerprint:
         slide.close()
-        return None, f"{path.name} is not the slide that was analyzed: its content differs."
+        return None, f"{slide.name} is not the slide that was analyzed: its content differs."
     return SlideReader(slide), ""

@@ -109,10 +109,13 @@ def _of_run(root: Path) -> dict[str, Entry]:
     folders = {folder.id: folder.path for folder in run.finished_slides()}
     # an id of summary.csv is a name of a folder and nothing else
     names = [name for name in dict.fromkeys([*rows, *folders]) if Path(name).name == name and name not in ("", "..")]
-    files = run.slide_files
+    files, hidden = run.slide_files, run.pseudonymous
     return {
         name: Entry(
-            name, folders.get(name, root / name), None if name in folders else files.get(name), rows.get(name, {})
+            name,
+            folders.get(name, root / name),
+            None if name in folders else files.get(name),
+            rows.get(name, {"file": name} if hidden else {}),
         )
         for name in names
     }
@@ -121,7 +124,7 @@ def _of_run(root: Path) -> dict[str, Entry]:
 def read_summary(root: Path) -> list[dict[str, str]]:
     """The rows of summary.csv; none where it is missing or damaged."""
     try:
-        with RunFolder(root).summary_path.open(encoding="utf-8", newline="") as file:
+        with RunFolder(root).summary_path.open(encoding="utf-8-sig", newline="") as file:
             return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []

@@ -20,7 +20,6 @@ from wsi_chat.dialects.reading import Grounding, read_grounding, why_no_choice
 from wsi_chat.dialects.views import beside, contrasted_choice, degraded, joined, mean_choice, other_views
 from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import as_utf8
 from wsi_chat.schema import AnswerStatus, Box, LabelledBox
 
 if TYPE_CHECKING:
@@ -310,7 +309,7 @@ class Asking:
             highest=None if joined_screen is None else joined_screen.highest.id,
             unread=tuple(UnreadField(id=tile.id, box=tile.box) for tile in self.reader.unread),
             notes=(*self.reader.notes, *self.notes),
-            file_name=as_utf8(self.reader.slide.path.name),
+            file_name=self.reader.slide.name,
             model=self.model.engine.model_id,
             dialect=self._dialect.name,
             queries=0 if self._asker is None else self._asker.queries,

@@ -146,7 +146,7 @@ def ask_with(
             shown = reader.over(region, limit=max_fields, cells_only=True)
         if not shown:
             raise AnswerError(
-                f"No cells were found on {slide.path.name}, so nothing was asked.",
+                f"No cells were found on {slide.name}, so nothing was asked.",
                 hint="Name a place with --region x0 y0 x1 y1.",
             )
         asking = Asking(model, system, reader, guessed, question, choices, region, orders)

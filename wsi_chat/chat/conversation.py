@@ -336,7 +336,7 @@ class Conversation:
         """Every exchange so far."""
         report = None if self.facts is None else self.facts.report
         reader = self._sight.reader
-        about = report.slide.id if report is not None else reader.slide.path.name if reader is not None else ""
+        about = report.slide.id if report is not None else reader.slide.name if reader is not None else ""
         name = self._asked_of or (report.provenance.model.revision if report is not None else "not asked")
         return Transcript(
             about=about,

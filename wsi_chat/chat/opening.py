@@ -42,6 +42,6 @@ def result_of(source: str | Path | SlideResult, slide: str | Path | None) -> Sli
 
 def inherited_settings(result: SlideResult) -> dict[str, Any]:
     """The run's own settings, as far as they say who answers and how places are read."""
-    config = result.report.provenance.config
+    config = result.files.settings_of(result.report)
     inherited = {key: config[key] for key in INHERITED if config.get(key) is not None and key in Settings.model_fields}
     return {"dialect": result.report.provenance.model.dialect, **inherited} if "dialect" not in inherited else inherited

@@ -10,6 +10,7 @@ from tilers.field import Field, FieldReader
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.errors import SettingError, SlideError, SlideNotFound
+from wsi_chat.names import shown_names
 from wsi_chat.schema import Box
 from wsi_chat.settings import plane_of
 
@@ -55,18 +56,23 @@ class Sight:
             return open_slide(source, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
         record = source.report.slide
         if source.slide_path is None or not source.slide_path.exists():
-            self.missing = f"The slide {record.file_name} is not at {source.slide_path}. {BESIDE}"
+            self.missing = f"The slide {record.file_name} is not where it was. {BESIDE}"
             return None
         try:
+            names = shown_names(source.slide_path, record.file_name)
             slide = open_slide(
-                source.slide_path, mpp=settings.mpp or record.mpp, reader=settings.reader, z=plane_of(settings.z)
+                source.slide_path,
+                mpp=settings.mpp or record.mpp,
+                reader=settings.reader,
+                z=plane_of(settings.z),
+                names=names,
             )
         except SlideError as error:
-            self.missing = f"{error.message} {BESIDE}"
+            self.missing = f"{names.hide(error.message)} {BESIDE}"
             return None
         if slide.fingerprint != record.fingerprint:
             slide.close()
-            self.missing = f"{source.slide_path} is not the slide that was analyzed: its content differs. {BESIDE}"
+            self.missing = f"{slide.name} is not the slide that was analyzed: its content differs. {BESIDE}"
             return None
         return slide
 
@@ -124,7 +130,7 @@ class Sight:
             return ""
         side, longest = self.reader.side, max(self.reader.slide.size)
         if side is not None and longest > 2 * side:
-            name = self.reader.slide.path.name
+            name = self.reader.slide.name
             if self._facts is not None:
                 return f"{name} is larger than one field: choose a place with /tile ID or /region x0 y0 x1 y1."
             return (

@@ -21,7 +21,7 @@ from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of,
 from wsi_chat.atomic import replacing
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import EngineError, WsiChatError, as_utf8
+from wsi_chat.errors import EngineError, WsiChatError
 from wsi_chat.progress import Progress, no_progress
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,18 @@ def attempt(
     write_state(run, job.state(status="running"))
     try:
         result = analyze_slide(
-            job.sample.path, run, job.settings, model, name=job.slide_id, progress=progress, prepared=prepared
+            job.sample.path,
+            run,
+            job.settings,
+            model,
+            name=job.slide_id,
+            names=job.names,
+            progress=progress,
+            prepared=prepared,
         )
         _write_thumbnail(result.files)
     except (EngineError, KeyboardInterrupt) as error:
-        reason = error.message if isinstance(error, WsiChatError) else "interrupted"
+        reason = job.names.hide(error.message) if isinstance(error, WsiChatError) else "interrupted"
         write_state(run, job.state(reason=f"{reason}; its answers so far are kept"))
         raise
     except Exception as error:
@@ -84,28 +91,24 @@ def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
 def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = None) -> SlideState:
     """The state of a slide that raised an exception; the traceback of one that nobody foresaw is kept."""
     if not isinstance(error, WsiChatError):
-        log.warning("%s: %s", job.sample.path.name, reason_of(error))
-        run.slide(job.slide_id).keep_traceback(error)
+        log.warning("%s: %s", job.sample.file_name, reason_of(error))
+        run.slide(job.slide_id).keep_traceback(error, job.names)
     else:
-        log.info("%s failed: %s", job.sample.path.name, error, exc_info=error)
+        log.info("%s failed: %s", job.sample.file_name, error, exc_info=error)
+    reason = job.names.hide(reason_of(error))
     return job.state(
         status="failed",
-        reason=reason_of(error),
+        reason=reason,
         error=type(error).__name__,
         seconds=None if seconds is None else round(seconds, 3),
-        row=row_of_failure(job.sample.path, error, name=job.slide_id),
+        row=row_of_failure(job.slide_id, job.sample.file_name, reason, error),
     )
 
 
 def failed_outside(job: Job, run: RunFolder, reason: str, *, error: str) -> SlideState:
     """The state of a slide whose worker did not live to write one."""
-    row = {
-        "slide_id": job.slide_id,
-        "file": as_utf8(job.sample.path.name),
-        "state": "failed",
-        "reason": reason,
-        "error": error,
-    }
+    reason = job.names.hide(reason)
+    row = {"slide_id": job.slide_id, "file": job.sample.file_name, "state": "failed", "reason": reason, "error": error}
     return write_state(run, job.state(status="failed", reason=reason, error=error, row=row))
 
 

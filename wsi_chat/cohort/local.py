@@ -74,7 +74,7 @@ class Ahead:
             self._waiting.append((job, self._thread.submit(self._prepare, job)))
 
     def _prepare(self, job: Job) -> Prepared:
-        return prepare_slide(job.sample.path, job.settings, self._model.dialect, read_ahead=True)
+        return prepare_slide(job.sample.path, job.settings, self._model.dialect, names=job.names, read_ahead=True)
 
     def __enter__(self) -> Ahead:
         return self

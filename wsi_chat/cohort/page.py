@@ -104,7 +104,7 @@ def page(result: CohortResult) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} - wsi-chat</title><style>{STYLE}</style></head><body>
-<header><h1>{title}</h1><div class="where">{_safe(result.out)}</div>
+<header><h1>{title}</h1><div class="where">{_safe(result.out.resolve().name)}</div>
 {_tally(result, rows)}
 <p class="use">{DISCLAIMER}</p></header>
 <div class="tools"><label>Filter <input type="search" placeholder="sample, verdict, patient, reason ..."></label>

@@ -15,6 +15,7 @@ from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.summary import COUNT, SUMMARY_COLUMNS, class_columns
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.errors import SettingError, WsiChatError
+from wsi_chat.names import without_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -119,10 +120,10 @@ def row_of(sample: Sample, state: SlideState) -> dict[str, Any]:
         "error": state.error,
         "seconds": "" if state.seconds is None else state.seconds,
         "sample_id": sample.sample_id,
-        "image_path": str(sample.path),
+        "image_path": sample.image_path,
         "label": sample.label,
         "patient": sample.patient,
-        "specimen": sample.specimen or "",
+        "specimen": without_folder(sample.specimen or ""),
         "mpp": "" if sample.mpp is None else sample.mpp,
     }
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any, Literal
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
+from wsi_chat.analysis.pseudonyms import Pseudonyms, everything_hidden, names_of, paths_in, pseudonyms_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
+from wsi_chat.analysis.run_log import hide_in_log
 from wsi_chat.analysis.slide_score import folder_of_aggregator
+from wsi_chat.atomic import sweep
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
@@ -31,6 +35,8 @@ from wsi_chat.journal import lock_file
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
 from wsi_chat.terminology import load_system
+
+log = logging.getLogger(__name__)
 
 Executor = Literal["local", "ray"]
 
@@ -118,8 +124,9 @@ def analyze_slides(
     effective, origin, model = _resolved(settings, engine, config, environ)
     check_settings(effective, model)
     run = RunFolder(Path(out)).open()
-    samples = {sample.slide_id: sample for sample in map(_sample, slides)}
-    jobs = [Job(sample, effective, key="") for sample in samples.values()]
+    samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
+    jobs = [Job(sample, effective, "", names_of(sample, run, effective)) for sample in samples]
+    hide_in_log(everything_hidden(job.names for job in jobs))
     book = Book(run, jobs, watcher or Silent(), whole=False)
     return _work_through(
         book,
@@ -178,8 +185,9 @@ def analyze_cohort(
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()
     with _only_writer(run):
-        samples = listed(samples, run.listings_path)
-        jobs = _jobs(samples, effective, model)
+        samples = _shown(samples, pseudonyms_of(run, effective), listings=run.listings_path)
+        jobs = _jobs(samples, run, effective, model)
+        hide_in_log(everything_hidden(job.names for job in jobs))
         book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
 
         def work() -> Iterator[Outcome]:
@@ -205,9 +213,11 @@ def _work_through(
     model: Model,
 ) -> CohortResult:
     """Write run.json, do the slides, and leave every file as the run stands, however it ends."""
+    sweep(book.run.path)
     try:
-        slides = {job.slide_id: job.sample.path.resolve() for job in jobs}
-        book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides)
+        slides = {job.slide_id: job.sample.path.resolve() for job in jobs if not job.sample.alias}
+        files = {Path(path).name: path for job in jobs for path in paths_in(job.settings)}
+        book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides, files=files)
         try:
             for outcome in work():
                 book.enter(outcome)
@@ -279,9 +289,23 @@ def _model(settings: Settings, engine: Engine | Callable[[], Engine] | None, exe
     return Model(settings, start=engine)
 
 
-def _jobs(samples: Sequence[Sample], settings: Settings, model: Model) -> list[Job]:
+def _shown(
+    samples: Iterable[Sample], pseudonyms: Pseudonyms | None, *, listings: Path | None = None
+) -> tuple[Sample, ...]:
+    """The samples, each once, as documents show them; with ``listings``, those of several photographs listed there."""
+    samples = tuple(samples) if pseudonyms is None else pseudonyms.apply(samples)
+    samples = tuple({sample.slide_id: sample for sample in samples}.values())
+    if listings is not None:
+        samples = listed(samples, listings)
+    if pseudonyms is not None:
+        pseudonyms.save(samples)
+        log.warning("%s says which pseudonym is whose: hand on the other files without it", pseudonyms.path)
+    return samples
+
+
+def _jobs(samples: Sequence[Sample], run: RunFolder, settings: Settings, model: Model) -> list[Job]:
     model_id = _model_id(settings, model)
-    return [make_job(sample, settings, model, model_id=model_id) for sample in samples]
+    return [make_job(sample, run, settings, model, model_id=model_id) for sample in samples]
 
 
 def _model_id(settings: Settings, model: Model) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tilers.dicom import is_dicom, series_uid
 from tilers.photographs import is_of_a_run, photographs_in
 from tilers.readers import all_readers
-from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.manifest import Sample, place_below
 from wsi_chat.analysis.run_folder import RunFolder, slide_id
 from wsi_chat.errors import SettingError
 
@@ -41,7 +41,8 @@ def find_slides(folder: str | Path, *, skip: Path | None = None) -> tuple[Sample
             hint=f"Slides are {' '.join(_suffixes())} .dcm and OME-Zarr folders; a folder of "
             "photographs (PNG, JPEG, flat TIFF) is one specimen. For other files write a manifest.",
         )
-    return tuple(Sample(sample_id=slide_id(path), path=path) for path in found)
+    top = folder.resolve()
+    return tuple(Sample(sample_id=slide_id(path), path=path, place=place_below(path, top)) for path in found)
 
 
 def _suffixes() -> tuple[str, ...]:

@@ -22,9 +22,11 @@ from tilers.readers import LISTING
 from wsi_chat.analysis.cell_sample import what_was_supplied
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp
+from wsi_chat.analysis.pseudonyms import names_of
 from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
 from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
+from wsi_chat.names import Names
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import load_system
@@ -66,11 +68,12 @@ class SlideState(Record):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One slide to do: which, with which settings, and the key of all that determines its answers."""
+    """One slide to do: which, with which settings, the key of all that determines its answers, and its names."""
 
     sample: Sample
     settings: Settings
     key: str
+    names: Names
 
     @property
     def slide_id(self) -> str:
@@ -80,13 +83,13 @@ class Job:
         """A state of this slide."""
         base = {
             "slide_id": self.slide_id, "sample_id": as_utf8(self.sample.sample_id),
-            "file": as_utf8(self.sample.path.name),
+            "file": self.sample.file_name,
             "key": self.key, "stamp": stamp_of(self.sample.path),
         }  # fmt: skip
         return SlideState(**(base | values))
 
 
-def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str) -> Job:
+def make_job(sample: Sample, run: RunFolder, settings: Settings, model: Model, *, model_id: str) -> Job:
     """The settings of one slide (its row's mpp and specimen go before the run's) and their key.
 
     Raises:
@@ -104,7 +107,8 @@ def make_job(sample: Sample, settings: Settings, model: Model, *, model_id: str)
         "reporting_system": system_stamp(system),
     }
     text = json.dumps(content, sort_keys=True)
-    return Job(sample, chosen, hashlib.sha256(text.encode()).hexdigest()[:16])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Job(sample, chosen, key, names_of(sample, run, chosen))
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:

@@ -21,10 +21,10 @@ from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides
-from wsi_chat.commands.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, complain, say_json
+from wsi_chat.commands.console import EXIT_FAILED, EXIT_PARTIAL, complain, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import slide_bar
-from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.progress import Progress
@@ -69,7 +69,7 @@ def run_analyze(
 
     Returns:
         0 done; 1 or 2 the one slide failed; 3 finished, but some slides failed or are indeterminate by error, or
-        the engine died; 130 interrupted, state saved.
+        the engine died; 130 (Ctrl-C) or 143 (SIGTERM) interrupted, state saved.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     bars = not quiet and console.is_terminal
@@ -85,7 +85,7 @@ def run_analyze(
         finished = {result.report.slide.id: _as_json(result) for result in watcher.results}
         say_json([finished.get(str(row["slide_id"]), row) for row in map(_present, run.rows)])
     if run.interrupted:
-        return EXIT_INTERRUPTED
+        return exit_code()
     if isinstance(run.stopped_by, EngineDied):
         return run.stopped_by.exit_code
     return _exit_code(watcher.results, watcher.errors)

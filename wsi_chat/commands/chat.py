@@ -18,9 +18,9 @@ import typer
 from wsi_chat.chat.conversation import Conversation
 from wsi_chat.chat.record import corners
 from wsi_chat.chat.transcript import Reply
-from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json, visible
+from wsi_chat.commands.console import say, say_json, visible
 from wsi_chat.commands.options import ENGINE, with_settings
-from wsi_chat.commands.signals import every_interrupt
+from wsi_chat.commands.signals import every_interrupt, exit_code
 from wsi_chat.commands.terminal import Console
 
 PROMPT = "> "
@@ -61,7 +61,7 @@ def talk(conversation: Conversation, *, save: Path | None = None, as_json: bool 
                 break
             _exchange(conversation, line, aside, terminal=terminal, as_json=as_json)
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+        code = exit_code()
         aside.print("interrupted")
     finally:
         if save is not None:

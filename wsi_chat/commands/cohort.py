@@ -21,10 +21,10 @@ from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say_json
+from wsi_chat.commands.console import EXIT_PARTIAL, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
-from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
@@ -114,7 +114,8 @@ def run_cohort(
     """Analyze a cohort into ``out`` and say what came of it.
 
     Returns:
-        0 done; 3 finished, but some slides failed or are indeterminate by error; 130 interrupted, state saved.
+        0 done; 3 finished, but some slides failed or are indeterminate by error; 130 (Ctrl-C) or 143 (SIGTERM)
+        interrupted, state saved.
     """
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     with signals_handled(), _watch(errors, quiet=quiet) as watcher:
@@ -136,7 +137,7 @@ def run_cohort(
         _tell(result)
     if result.interrupted:
         errors.print("interrupted: every answer so far is saved; run the same command again to resume")
-        return EXIT_INTERRUPTED
+        return exit_code()
     return EXIT_PARTIAL if result.failures or any(state.unwritten for state in result.states) else 0
 
 
@@ -185,7 +186,7 @@ class Lines(Silent):
         bars = self._bars
         if bars is None:
             return no_progress
-        task = bars.add_task(f"  {sample.path.name}"[:28], total=None, rate="")
+        task = bars.add_task(f"  {sample.file_name}"[:28], total=None, rate="")
         for other in bars.task_ids:  # the slide before is finished
             if other not in (task, self._all):
                 bars.remove_task(other)

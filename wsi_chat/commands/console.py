@@ -14,7 +14,7 @@ from wsi_chat.errors import WsiChatError
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL = 1, 2, 3
 
 
 # what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, bidirectional controls

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, EXIT_PARTIAL, say, say_json
+from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
 from wsi_chat.commands.options import UNDERSCORES, Json, Quiet, with_settings
 from wsi_chat.commands.progress import answers_bar
-from wsi_chat.commands.signals import signals_handled
+from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
 from wsi_chat.datasets.info import find_data
 from wsi_chat.engines.model import Model
@@ -105,7 +105,7 @@ def run_infer(
     as_json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Run batch inference. Returns 0 done, 3 some rows failed, 130 interrupted with the answers kept."""
+    """Run batch inference. Returns 0 done, 3 some rows failed, 130 or 143 interrupted with the answers kept."""
     if out.suffix not in (".jsonl", ".json"):
         raise SettingError(
             f"--save-name {out} does not end in .jsonl or .json.", hint="Give a name that ends in .jsonl."
@@ -137,7 +137,7 @@ def run_infer(
             )
     except KeyboardInterrupt:
         errors.print(f"interrupted: every answer so far is in {out}; run the same command again to resume")
-        return EXIT_INTERRUPTED
+        return exit_code()
     finally:
         model.close()
     _report(done, data.path, errors, as_json=as_json, quiet=quiet)

@@ -210,7 +210,7 @@ def _written_by_model(
 ) -> Report:
     """The narrative by a model; pictures come from the slide, or from the gallery where the slide is gone."""
 
-    config = report.provenance.config
+    config = folder.settings_of(report)
     settings, _ = resolve({"model": model or config.get("model"), "dialect": dialect, "seed": report.provenance.seed})
     loaded = Model(settings, given=engine)
     try:

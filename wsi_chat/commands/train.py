@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsi_chat.commands.console import EXIT_INTERRUPTED, say, say_json
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import UNDERSCORES
+from wsi_chat.commands.signals import exit_code
 from wsi_chat.commands.terminal import Console
 from wsi_chat.remarks import counted
 from wsi_chat.training.finetune import Trained, finetune
@@ -103,7 +104,7 @@ def train(
 ) -> None:
     """Fine-tune a checkpoint (LoRA or full) on data as `wsi-chat dataset build` writes it.
 
-    Ctrl-C saves the state and exits with 130; run the same command with --resume to go on.
+    Ctrl-C saves the state and exits with 130 (SIGTERM: 143); run the same command with --resume to go on.
 
     Several GPUs: torchrun --nproc-per-node 4 -m wsi_chat.cli train ...
     The options are the same, and --batch-size counts per GPU.
@@ -124,7 +125,7 @@ def train(
             trained = finetune(settings, tell=tell)
     except KeyboardInterrupt as stopped:
         say("interrupted: the state is saved; run the same command with --resume to go on", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from stopped
+        raise typer.Exit(exit_code()) from stopped
     if process() > 0:
         # the first process speaks for all
         return

@@ -41,6 +41,10 @@ def read_voc_file(path: Path) -> VocNote:
         raise SlideError(
             f"{path} is not a VOC annotation ({reason}).", hint="Give the XML file of the image."
         ) from error
+    if root.tag.rpartition("}")[2] != "annotation":  # one without objects would say that there are none
+        raise SlideError(
+            f"{path} is not a VOC annotation (its root is {root.tag[:40]!r}).", hint="Give the XML file of the image."
+        )
     found, flat = [], []
     for number, item in enumerate(root.iter("object"), start=1):
         corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -48,7 +52,9 @@ def read_voc_file(path: Path) -> VocNote:
             x0, y0, x1, y1 = (float(corner) for corner in corners if corner is not None)
         except ValueError as error:
             raise SlideError(f"{path}: object {number} has the corners {corners}.", hint="Correct the file.") from error
-        label = str(item.findtext("name") or "")
+        label = str(item.findtext("name") or "").strip()
+        if not label:
+            raise SlideError(f"{path}: object {number} has no name.", hint="Correct the file.")
         if math.isfinite(x0 + y0 + x1 + y1) and x1 > x0 and y1 > y0:
             found.append(LabelledBox(label, Box(x0, y0, x1, y1)))
         else:

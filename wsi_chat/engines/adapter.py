@@ -62,7 +62,7 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
 def _config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"{path} cannot be read: {error}", hint="Copy the adapter again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the adapter again.")

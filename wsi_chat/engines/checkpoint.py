@@ -86,7 +86,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"{path} cannot be read: {error}", hint="Copy the checkpoint again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")
@@ -104,7 +104,7 @@ def _check_weights(path: Path) -> None:
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         needed = 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise EngineError(f"{path} is not a safetensors file: {error}", hint="Copy it again.") from error
     if size < needed:
         raise EngineError(f"{path} is cut off: {size} bytes of {needed}", hint="Copy it again.")

@@ -56,9 +56,9 @@ def read_labelled(
 ) -> list[LabelledSlide]:
     """The manifest's rows with their reports.
 
-    A row's run folder is that of the file's place now (`run_folder.slide_id`), else the one whose report names the
-    same file where only one does; a slide of the same name that is another row's, or that lies elsewhere with other
-    bytes, is not it. Rows without a patient are a patient each.
+    A row's run folder is that of the file's place now (`run_folder.slide_id`), of a run under pseudonyms that of the
+    sample's id, else the one whose report names the same file where only one does; a slide of the same name that is
+    another row's, or that lies elsewhere with other bytes, is not it. Rows without a patient are a patient each.
 
     Raises:
         SettingError: the manifest or a column cannot be used, or a row has no label.
@@ -107,6 +107,8 @@ def _moved(then: Path, now: Path) -> bool:
 
 def _joined(row: LabelledSlide, run: RunFolder, by_name: Mapping[str, list[tuple[SlideFolder, Path]]]) -> LabelledSlide:
     folder = run.slide(row.sample.slide_id)
+    if not folder.finished and run.pseudonymous and Path(row.id).name == row.id and run.slide(row.id).finished:
+        folder = run.slide(row.id)
     if not folder.finished:
         path = row.sample.path
         others = [other for other, then in by_name.get(path.name, []) if _moved(then, path)]

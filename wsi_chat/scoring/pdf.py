@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from wsi_chat._version import __version__
-from wsi_chat.atomic import write_bytes
+from wsi_chat.atomic import replacing
 from wsi_chat.errors import OutputError
 from wsi_chat.scoring.validation import Judged
 
@@ -29,21 +28,22 @@ def write_validation_pdf(payload: Mapping[str, Any], judged: Judged, path: Path)
     template = resources.files(__package__).joinpath("validation.typ").read_bytes()
     # names from a manifest may be in any script; the template sets them as strings, never as markup
     data = {**payload, "tool": __version__}
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
+    with replacing(path) as place:
+        root = place.parent
         data["pictures"] = _draw(payload, judged, root)
         inputs = {"data": json.dumps(data, ensure_ascii=False)}
         profiles: tuple[Any, ...] = (["ua-1"], [])
         for standards in profiles:
             try:
-                pdf: bytes = make(template, root=scratch, sys_inputs=inputs, format="pdf", pdf_standards=standards,
+                pdf: bytes = make(template, root=str(root), sys_inputs=inputs, format="pdf", pdf_standards=standards,
                                     timestamp=0)  # fmt: skip
                 break
             except typst.TypstError as error:
                 # PDF/UA refuses a name in a script without a font; the page matters more than its profile
                 if not standards:
                     raise OutputError(f"Cannot make {path}: Typst says: {error}.", hint="Use --no-pdf.") from error
-    return write_bytes(path, pdf)
+        place.write_bytes(pdf)
+    return path
 
 
 def _draw(payload: Mapping[str, Any], judged: Judged, root: Path) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -90,6 +90,10 @@ class Stop:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
+            outer = before[signal.Signals(signum)]  # learns of the signal, so that the exit code names it
+            if callable(outer):
+                with suppress(KeyboardInterrupt):
+                    outer(signum, frame)
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -1,0 +1,231 @@
+"""No document but run.json says where files are or whose account it was; under pseudonyms none says whose slides."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pypdf
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+import wsi_chat
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.pseudonyms import Pseudonyms
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.run_log import run_log
+from wsi_chat.app.source import find_slides
+from wsi_chat.cohort import CohortResult
+from wsi_chat.engines import ScriptedEngine
+from wsi_chat.errors import SettingError
+from wsi_chat.schema import Query
+from wsi_chat.scoring.fitting import read_labelled
+
+USER = "someuser"
+PEOPLE = ("Mary_Roe", "ROE^MARY", "PID-77", "19500101", "Elsewhere", "ACC-9", "IMG_0815", "Jane_Doe")
+REAL = ("slide_of_Mary_Roe.tiff", "IMG_0815", "Jane_Doe.svs", "boxes_0", "Mary_Roe")
+RUN: dict[str, Any] = {
+    "specimen": "cervix", "limit": 4, "coverage_floor": 0.0, "top_k": 2, "adequacy_tiles": 0, "gallery": 2,
+    "narrative": "template",
+}  # fmt: skip
+
+
+def marks(query: Query) -> str | dict[str, float]:
+    if query.choices:
+        return {query.choices[0]: 0.3, query.choices[-1]: 0.7}
+    if query.task != "ground" or query.target != "hsil":
+        return f"No {query.target} is found."
+    return "hsil 1 is located at <region>10 10 60 60</region>."
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, small_slide: Path, shared_data: Path) -> Path:
+    """A home with a slide, a DICOM slide, photographs, a file that is no slide, a missing one, and a manifest."""
+    pydicom = pytest.importorskip("pydicom")
+    home = tmp_path_factory.mktemp("homes") / USER
+    folder = home / "cases"
+    (folder / "photos").mkdir(parents=True)
+    shutil.copy(small_slide, folder / "slide_of_Mary_Roe.tiff")
+    for name in ("boxes_0.dcm", "boxes_1.dcm"):
+        shutil.copy(shared_data / "slides" / name, folder / name)
+        header = pydicom.dcmread(folder / name)
+        header.PatientName, header.PatientID, header.PatientBirthDate = "ROE^MARY", "PID-77", "19500101"
+        header.InstitutionName, header.AccessionNumber = "St Elsewhere", "ACC-9"
+        header.save_as(folder / name)
+    for number in (1, 2):
+        pixels = np.random.default_rng(number).integers(60, 240, (300, 400, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"IMG_0815_{number}.png")
+    (folder / "photos" / "IMG_0815_3.png").write_bytes(b"\x89PNG\r\n\x1a\n half a picture")
+    (folder / "Jane_Doe.svs").write_bytes(b"II*\0 not a slide")
+    rows = [
+        "sample_id,image_path,label,patient,note",
+        "Mary_Roe 1,slide_of_Mary_Roe.tiff,hsil,Mary_Roe,seen by Dr Elsewhere",
+        f"dicom,{folder / 'boxes_0.dcm'},nilm,Mary_Roe,",
+        "photos of IMG_0815,photos,nilm,P2,",
+        "Jane_Doe,Jane_Doe.svs,nilm,Jane_Doe,",
+        "gone,nowhere/Jane_Doe.tiff,nilm,Jane_Doe,",
+    ]
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    return home
+
+
+def run(home: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> CohortResult:
+    monkeypatch.setenv("HOME", str(home))
+    with run_log(out):
+        return wsi_chat.analyze_cohort(
+            home / "cases" / "manifest.csv", out=out, engine=ScriptedEngine(marks), **RUN, **more
+        )
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """All that a file says: its bytes, and what its compression hides."""
+    yield path.name
+    yield path.read_bytes().decode("latin-1")
+    if path.suffix == ".pdf":
+        reader = pypdf.PdfReader(path)
+        yield str(reader.metadata)
+        yield "\n".join(page.extract_text() for page in reader.pages).replace("\n", "")
+    elif path.suffix == ".parquet":
+        table = parquet.read_table(path)
+        yield f"{table.schema.metadata} {parquet.read_metadata(path).metadata} {table.to_pylist()}"
+    elif path.suffix in (".png", ".jpg"):
+        with Image.open(path) as picture:
+            yield str(picture.info)
+    elif path.suffix == ".sqlite":
+        database = sqlite3.connect(path)
+        yield "\n".join(database.iterdump())
+        database.close()
+
+
+def where_held(out: Path, words: tuple[str, ...]) -> dict[str, list[str]]:
+    """Document -> which of the words it holds."""
+    found = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        text = "\n".join(texts_of(path))
+        if held := [word for word in words if word in text]:
+            found[str(path.relative_to(out))] = held
+    return found
+
+
+def rows_of(out: Path) -> list[Mapping[str, str]]:
+    with (out / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_only_run_json_says_where_files_are_and_whose_account_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = home / "own"
+    own.mkdir()
+    (own / "ancillary.yaml").write_text("- HPV 16 positive\n", encoding="utf-8")
+    (own / "scope.yaml").write_text("statement: cervical slides\nspecimens: {cervix: any}\n", encoding="utf-8")
+    out = home / "out"
+    done = run(home, out, monkeypatch, ancillary=(str(own / "ancillary.yaml"),), scope=str(own / "scope.yaml"))
+    assert [state.status for state in done.states] == ["done", "done", "done", "failed", "failed"], done.states
+    names = {path.suffix for path in out.rglob("*") if path.is_file()}
+    assert names >= {".pdf", ".html", ".json", ".csv", ".geojson", ".parquet", ".png", ".dcm", ".sqlite", ".log"}
+    assert set(where_held(out, (USER, str(home)))) == {"run.json"}
+    rows = rows_of(out)
+    assert [row["image_path"] for row in rows] == [
+        "slide_of_Mary_Roe.tiff", "boxes_0.dcm", "photos", "Jane_Doe.svs", "nowhere/Jane_Doe.tiff"
+    ]  # fmt: skip
+    assert "There is no file .../Jane_Doe.tiff" in rows[4]["reason"]
+    report = json.loads((out / rows[0]["slide_id"] / "report.json").read_text())
+    assert report["provenance"]["config"]["scope"] == "scope.yaml"
+    assert report["provenance"]["config"]["ancillary"] == ["ancillary.yaml"]
+    # and what needs the files finds them
+    given = RunFolder(out).slide(rows[0]["slide_id"]).settings_of(done.result("Mary_Roe 1").report)
+    assert given["scope"] == str(own / "scope.yaml")
+    again = ScriptedEngine(marks)
+    repeated = wsi_chat.analyze_cohort(
+        home / "cases" / "manifest.csv", out=out, engine=again, **RUN, ancillary=(str(own / "ancillary.yaml"),),
+        scope=str(own / "scope.yaml"),
+    )  # fmt: skip
+    assert again.asked == []
+    assert repeated.rows[:4] == done.rows[:4]
+
+
+def test_under_pseudonyms_only_the_private_file_says_whose_slides_they_are(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "out", tmp_path / "elsewhere.json"
+    done = run(home, out, monkeypatch, pseudonymize=True, pseudonyms=str(table))
+    assert [state.status for state in done.states] == ["done", "done", "done", "failed", "failed"]
+    assert stat.S_IMODE(table.stat().st_mode) == 0o600
+    known = json.loads(table.read_text())
+    rows = rows_of(out)
+    assert [known["samples"][row["sample_id"]] for row in rows] == [
+        "Mary_Roe 1", "dicom", "photos of IMG_0815", "Jane_Doe", "gone"
+    ]  # fmt: skip
+    assert known["slides"][rows[0]["slide_id"]] == str(home / "cases" / "slide_of_Mary_Roe.tiff")
+    assert rows[0]["patient"] == rows[1]["patient"] != rows[3]["patient"]  # still one patient's
+    assert known["patients"][rows[0]["patient"]] == "Mary_Roe"
+    assert [row["label"] for row in rows] == ["hsil", "nilm", "nilm", "nilm", "nilm"]
+    assert "note" not in rows[0]
+    assert where_held(out, (USER, *PEOPLE, *REAL)) == {}
+    # the page knows the slides by their pseudonyms, and finds them
+    page = find_slides(out)
+    assert {entry.title for entry in page.entries.values()} == {row["file"] for row in rows}
+    result = next(iter(page.entries.values())).load()
+    assert result is not None
+    assert result.slide_path == home / "cases" / "slide_of_Mary_Roe.tiff"
+    # what people see of the photographs are numbers
+    fields = json.loads((out / rows[2]["slide_id"] / "report.json").read_text())["slide"]["fields"]
+    assert [field["name"] for field in fields] == [f"{rows[2]['slide_id']}-{n:03}.png" for n in (1, 2, 3)]
+    # a manifest with the real names, and the summary itself, find their runs for fit
+    for manifest in (home / "cases" / "manifest.csv", out / "summary.csv"):
+        assert [row.folder is not None for row in read_labelled(manifest, out)] == [True, True, True, False, False]
+
+
+def test_dicom_objects_under_pseudonyms_name_nobody_and_belong_together(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    out = tmp_path / "out"
+    slide = home / "cases" / "boxes_0.dcm"
+    result = wsi_chat.analyze(slide, out=out, engine=ScriptedEngine(marks), **RUN, pseudonymize=True)
+    made = [pydicom.dcmread(path) for path in sorted(result.folder.glob("*.dcm"))]
+    source = pydicom.dcmread(slide, stop_before_pixels=True)
+    assert len(made) == 2
+    for one in made:
+        assert (one.PatientID, one.PatientName.family_name) == (result.report.slide.id,) * 2
+        assert not one.get("PatientBirthDate")
+        assert not one.get("AccessionNumber")
+    assert made[0].StudyInstanceUID == made[1].StudyInstanceUID != source.StudyInstanceUID
+    own = {str(source[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
+    assert not [uid for uid in own if any(uid in str(one) for one in made)]
+    again = wsi_chat.analyze(slide, out=out, engine=ScriptedEngine(marks), **RUN, pseudonymize=True)
+    assert pydicom.dcmread(again.folder / "report-sr.dcm").SOPInstanceUID in {one.SOPInstanceUID for one in made}
+
+
+def test_a_pseudonym_needs_the_key_and_stays_with_it(tmp_path: Path, small_slide: Path) -> None:
+    slides = [Sample("cells", small_slide), Sample("other", small_slide.with_name("cells.svs"), patient="cells")]
+    ids = []
+    for table in ("one.json", "one.json", "two.json"):
+        pseudonyms = Pseudonyms(tmp_path / table)
+        made = pseudonyms.apply(slides)
+        pseudonyms.save(made)
+        ids.append([(sample.slide_id, sample.file_name, sample.patient) for sample in made])
+    assert ids[0] == ids[1]
+    assert not {*ids[0]} & {*ids[2]}
+    assert ids[0][0][0] != ids[0][1][0]
+    assert "cells" not in str(ids)
+    assert [name.rpartition(".")[2] for _, name, _ in ids[0]] == ["tiff", "svs"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"key": "short"}', '{"key": "' + "0" * 64 + '", "slides": []}', "{"])
+def test_a_damaged_table_of_pseudonyms_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    with pytest.raises(SettingError, match=r"pseudonyms: .*names\.json"):
+        Pseudonyms(path)
+    assert path.read_text() == content
