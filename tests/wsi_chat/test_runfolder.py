@@ -39,8 +39,9 @@ def test_a_folder_that_is_a_file_names_the_flag(tmp_path: Path) -> None:
 
 def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -> None:
     error = SlideUnsupported("no reader", hint="convert it")
-    write_summary(RunFolder(tmp_path), [row_of_failure(Path("a.svs"), error), row_of_failure(Path("b.svs"), error)])
-    write_summary(RunFolder(tmp_path), [row_of_failure(Path("b.svs"), SlideUnsupported("worse, much"))])
+    rows = [row_of_failure(name, f"{name}.svs", str(error), error) for name in "ab"]
+    write_summary(RunFolder(tmp_path), rows)
+    write_summary(RunFolder(tmp_path), [row_of_failure("b", "b.svs", "worse, much", error)])
     with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["state"], row["reason"]) for row in rows] == [
