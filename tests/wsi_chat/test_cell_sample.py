@@ -10,7 +10,9 @@ import pytest
 
 import wsi_chat
 from tilers import Patch
-from wsi_chat.analysis.cell_sample import DEFAULT_TILES, count_cells, tiles_wanted, what_was_supplied
+from wsi_chat.analysis.cell_sample import DEFAULT_TILES, CellCounting, tiles_wanted
+from wsi_chat.analysis.inquiry import ask_all
+from wsi_chat.analysis.supplied import what_was_supplied
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.engines.asker import Asker
@@ -47,7 +49,10 @@ def count(tmp_path: Path):
     def run(engine: ScriptedEngine, number: int, *, dialect: str = "embedded", unreadable: tuple[int, ...] = ()):
         with Journal(tmp_path / f"{dialect}.sqlite") as journal:
             asker = Asker(engine, get_dialect(dialect), journal, {"greedy": True})
-            return count_cells(patches(number, unreadable=unreadable), asker, CERVIX, total=number, bounds=BOUNDS)
+            fields = patches(number, unreadable=unreadable)
+            counting = CellCounting(fields, asker, CERVIX, total=number, bounds=BOUNDS)
+            ask_all(asker, counting)
+            return counting.counted
 
     return run
 

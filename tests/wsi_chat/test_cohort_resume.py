@@ -103,7 +103,9 @@ def test_a_cohort_killed_in_its_second_slide_and_interrupted_in_its_third_asks_n
     wait_for(killed, log, 12)  # eight questions a slide
     killed.kill()
     killed.communicate()
-    assert states(out) == ["done", "running", "queued"]
+    first, *others = states(out)
+    assert first in ("done", "running")  # its documents are written while the second slide is asked about
+    assert others == ["running", "queued"]
 
     interrupted = start(cohort, log, out)
     wait_for(interrupted, log, 20)
@@ -111,7 +113,6 @@ def test_a_cohort_killed_in_its_second_slide_and_interrupted_in_its_third_asks_n
     _, shown = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 130, shown
     assert "saved" in shown
-    assert "1 of 3 slides were finished earlier" in shown
     assert states(out) == ["done", "done", "queued"]
 
     finished = start(cohort, log, out)

@@ -279,9 +279,9 @@ def test_no_more_slides_are_open_than_asked_for(
         real(self)
 
     monkeypatch.setattr(Prepared, "close", close)
-    import wsi_chat.cohort.local as local
+    import wsi_chat.analysis.stages as stages
 
-    prepare = local.prepare_slide
+    prepare = stages.prepare_slide
 
     def counted(*args: Any, **options: Any) -> Prepared:
         nonlocal most
@@ -290,7 +290,7 @@ def test_no_more_slides_are_open_than_asked_for(
         most = max(most, len(prepared) - len(closed))
         return ready
 
-    monkeypatch.setattr(local, "prepare_slide", counted)
+    monkeypatch.setattr(stages, "prepare_slide", counted)
     samples = [s for s in read_manifest(three(slides, tmp_path)) for _ in range(2)]
     model = Model(Settings(), given=ScriptedEngine(calm))
     jobs = [make_job(sample, RunFolder(tmp_path / "out"), Settings(limit=3), model, model_id="x") for sample in samples]

@@ -16,8 +16,9 @@ import wsi_chat
 from tilers import Patch
 from tilers.field import Field
 from tilers.spots import hot_spots
-from wsi_chat.analysis.cascade import screen
-from wsi_chat.analysis.mechanisms import screen_with_views, second_look
+from wsi_chat.analysis.cascade import on_one_scale, screen
+from wsi_chat.analysis.inquiry import ask_all
+from wsi_chat.analysis.mechanisms import ViewedScreening, second_look
 from wsi_chat.dialects import get_dialect
 from wsi_chat.dialects.views import (
     BLANK_RGB,
@@ -59,6 +60,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def asker(engine: ScriptedEngine, journal: Journal, dialect: str = "embedded") -> Asker:
     return Asker(engine, get_dialect(dialect), journal, {"greedy": True})
+
+
+def screen_with_views(asker: Asker, count: int, **mechanism: str) -> dict[int, TileVerdict]:
+    screening = ViewedScreening(patches(count), asker, CERVIX, read, total=count, **mechanism)
+    ask_all(asker, screening)
+    return on_one_scale(screening.verdicts, asker)
 
 
 def patches(count: int) -> list[Patch]:
@@ -165,7 +172,7 @@ def by_shade(query: Query) -> dict[str, float]:
 
 def test_screening_with_quadrants_joins_five_answers(journal: Journal) -> None:
     engine = ScriptedEngine(by_shade, batch=4)
-    verdicts = screen_with_views(patches(3), asker(engine, journal), CERVIX, read, total=3, views="quadrants")
+    verdicts = screen_with_views(asker(engine, journal), 3, views="quadrants")
     assert len(engine.asked) == 15
     for n in range(3):
         box = tile(n).box
@@ -186,7 +193,7 @@ def quarters_of(box: Box) -> list[Box]:
 
 def test_a_model_of_several_pictures_sees_them_in_one_question(journal: Journal) -> None:
     engine = ScriptedEngine(by_shade)
-    screen_with_views(patches(2), asker(engine, journal, "qwen3-vl"), CERVIX, read, total=2, views="quadrants")
+    screen_with_views(asker(engine, journal, "qwen3-vl"), 2, views="quadrants")
     assert [len(query.images) for query in engine.asked] == [5, 5]
     text = engine.asked[0].turns[-1].text
     assert text.startswith("<image>" * 5 + "Image 1 is the field")
@@ -198,7 +205,7 @@ def test_a_dialect_that_extends_a_family_of_several_pictures_shows_several(journ
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nextends: qwen3-vl\n")
     engine = ScriptedEngine(by_shade)
-    screen_with_views(patches(1), asker(engine, journal, str(path)), CERVIX, read, total=1, views="context")
+    screen_with_views(asker(engine, journal, str(path)), 1, views="context")
     assert [len(query.images) for query in engine.asked] == [2]
 
 
@@ -206,7 +213,7 @@ def test_contrast_with_a_blank_tile_costs_one_question_for_all(journal: Journal)
     engine = ScriptedEngine(by_shade)
     plain = screen(patches(4), asker(ScriptedEngine(by_shade), journal), CERVIX, total=4)
     asked = asker(engine, journal)
-    verdicts = screen_with_views(patches(4), asked, CERVIX, read, total=4, contrast="blank")
+    verdicts = screen_with_views(asked, 4, contrast="blank")
     assert len(engine.asked) == 1, "the tiles themselves are in the journal already"
     for n in range(4):
         assert verdicts[n].p_screen == pytest.approx(plain[n].p_screen), "a blank tile at 0.5 changes nothing"
@@ -215,7 +222,7 @@ def test_contrast_with_a_blank_tile_costs_one_question_for_all(journal: Journal)
 @pytest.mark.parametrize("at", [0, 2])
 def test_a_part_that_fails_fails_the_tile(at: int, journal: Journal) -> None:
     engine = ScriptedEngine(by_shade, faults=[Fault(at, "fail")])
-    verdicts = screen_with_views(patches(1), asker(engine, journal), CERVIX, read, total=1, views="quadrants")
+    verdicts = screen_with_views(asker(engine, journal), 1, views="quadrants")
     assert (verdicts[0].status, verdicts[0].p_screen) == ("screen_failed", None)
     assert "scripted failure" in verdicts[0].error
 

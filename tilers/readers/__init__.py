@@ -19,13 +19,13 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tilers.listing import LISTING as LISTING
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, FieldRecord, Remark
 
 log = logging.getLogger(__name__)
 
-LISTING = ".fields"  # names the photographs of a specimen, one a line
 ENTRY_POINT_GROUP = "wsi_chat.readers"
 Pixels = NDArray[np.uint8]
 

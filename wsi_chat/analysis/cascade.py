@@ -6,14 +6,16 @@ a tile twice. A tile that cannot be read, or whose answer failed, is recorded as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from wsi_chat import tasks
+from wsi_chat.analysis.inquiry import ask_all
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.progress import Progress, no_progress
@@ -34,39 +36,87 @@ def picture_of(patch: Patch) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(patch.pixels))
 
 
+class Screening:
+    """The system's screen question, asked of every patch: an `Inquiry`.
+
+    Attributes:
+        verdicts: tile index -> verdict with status ``screened``, ``screen_failed`` or ``unreadable``, so far.
+    """
+
+    def __init__(
+        self,
+        patches: Iterable[Patch],
+        asker: Asker,
+        system: System,
+        *,
+        total: int,
+        sure: Callable[[TileVerdict, Image.Image], None] | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Args:
+        sure: called with each tile's verdict and picture as soon as its answer came with probabilities, so that
+            no later answer takes it back.
+        """
+        self.verdicts: dict[int, TileVerdict] = {}
+        self._patches = iter(patches)
+        self._asker = asker
+        self._system = system
+        self._question = tasks.screen(system)
+        self._total = total
+        self._sure = sure
+        self._progress = progress
+        self._exhausted = False
+        self._under_way = 0
+        progress("screen", 0, total)  # the clock starts before the first batch, not with its answers
+
+    @property
+    def complete(self) -> bool:
+        """Whether every patch was read and every question answered."""
+        return self._exhausted and not self._under_way
+
+    def questions(self) -> Iterator[Asked[Any]]:
+        for patch in self._patches:
+            if patch.pixels is None:
+                self._record(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
+                continue
+            asked = self._about(patch)
+            self._under_way += len(asked)
+            yield from asked
+        self._exhausted = True
+
+    def take(self, given: Answered[Any]) -> None:
+        self._under_way -= 1
+        self._judge(given, self._asker.read_screen(given, self._system.screen.positive))
+
+    def _about(self, patch: Patch) -> list[Asked[Any]]:
+        """What is asked about a tile that was read."""
+        read = ReadTile(patch.tile, patch.focus, patch.z)
+        return [Asked(self._question, picture_of(patch), read, name=patch.tile.id, screened=patch.tile)]
+
+    def _judge(self, given: Answered[Any], p: float | None) -> None:
+        """An answer came, with the probability of the positive option; None where it names no option."""
+        read: ReadTile = given.context
+        if p is None:
+            why = why_no_choice(given.answer)
+            self._record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, z=read.z, error=why))
+            return
+        verdict = screened(read, p, self._system)
+        self._record(verdict)
+        if self._sure is not None and given.answer.probabilities is not None:
+            self._sure(verdict, given.asked.image)
+
+    def _record(self, verdict: TileVerdict) -> None:
+        self.verdicts[verdict.tile.index] = verdict
+        self._progress("screen", len(self.verdicts), self._total)
+
+
 def screen(
     patches: Iterable[Patch], asker: Asker, system: System, *, total: int, progress: Progress = no_progress
 ) -> dict[int, TileVerdict]:
-    """Ask the system's screen question of every patch.
-
-    Returns:
-        tile index -> verdict with status ``screened``, ``screen_failed`` or ``unreadable``.
-    """
-    progress("screen", 0, total)  # the clock starts before the first batch, not with its answers
-    question = tasks.screen(system)
-    verdicts: dict[int, TileVerdict] = {}
-
-    def record(verdict: TileVerdict) -> None:
-        verdicts[verdict.tile.index] = verdict
-        progress("screen", len(verdicts), total)
-
-    def questions() -> Iterator[Asked[ReadTile]]:
-        for patch in patches:
-            if patch.pixels is None:
-                record(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
-                continue
-            read = ReadTile(patch.tile, patch.focus, patch.z)
-            yield Asked(question, picture_of(patch), read, name=patch.tile.id, screened=patch.tile)
-
-    for given in asker.ask(questions()):
-        read = given.context
-        p = asker.read_screen(given, system.screen.positive)
-        if p is None:
-            why = why_no_choice(given.answer)
-            record(TileVerdict(tile=read.tile, status="screen_failed", focus=read.focus, z=read.z, error=why))
-        else:
-            record(screened(read, p, system))
-    return on_one_scale(verdicts, asker)
+    """Ask the system's screen question of every patch, and nothing beside it: `Screening` alone."""
+    screening = Screening(patches, asker, system, total=total, progress=progress)
+    ask_all(asker, screening)
+    return on_one_scale(screening.verdicts, asker)
 
 
 def on_one_scale(verdicts: dict[int, TileVerdict], asker: Asker) -> dict[int, TileVerdict]:
@@ -132,6 +182,95 @@ class _Detail:
     answers: int = 0
 
 
+class Detailing:
+    """Every label that the system asks for grounded, and a description, on the tiles that are chosen: an `Inquiry`.
+
+    Attributes:
+        finished: tile index -> what screening found, with the details added and status ``detailed``, or
+            ``detail_failed`` where any question went unanswered (what was answered stays).
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        system: System,
+        verdicts: Mapping[int, TileVerdict],
+        *,
+        bounds: Box,
+        patches: Callable[[], Iterator[Patch]],
+        age: int | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Args:
+        verdicts: what screening found.
+        bounds: the slide in level-0 pixels; boxes are clipped to it.
+        patches: reads the chosen tiles that were not given to `look_at`; called whenever those given are all asked
+            about, it gives nothing while it is not known which they are.
+        age: of the patient in years, where it was supplied: some labels are asked for from an age on.
+        """
+        self.finished: dict[int, TileVerdict] = {}
+        labels = system.labels_to_ask(asker.dialect.labels, age=age)
+        self._wanted = [tasks.ground(label.code) for label in labels] + [tasks.describe()]
+        self._dialect = asker.dialect
+        self._verdicts = verdicts
+        self._bounds = bounds
+        self._patches = patches
+        self._progress = progress
+        self._ready: deque[tuple[Tile, Image.Image]] = deque()
+        self._states: dict[int, _Detail] = {}
+        self._expected = 0
+
+    def expect(self, more: int) -> None:
+        """So many tiles are chosen further."""
+        self._expected += more
+        self._progress("detail", len(self.finished), self._expected)
+
+    def look_at(self, tile: Tile, image: Image.Image) -> None:
+        """A tile is chosen whose picture is at hand."""
+        self.expect(1)
+        self._ready.append((tile, image))
+
+    def questions(self) -> Iterator[Asked[Tile]]:
+        while self._ready:
+            yield from self._about(*self._ready.popleft())
+        for patch in self._patches():
+            if patch.pixels is None:
+                state = _Detail(errors=[patch.error or "unreadable on the second reading"])
+                self._finish(patch.tile, state)
+                continue
+            yield from self._about(patch.tile, picture_of(patch))
+
+    def _about(self, tile: Tile, image: Image.Image) -> Iterator[Asked[Tile]]:
+        self._states[tile.index] = _Detail()
+        for ask in self._wanted:
+            yield Asked(ask, image, tile, name=tile.id)
+
+    def take(self, given: Answered[Tile]) -> None:
+        tile = given.context
+        state = self._states[tile.index]
+        _take(given, self._dialect, state, self._bounds)
+        state.answers += 1
+        if state.answers == len(self._wanted):
+            order = {ask.target: n for n, ask in enumerate(self._wanted)}
+            state.asked.sort(key=lambda label: order[label])
+            state.boxes.sort(key=lambda found: (order.get(found.label, 0), found.box.y0, found.box.x0))
+            self._finish(tile, self._states.pop(tile.index))
+
+    def _finish(self, tile: Tile, state: _Detail) -> None:
+        self.finished[tile.index] = self._verdicts[tile.index].model_copy(
+            update={
+                "status": "detail_failed" if state.errors else "detailed",
+                "boxes": tuple(state.boxes),
+                "asked": tuple(state.asked),
+                "description": state.description,
+                "truncated": state.truncated,
+                "dropped_boxes": state.dropped,
+                "error": "; ".join(sorted(set(state.errors))),
+            }
+        )
+        self._progress("detail", len(self.finished), self._expected)
+
+
 def detail(
     patches: Iterable[Patch],
     asker: Asker,
@@ -143,59 +282,14 @@ def detail(
     age: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[int, TileVerdict]:
-    """Ground every label that the system asks for, and describe, on the given patches.
-
-    Args:
-        verdicts: what screening found; the result repeats it for these tiles, with the details added.
-        bounds: the slide in level-0 pixels; boxes are clipped to it.
-        age: of the patient in years, where it was supplied: some labels are asked for from an age on.
-
-    Returns:
-        tile index -> verdict with status ``detailed``, or ``detail_failed`` where any question went unanswered
-        (what was answered stays).
-    """
-    progress("detail", 0, total)
-    labels = system.labels_to_ask(asker.dialect.labels, age=age)
-    wanted = [tasks.ground(label.code) for label in labels] + [tasks.describe()]
-    states: dict[int, _Detail] = {}
-    finished: dict[int, TileVerdict] = {}
-
-    def finish(tile: Tile, state: _Detail) -> None:
-        finished[tile.index] = verdicts[tile.index].model_copy(
-            update={
-                "status": "detail_failed" if state.errors else "detailed",
-                "boxes": tuple(state.boxes),
-                "asked": tuple(state.asked),
-                "description": state.description,
-                "truncated": state.truncated,
-                "dropped_boxes": state.dropped,
-                "error": "; ".join(sorted(set(state.errors))),
-            }
-        )
-        progress("detail", len(finished), total)
-
-    def questions() -> Iterator[Asked[Tile]]:
-        for patch in patches:
-            state = states[patch.tile.index] = _Detail()
-            if patch.pixels is None:
-                state.errors.append(patch.error or "unreadable on the second reading")
-                finish(patch.tile, states.pop(patch.tile.index))
-                continue
-            image = picture_of(patch)
-            for ask in wanted:
-                yield Asked(ask, image, patch.tile, name=patch.tile.id)
-
-    for given in asker.ask(questions()):
-        tile = given.context
-        state = states[tile.index]
-        _take(given, asker.dialect, state, bounds)
-        state.answers += 1
-        if state.answers == len(wanted):
-            order = {ask.target: n for n, ask in enumerate(wanted)}
-            state.asked.sort(key=lambda label: order[label])
-            state.boxes.sort(key=lambda found: (order.get(found.label, 0), found.box.y0, found.box.x0))
-            finish(tile, states.pop(tile.index))
-    return finished
+    """Look closely at these patches, and ask nothing beside it: `Detailing` alone."""
+    source = iter(patches)
+    detailing = Detailing(
+        asker, system, verdicts, bounds=bounds, patches=lambda: source, age=age, progress=progress
+    )  # fmt: skip
+    detailing.expect(total)
+    ask_all(asker, detailing)
+    return detailing.finished
 
 
 def _take(given: Answered[Tile], dialect: Dialect, state: _Detail, bounds: Box) -> None:

@@ -14,13 +14,12 @@ from wsi_chat import tasks
 from wsi_chat.analysis.cascade import picture_of
 from wsi_chat.dialects.reading import read_grounding
 from wsi_chat.engines.asker import Answered, Asked, Asker
-from wsi_chat.errors import SettingError
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, CellSample, LabelledBox, Tile
 
 if TYPE_CHECKING:
-    from aggregators import Supplied, TileSample
-    from tilers import Patch, Slide, TilePlan
+    from aggregators import TileSample
+    from tilers import Patch, TilePlan
     from wsi_chat.dialects import Dialect
     from wsi_chat.settings import Settings
     from wsi_chat.tasks import Ask
@@ -43,43 +42,19 @@ def tiles_wanted(system: System, known: Sequence[str], asked: int | None) -> int
     return DEFAULT_TILES if labels and set(labels) <= set(known) else 0
 
 
-def what_was_supplied(settings: Settings, system: System) -> Supplied:
-    """What the settings say of the specimen beyond its type.
-
-    Raises:
-        SettingError: a preparation that the system has no minimum for.
-    """
-    from aggregators import Supplied
-
-    known = [minimum.preparation for minimum in system.adequacy.minima if minimum.preparation != "any"]
-    if settings.preparation is not None and settings.preparation not in known:
-        way_out = f"Use one of: {', '.join(known)}." if known else f"Leave it out: {system.name} does not ask for it."
-        raise SettingError(f"--preparation {settings.preparation!r} is not known.", hint=way_out)
-    preparation = settings.preparation or system.preparation_of(settings.specimen)
-    return Supplied(preparation=preparation, reduced_minimum=settings.reduced_minimum, age=settings.age)
-
-
-def sample_cells(
-    slide: Slide,
-    plan: TilePlan,
-    asker: Asker,
-    system: System,
-    settings: Settings,
-    *,
-    progress: Progress = no_progress,
-) -> TileSample | None:
-    """Draw tiles of the plan at random and count normal cells in them; None where no tile is wanted."""
-    from aggregators import Frame, TileSample, draw
-    from tilers import TileStream
+def draw_sample(plan: TilePlan, asker: Asker, system: System, settings: Settings) -> list[Tile]:
+    """The tiles in which normal cells are to be counted, drawn at random before anything is asked; often none."""
+    from aggregators import draw
 
     size = tiles_wanted(system, asker.dialect.labels, settings.adequacy_tiles)
-    drawn = draw(plan.tiles, size, seed=settings.seed)
-    if not drawn:
-        return None
-    bounds = Box(0, 0, *slide.size)
-    with TileStream(slide, plan, workers=settings.workers, tiles=drawn) as patches:
-        counted = count_cells(patches, asker, system, total=len(drawn), bounds=bounds, progress=progress)
-    return TileSample(counted, Frame(plan.tiles, plan.foreground, plan.stride, bounds))
+    return list(draw(plan.tiles, size, seed=settings.seed))
+
+
+def tile_sample(counted: Sequence[CellSample], plan: TilePlan, bounds: Box) -> TileSample | None:
+    """The counts with what they are a sample of; None where no tile was drawn."""
+    from aggregators import Frame, TileSample
+
+    return TileSample(tuple(counted), Frame(plan.tiles, plan.foreground, plan.stride, bounds)) if counted else None
 
 
 @dataclass(slots=True)
@@ -92,67 +67,79 @@ class _Counting:
     answers: int = 0
 
 
-def count_cells(
-    patches: Iterable[Patch],
-    asker: Asker,
-    system: System,
-    *,
-    total: int,
-    bounds: Box,
-    progress: Progress = no_progress,
-) -> tuple[CellSample, ...]:
-    """Ground the classes that the system's adequacy rule counts on the sampled tiles.
+class CellCounting:
+    """The classes that the system's adequacy rule counts, grounded on the sampled tiles: an `Inquiry`.
 
     A model whose dialect lists its classes is asked for those among them, and not whether a field is obscured, which it
     was not taught.
-
-    Args:
-        bounds: the slide in level-0 pixels; boxes are clipped to it.
-
-    Returns:
-        One record a tile, in plan order: ``counted``, ``unreadable``, or ``failed`` where any question about cells
-        went without an answer.
     """
-    progress("adequacy", 0, total)
-    known = asker.dialect.labels
-    wanted: list[Ask] = [tasks.ground(code) for code in system.adequacy.asked_labels if not known or code in known]
-    rule = system.adequacy.obscuring
-    if rule is not None and not known:
-        wanted.append(tasks.mcq(rule.question, rule.options))
-    states: dict[int, _Counting] = {}
-    done: dict[int, CellSample] = {}
 
-    def finish(record: CellSample) -> None:
-        done[record.tile.index] = record
-        progress("adequacy", len(done), total)
+    def __init__(
+        self,
+        patches: Iterable[Patch],
+        asker: Asker,
+        system: System,
+        *,
+        total: int,
+        bounds: Box,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Args:
+        bounds: the slide in level-0 pixels; boxes are clipped to it.
+        """
+        known = asker.dialect.labels
+        self._wanted: list[Ask] = [
+            tasks.ground(code) for code in system.adequacy.asked_labels if not known or code in known
+        ]
+        self._rule = system.adequacy.obscuring
+        if self._rule is not None and not known:
+            self._wanted.append(tasks.mcq(self._rule.question, self._rule.options))
+        self._patches = iter(patches)
+        self._dialect = asker.dialect
+        self._total = total
+        self._bounds = bounds
+        self._progress = progress
+        self._states: dict[int, _Counting] = {}
+        self._done: dict[int, CellSample] = {}
+        if total:
+            progress("adequacy", 0, total)
 
-    def questions() -> Iterator[Asked[Tile]]:
-        for patch in patches:
+    @property
+    def counted(self) -> tuple[CellSample, ...]:
+        """One record a tile, in plan order: ``counted``, ``unreadable``, or ``failed`` where any question about cells
+        went without an answer."""
+        return tuple(self._done[index] for index in sorted(self._done))
+
+    def questions(self) -> Iterator[Asked[Tile]]:
+        for patch in self._patches:
             if patch.pixels is None:
-                finish(CellSample(tile=patch.tile, status="unreadable", error=patch.error))
+                self._finish(CellSample(tile=patch.tile, status="unreadable", error=patch.error))
                 continue
-            if not wanted:  # a tile of which nothing can be asked must not vanish
-                why = f"the dialect {asker.dialect.name} lists none of the classes that are counted"
-                finish(CellSample(tile=patch.tile, status="failed", error=why))
+            if not self._wanted:  # a tile of which nothing can be asked must not vanish
+                why = f"the dialect {self._dialect.name} lists none of the classes that are counted"
+                self._finish(CellSample(tile=patch.tile, status="failed", error=why))
                 continue
-            states[patch.tile.index] = _Counting()
+            self._states[patch.tile.index] = _Counting()
             image = picture_of(patch)
-            for ask in wanted:
+            for ask in self._wanted:
                 yield Asked(ask, image, patch.tile, name=patch.tile.id)
 
-    for given in asker.ask(questions()):
+    def take(self, given: Answered[Tile]) -> None:
         tile = given.context
-        state = states[tile.index]
+        state = self._states[tile.index]
         if given.ask.task == "mcq":
-            chances = asker.dialect.read_choice(given.answer, given.ask)
-            if chances is not None and rule is not None:
-                state.p_obscured = min(1.0, max(0.0, chances[rule.positive]))
+            chances = self._dialect.read_choice(given.answer, given.ask)
+            if chances is not None and self._rule is not None:
+                state.p_obscured = min(1.0, max(0.0, chances[self._rule.positive]))
         else:
-            _take(given, asker.dialect, state, bounds)
+            _take(given, self._dialect, state, self._bounds)
         state.answers += 1
-        if state.answers == len(wanted):
-            finish(_record(tile, states.pop(tile.index), wanted))
-    return tuple(done[index] for index in sorted(done))
+        if state.answers == len(self._wanted):
+            self._finish(_record(tile, self._states.pop(tile.index), self._wanted))
+
+    def _finish(self, record: CellSample) -> None:
+        self._done[record.tile.index] = record
+        self._progress("adequacy", len(self._done), self._total)
 
 
 def _take(given: Answered[Tile], dialect: Dialect, state: _Counting, bounds: Box) -> None:

@@ -1,12 +1,12 @@
 """Control questions: a few tiles whose answer is known, and a few of the slide's own with the options swapped.
 
-They are asked after the slide's own questions, at most `aggregators.controls.MOST` of them, through the journal like
+They are asked beside the slide's own questions, at most `aggregators.controls.MOST` of them, through the journal like
 any other; what they say of the model is judged in `aggregators.controls`. No answer changes a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,11 @@ from wsi_chat.analysis.scope import answering_folder
 from wsi_chat.dialects.reading import why_no_choice
 from wsi_chat.engines.asker import Answered, Asked
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import ControlAnswer, Controls, Tile
+from wsi_chat.schema import ControlAnswer, Controls, Tile, TileVerdict
 
 if TYPE_CHECKING:
-    from wsi_chat.analysis.stages import Detailed
+    from wsi_chat.analysis.stages import SlideRun
+    from wsi_chat.engines.asker import Asker
     from wsi_chat.settings import Settings
     from wsi_chat.tasks import Ask
     from wsi_chat.terminology import System
@@ -44,29 +45,52 @@ BLUR = 8
 """A tile is blurred by a Gaussian of this fraction of its side: no cell is left of it."""
 
 
-def ask_controls(detailed: Detailed) -> Detailed:
-    """Ask the control questions of a slide that was screened; unchanged where they are off or nothing was asked.
+class ControlQuestions:
+    """The control questions of a slide: an `Inquiry`.
 
-    Raises:
-        SettingError: a positive control cannot be read.
+    Glass, noise and the positive controls can be asked at once; tiles of the slide's own once it is screened.
     """
-    from aggregators.controls import as_expected, judge_controls
 
-    run = detailed.run
-    asker, system = run.asker, run.prepared.system
-    if asker is None or not run.settings.controls:
-        return detailed
-    question = tasks.screen(system)
-    positives = positive_controls(run.settings, system, folder=answering_folder(run.settings, run.model))
-    answers = []
-    for given in asker.ask(_questions(detailed, question, positives)):
-        chances = asker.dialect.read_choice(given.answer, given.ask)
-        answers.append(_answered(given, None if chances is None else chances[system.screen.positive]))
-    answers = [as_expected(answer) for answer in _with_plain(answers)]
-    answers.sort(key=lambda answer: (ORDER.index(answer.kind), answer.name))
-    screened = [v.p_screen for v in detailed.screened.tiles.values() if v.p_screen is not None]
-    run.clock.lap("controls")
-    return replace(detailed, controls=judge_controls(answers, screened))
+    def __init__(self, run: SlideRun, asker: Asker, screened: Callable[[], Mapping[int, TileVerdict] | None]) -> None:
+        """Args:
+            screened: gives the screened tiles; None before every one of them was answered.
+
+        Raises:
+            SettingError: a positive control cannot be used.
+        """
+        system = run.prepared.system
+        self._run = run
+        self._dialect = asker.dialect
+        self._positive = system.screen.positive
+        self._question = tasks.screen(system)
+        self._screened = screened
+        self._answers: list[ControlAnswer] = []
+        self._known = _known_beforehand(
+            run,
+            self._question,
+            positive_controls(run.settings, system, folder=answering_folder(run.settings, run.model)),
+        )
+        self._own: Iterator[Asked[_Control]] | None = None
+
+    def questions(self) -> Iterator[Asked[_Control]]:
+        yield from self._known
+        tiles = self._screened()
+        if tiles is not None:
+            if self._own is None:
+                self._own = _of_the_slide(self._run, self._question, tiles)
+            yield from self._own
+
+    def take(self, given: Answered[_Control]) -> None:
+        chances = self._dialect.read_choice(given.answer, given.ask)
+        self._answers.append(_answered(given, None if chances is None else chances[self._positive]))
+
+    def result(self, screened: Mapping[int, TileVerdict]) -> Controls:
+        """What the answers say of the model, beside the screened tiles."""
+        from aggregators.controls import as_expected, judge_controls
+
+        answers = [as_expected(answer) for answer in _with_plain(self._answers)]
+        answers.sort(key=lambda answer: (ORDER.index(answer.kind), answer.name))
+        return judge_controls(answers, [v.p_screen for v in screened.values() if v.p_screen is not None])
 
 
 ORDER = ("glass", "blurred", "noise", "positive", "swapped")
@@ -103,30 +127,34 @@ def positive_controls(settings: Settings, system: System, *, folder: Path | None
     return [path for path in found if path.stem.rpartition("-")[0].casefold() in names][:POSITIVES]
 
 
-def _questions(detailed: Detailed, question: Ask, positives: Sequence[Path]) -> Iterator[Asked[_Control]]:
-    from tilers import TileStream
+def _control(
+    kind: str, name: str, image: Image.Image, expected: str, ask: Ask, *, plain: bool = False, **more: object
+) -> Asked[_Control]:
+    answer = ControlAnswer.model_validate({"kind": kind, "name": name, "expected": expected, **more})
+    before = "" if answer.p_before is None else f"/{answer.p_before:.6f}"
+    return Asked(ask, image, _Control(answer, plain), name=f"{PREFIX}{kind}/{name}{before}")
 
-    run = detailed.run
+
+def _known_beforehand(run: SlideRun, question: Ask, positives: Sequence[Path]) -> Iterator[Asked[_Control]]:
+    """The controls that are none of the slide's tiles."""
     side = run.prepared.plan.tile_px
     glass = run.prepared.foreground.background_rgb
     noise = np.random.default_rng(run.settings.seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-    def ask(
-        kind: str, name: str, image: Image.Image, expected: str, ask: Ask = question, **more: object
-    ) -> Asked[_Control]:
-        plain = bool(more.pop("plain", False))
-        answer = ControlAnswer.model_validate({"kind": kind, "name": name, "expected": expected, **more})
-        before = "" if answer.p_before is None else f"/{answer.p_before:.6f}"
-        return Asked(ask, image, _Control(answer, plain), name=f"{PREFIX}{kind}/{name}{before}")
-
-    yield ask("glass", "glass", Image.new("RGB", (side, side), glass), "negative")
-    yield ask("noise", "noise", Image.fromarray(noise), "negative")
+    yield _control("glass", "glass", Image.new("RGB", (side, side), glass), "negative", question)
+    yield _control("noise", "noise", Image.fromarray(noise), "negative", question)
     for path in positives:
-        yield ask("positive", path.name, _read(path), "positive")
+        yield _control("positive", path.name, _read(path), "positive", question)
+
+
+def _of_the_slide(run: SlideRun, question: Ask, screened: Mapping[int, TileVerdict]) -> Iterator[Asked[_Control]]:
+    """Tiles of the slide that are asked again: blurred, and with the options swapped."""
+    from tilers import TileStream
+
+    side = run.prepared.plan.tile_px
     swapped = replace(question, options=question.options[::-1])
-    again, lowest = _tiles(detailed)
+    again, lowest = _tiles(screened)
     straight = run.settings.views == run.settings.contrast == "none"
-    known = {tile.index: detailed.screened.tiles[tile.index].p_screen for tile in again}
+    known = {tile.index: screened[tile.index].p_screen for tile in again}
     if not straight:
         again = again[: SWAPPED // 2]
     chosen = list({tile.index: tile for tile in (*again, *lowest)}.values())
@@ -138,17 +166,18 @@ def _questions(detailed: Detailed, question: Ask, positives: Sequence[Path]) -> 
                 continue
             image, name = picture_of(patch), patch.tile.id
             if any(tile.index == patch.tile.index for tile in lowest):
-                yield ask("blurred", name, image.filter(ImageFilter.GaussianBlur(side / BLUR)), "negative")
+                blurred = image.filter(ImageFilter.GaussianBlur(side / BLUR))
+                yield _control("blurred", name, blurred, "negative", question)
             if any(tile.index == patch.tile.index for tile in again):
                 before = known[patch.tile.index] if straight else None
                 if not straight:
-                    yield ask("swapped", name, image, "same", plain=True)
-                yield ask("swapped", name, image, "same", swapped, p_before=before)
+                    yield _control("swapped", name, image, "same", question, plain=True)
+                yield _control("swapped", name, image, "same", swapped, p_before=before)
 
 
-def _tiles(detailed: Detailed) -> tuple[list[Tile], list[Tile]]:
+def _tiles(screened: Mapping[int, TileVerdict]) -> tuple[list[Tile], list[Tile]]:
     """The tiles to ask again, spread over the ranks from the highest to the lowest, and the lowest, to be blurred."""
-    rows = [verdict for verdict in detailed.screened.tiles.values() if verdict.p_screen is not None]
+    rows = [verdict for verdict in screened.values() if verdict.p_screen is not None]
     ranked = [row.tile for row in sorted(rows, key=lambda row: (-(row.p_screen or 0.0), row.tile.index))]
     if not ranked:
         return [], []
@@ -188,4 +217,4 @@ def _read(path: Path) -> Image.Image:
         ) from error
 
 
-__all__ = ["Controls", "ask_controls", "positive_controls"]
+__all__ = ["ControlQuestions", "positive_controls"]

@@ -18,9 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 
-from tilers.photographs import is_photograph, listing_text
-from tilers.readers import LISTING
-from tilers.resolution import PLAUSIBLE_MPP, plausible
+from tilers.listing import LISTING
 from wsi_chat.analysis.run_folder import RUN_HINT, known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
@@ -103,6 +101,8 @@ def listed(samples: Iterable[Sample], folder: Path) -> tuple[Sample, ...]:
 
 
 def _listed(sample: Sample, folder: Path) -> Sample:
+    from tilers.photographs import listing_text
+
     path, text = folder / f"{sample.slide_id}{LISTING}", listing_text(sample.fields)
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text, hint=RUN_HINT, private=bool(sample.alias))
@@ -131,6 +131,8 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
 
 def _gathered(manifest: Path, samples: Sequence[Sample], rows: Sequence[Mapping[str, str]]) -> list[Sample]:
     """The samples with the photographs of each ``specimen_id`` as one; slides are a sample each whatever it says."""
+    from tilers.photographs import is_photograph
+
     groups: dict[str, list[Sample]] = {}
     for sample, row in zip(samples, rows, strict=True):
         name = row.get("specimen_id", "")
@@ -337,6 +339,8 @@ def _mpp(manifest: Path, line: int, written: str) -> float | None:
         value = float(written.replace(",", "."))
     except ValueError:
         value = math.nan
+    from tilers.resolution import PLAUSIBLE_MPP, plausible
+
     if not plausible(value):
         low, high = PLAUSIBLE_MPP
         raise SettingError(

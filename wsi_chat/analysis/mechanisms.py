@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from tilers.field import Field
 from tilers.spots import hot_spots, touches_edge
 from wsi_chat import tasks
-from wsi_chat.analysis.cascade import ReadTile, on_one_scale, picture_of, screened
+from wsi_chat.analysis.cascade import ReadTile, Screening, picture_of, screened
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.dialects.views import Reader, beside, contrast_score, degraded, expit, joined, other_views
-from wsi_chat.engines.asker import Asked, Asker
+from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.errors import SlideUnreadable
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, LabelledBox, Remark, TileVerdict
@@ -86,59 +86,50 @@ class _Part:
     role: Role
 
 
-def screen_with_views(
-    patches: Iterable[Patch],
-    asker: Asker,
-    system: System,
-    read: Reader,
-    *,
-    total: int,
-    views: str = "none",
-    contrast: str = "none",
-    progress: Progress = no_progress,
-) -> dict[int, TileVerdict]:
-    """The cascade's `screen` with other views and contrast: the same verdicts, their ``p_screen`` joined from parts.
+class ViewedScreening(Screening):
+    """Screening with other views and contrast: the same verdicts, their ``p_screen`` joined from parts.
 
     With ``views`` and a model of one image, each view is asked by itself and the scores are joined
     (`views.joined`); a model of several images sees them in one question. With ``contrast`` the same question is
     asked of the degraded tile, and ``p_screen`` is expit of `views.contrast_score`.
     """
-    progress("screen", 0, total)
-    several = asker.dialect.several_images
-    question = tasks.screen(system)
-    verdicts: dict[int, TileVerdict] = {}
 
-    def done(verdict: TileVerdict) -> None:
-        verdicts[verdict.tile.index] = verdict
-        progress("screen", len(verdicts), total)
+    def __init__(
+        self,
+        patches: Iterable[Patch],
+        asker: Asker,
+        system: System,
+        read: Reader,
+        *,
+        total: int,
+        views: str = "none",
+        contrast: str = "none",
+        progress: Progress = no_progress,
+    ) -> None:
+        super().__init__(patches, asker, system, total=total, progress=progress)
+        self._read = read
+        self._views = views
+        self._contrast = contrast
 
-    def questions() -> Iterator[Asked[_Part]]:
-        for patch in patches:
-            if patch.pixels is None:
-                done(TileVerdict(tile=patch.tile, status="unreadable", error=patch.error))
-                continue
-            try:
-                asked = _questions_about(patch, question, read, views, contrast, several=several)
-            except SlideUnreadable as error:
-                done(
-                    TileVerdict(
-                        tile=patch.tile, status="screen_failed", focus=patch.focus, z=patch.z, error=error.message
-                    )
-                )
-                continue
-            yield from asked
+    def _about(self, patch: Patch) -> list[Asked[Any]]:
+        several = self._asker.dialect.several_images
+        try:
+            return _questions_about(patch, self._question, self._read, self._views, self._contrast, several=several)
+        except SlideUnreadable as error:
+            self._record(
+                TileVerdict(tile=patch.tile, status="screen_failed", focus=patch.focus, z=patch.z, error=error.message)
+            )
+            return []
 
-    for given in asker.ask(questions()):
+    def _judge(self, given: Answered[_Part], p: float | None) -> None:
         parts = given.context.of
         parts.answers += 1
-        p = asker.read_screen(given, system.screen.positive)
         if p is None:
             parts.errors.append(why_no_choice(given.answer))
         else:
             parts.take(given.context.role, p)
         if parts.answers == parts.expected:
-            done(_verdict(parts, views, system))
-    return on_one_scale(verdicts, asker)
+            self._record(_verdict(parts, self._views, self._system))
 
 
 def _questions_about(

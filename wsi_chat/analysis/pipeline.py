@@ -1,4 +1,4 @@
-"""analyze_slide(): the one path from a slide file to a verdict and its documents.
+"""ask_slide() and what it gives: the one path from a slide file to a verdict and its documents.
 
 Nothing already computed is lost: answers are journalled as they come, and a rerun of the same command resumes.
 """
@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.causes import causes_of_failure
-from wsi_chat.analysis.controls import ask_controls, positive_controls
+from wsi_chat.analysis.controls import positive_controls
 from wsi_chat.analysis.outputs import missing_font, write_documents
 from wsi_chat.analysis.provenance import config_of
+from wsi_chat.analysis.questions import ask_about_tiles
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import EarlierDocuments, RunFolder
 from wsi_chat.analysis.scope import checkpoint_folder, read_scope
 from wsi_chat.analysis.slide_score import SlideScore
 from wsi_chat.analysis.stages import (
     Clock,
+    Judged,
     Prepared,
-    detail_tiles,
     judge,
     narrate_by_model,
     prepare_slide,
     ready_to_ask,
-    screen_tiles,
 )
 from wsi_chat.errors import SlideNotFound
 from wsi_chat.names import Names
@@ -62,7 +63,33 @@ def check_settings(settings: Settings, model: Model) -> SlideScore:
     return score
 
 
-def analyze_slide(
+@dataclass(frozen=True, slots=True)
+class AskedSlide:
+    """A slide whose verdict is drawn and whose documents are still to be written; another may be asked about meanwhile.
+
+    It holds the open slide and the journal's lock: `document` or `close` it.
+    """
+
+    judged: Judged
+    path: Path
+    earlier: EarlierDocuments
+    resources: ExitStack
+
+    def document(self) -> SlideResult:
+        """Write the documents; needs no engine, and may be called on another thread than the one that asked."""
+        with self.resources:
+            unwritten = write_documents(self.judged)
+            self.earlier.forget()
+        return SlideResult(
+            report=self.judged.report, folder=self.judged.run.folder.path, slide_path=self.path, unwritten=unwritten
+        )
+
+    def close(self) -> None:
+        """Leave it as it is, without documents; every answer is kept."""
+        self.resources.close()
+
+
+def ask_slide(
     path: Path,
     run: RunFolder,
     settings: Settings,
@@ -72,8 +99,8 @@ def analyze_slide(
     names: Names,
     progress: Progress = no_progress,
     prepared: Callable[[], Prepared] | None = None,
-) -> SlideResult:
-    """One slide of a run whose folder, settings and model are already there. See :func:`wsi_chat.analyze`.
+) -> AskedSlide:
+    """One slide of a run whose folder, settings and model are already there, up to its verdict.
 
     Args:
         name: the slide's id.
@@ -86,21 +113,20 @@ def analyze_slide(
     folder = run.slide(name)
     earlier = EarlierDocuments(folder)
     earlier.expect("provenance", {"config": config_of(settings)})
-    with _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect, names=names)), earlier) as slide:
-        with ready_to_ask(
-            slide, folder, settings, model, score, earlier=earlier, clock=clock, progress=progress
-        ) as asking:
-            screened = screen_tiles(asking)
-            detailed = detail_tiles(screened)
-            for cause in causes_of_failure(detailed.tile_verdicts):
-                log.warning("%s: %s", slide.slide.name, cause)
-            detailed = ask_controls(detailed)
-            judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
-            if settings.narrative == "model":
-                judged = narrate_by_model(judged)
-            unwritten = write_documents(judged)
-        earlier.forget()
-    return SlideResult(report=judged.report, folder=folder.path, slide_path=path, unwritten=unwritten)
+    with ExitStack() as stack:
+        slide = stack.enter_context(
+            _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect, names=names)), earlier)
+        )
+        asking = stack.enter_context(
+            ready_to_ask(slide, folder, settings, model, score, earlier=earlier, clock=clock, progress=progress)
+        )
+        detailed = ask_about_tiles(asking)
+        for cause in causes_of_failure(detailed.tile_verdicts):
+            log.warning("%s: %s", slide.slide.name, cause)
+        judged = judge(detailed, notes=(no_pdf,) if no_pdf else ())
+        if settings.narrative == "model":
+            judged = narrate_by_model(judged)
+        return AskedSlide(judged, path, earlier, stack.pop_all())
 
 
 @contextmanager

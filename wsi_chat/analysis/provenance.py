@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from wsi_chat._version import __version__
 from wsi_chat.address import check_address, is_this_machine
-from wsi_chat.analysis.mechanisms import mechanism_notes
 from wsi_chat.names import without_folder
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import ASSUMED_SCALE, Funnel, ModelRecord, Provenance, Remark, TileVerdict
@@ -88,6 +87,8 @@ def _field_notes(slide: Slide) -> list[Remark]:
 
 def mechanisms_on(settings: Settings, asker: Asker) -> list[Remark]:
     """Which of views, contrast and zoom were used, as notes."""
+    from wsi_chat.analysis.mechanisms import mechanism_notes
+
     return mechanism_notes(asker.dialect, views=settings.views, contrast=settings.contrast, zoom=settings.zoom)
 
 

@@ -18,8 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tilers.photographs import fields_of
-from tilers.readers import LISTING
+from tilers.listing import LISTING
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
 from wsi_chat.atomic import write_text
@@ -118,6 +117,8 @@ def names_of(sample: Sample, run: RunFolder, settings: Settings) -> Names:
 
 
 def _photographs(sample: Sample) -> Sequence[Path]:
+    from tilers.photographs import fields_of
+
     if sample.fields:
         return sample.fields
     try:

@@ -175,6 +175,11 @@ class SlideFolder:
         return self.report_path.is_file()
 
     @property
+    def documents(self) -> tuple[Path, ...]:
+        """What a run wrote about the slide and is there now, by name."""
+        return tuple(sorted({path for pattern in DOCUMENTS for path in self.path.glob(pattern)}))
+
+    @property
     def begun(self) -> bool:
         """Whether a run of the slide was begun here: it has a report, or answers in its journal."""
         return self.finished or self.journal_path.exists()
@@ -467,8 +472,7 @@ class EarlierDocuments:
         try:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            documents = [path for pattern in DOCUMENTS for path in sorted(self._folder.path.glob(pattern))]
-            for path in sorted(dict.fromkeys(documents), key=lambda path: path != report):
+            for path in sorted(self._folder.documents, key=lambda path: path != report):
                 path.rename(place / path.name)
         except OSError as error:
             raise OutputError(f"{place}: cannot be written ({error.strerror}).", hint=RUN_HINT) from error

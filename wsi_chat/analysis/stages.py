@@ -19,11 +19,8 @@ from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.cascade import choose, detail, screen
-from wsi_chat.analysis.cell_sample import sample_cells, what_was_supplied
 from wsi_chat.analysis.feature_keeper import FeatureKeeper, open_keeper
-from wsi_chat.analysis.fields import in_fields, within_fields
-from wsi_chat.analysis.mechanisms import reader_of, screen_with_views, second_look
+from wsi_chat.analysis.fields import in_fields
 from wsi_chat.analysis.moved import take_over_answers
 from wsi_chat.analysis.narrator import pictures_of, write_narrative
 from wsi_chat.analysis.provenance import (
@@ -37,6 +34,7 @@ from wsi_chat.analysis.provenance import (
 )
 from wsi_chat.analysis.scope import answering_folder, on_slide, read_scope
 from wsi_chat.analysis.slide_score import SlideScore, conditions_of
+from wsi_chat.analysis.supplied import what_was_supplied
 from wsi_chat.atomic import sweep
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
@@ -78,9 +76,9 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage."""
-        now = time.perf_counter()
+    def lap(self, stage: str, *, at: float | None = None) -> None:
+        """Add the time since the last lap to a stage: until now, or until ``at`` (`time.perf_counter`)."""
+        now = time.perf_counter() if at is None else max(at, self._last)
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
         self._last = now
 
@@ -309,63 +307,6 @@ def ready_to_ask(
             prepared, folder, settings, model, journal, score, provenance, clock, progress, precision, asker, keeper,
             read_scope(settings, answering_folder(settings, model)) if plan.tiles else None,
         )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- ask
-
-
-def screen_tiles(run: SlideRun) -> Screened:
-    """Ask the screening question of every planned tile; a tile that cannot be read or answered is named as such."""
-    from tilers import TileStream
-
-    prepared, settings, asker = run.prepared, run.settings, run.asker
-    if asker is None:
-        return Screened(run, {})
-    total = len(prepared.plan.tiles)
-    with prepared.stream or TileStream(prepared.slide, prepared.plan, workers=settings.workers) as stream:
-        patches = stream if prepared.patches is None else prepared.patches
-        if settings.views == settings.contrast == "none":
-            verdicts = screen(patches, asker, prepared.system, total=total, progress=run.progress)
-        else:
-            verdicts = screen_with_views(
-                patches, asker, prepared.system, reader_of(prepared.slide), total=total, views=settings.views,
-                contrast=settings.contrast, progress=run.progress,
-            )  # fmt: skip
-    if run.keeper is not None:
-        run.keeper.finish()
-    run.clock.lap("screen")
-    return Screened(run, verdicts)
-
-
-def detail_tiles(screened: Screened) -> Detailed:
-    """Look closely at the tiles that scored highest, and count normal cells in a random sample of the plan."""
-    from tilers import TileStream
-
-    run, tiles = screened.run, dict(screened.tiles)
-    prepared, settings, asker = run.prepared, run.settings, run.asker
-    if asker is None:
-        return Detailed(screened, tiles)
-    counting = not prepared.system.screen.about_abnormality
-    chosen = choose(
-        tiles, top_k=settings.top_k, exhaustive=settings.exhaustive, positive=counting and settings.top_k > 0
-    )
-    if chosen:
-        with TileStream(prepared.slide, prepared.plan, workers=settings.workers, tiles=chosen) as patches:
-            tiles |= detail(
-                patches, asker, prepared.system, tiles, total=len(chosen), bounds=prepared.bounds, age=settings.age,
-                progress=run.progress,
-            )  # fmt: skip
-        if settings.zoom > 1:
-            again = {tile.index: tiles[tile.index] for tile in chosen}
-            tiles |= second_look(
-                again, asker, reader_of(prepared.slide), factor=settings.zoom, bounds=prepared.bounds,
-                progress=run.progress,
-            )  # fmt: skip
-    tiles = within_fields(tiles, prepared.slide.fields)
-    run.clock.lap("detail")
-    cells = sample_cells(prepared.slide, prepared.plan, asker, prepared.system, settings, progress=run.progress)
-    run.clock.lap("adequacy")
-    return Detailed(screened, tiles, cells)
 
 
 # ---------------------------------------------------------------------------------------------- judge

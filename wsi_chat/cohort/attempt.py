@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from wsi_chat.analysis.pipeline import analyze_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
-from wsi_chat.analysis.stages import Prepared
 from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of, row_of_failure
 from wsi_chat.atomic import replacing
 from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, WsiChatError
 from wsi_chat.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from wsi_chat.analysis.stages import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,15 @@ THUMBNAIL_PX = 120
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a slide ended: its state, and on this machine also its result or the exception that it raised."""
+    """How a slide ended: its state, and on this machine also its result or the exception that it raised.
+
+    ``earlier``: an earlier run finished it, and nothing has changed since.
+    """
 
     state: SlideState
     result: SlideResult | None = None
     error: Exception | None = None
+    earlier: bool = False
 
 
 def attempt(
@@ -46,34 +51,71 @@ def attempt(
     prepared: Callable[[], Prepared] | None = None,
     progress: Progress = no_progress,
 ) -> Outcome:
-    """Analyze one slide and write down how it ended.
+    """Analyze one slide and write down how it ended: `ask` and what it gives, one after the other."""
+    return ask(job, run, model, prepared=prepared, progress=progress)()
+
+
+def ask(
+    job: Job,
+    run: RunFolder,
+    model: Model,
+    *,
+    prepared: Callable[[], Prepared] | None = None,
+    progress: Progress = no_progress,
+) -> Callable[[], Outcome]:
+    """Ask everything about one slide.
+
+    Returns:
+        A function that writes its documents and how it ended, to be called once, on any thread: it needs no engine.
 
     Raises:
         EngineError: the run cannot go on; the slide is queued again, its answers kept.
-        KeyboardInterrupt: the same.
-        OutputError: not even the state can be written.
+        KeyboardInterrupt: the same, here and in what is returned.
+        OutputError: not even the state can be written; likewise.
     """
+    from wsi_chat.analysis.pipeline import ask_slide
+
     began = time.perf_counter()
     write_state(run, job.state(status="running"))
+    with _queued_again(job, run):
+        try:
+            asked = ask_slide(
+                job.sample.path,
+                run,
+                job.settings,
+                model,
+                name=job.slide_id,
+                names=job.names,
+                progress=progress,
+                prepared=prepared,
+            )
+        except EngineError:
+            raise
+        except Exception as error:
+            raised = Outcome(write_state(run, failed(job, run, error, time.perf_counter() - began)), error=error)
+            return lambda: raised
+
+    def document() -> Outcome:
+        with _queued_again(job, run):
+            try:
+                result = asked.document()
+                _write_thumbnail(result.files)
+            except Exception as error:
+                return Outcome(write_state(run, failed(job, run, error, time.perf_counter() - began)), error=error)
+            return Outcome(write_state(run, _finished(job, result, time.perf_counter() - began)), result=result)
+
+    return document
+
+
+@contextmanager
+def _queued_again(job: Job, run: RunFolder) -> Iterator[None]:
+    """What ends the run leaves the slide queued."""
     try:
-        result = analyze_slide(
-            job.sample.path,
-            run,
-            job.settings,
-            model,
-            name=job.slide_id,
-            names=job.names,
-            progress=progress,
-            prepared=prepared,
-        )
-        _write_thumbnail(result.files)
+        yield
     except (EngineError, KeyboardInterrupt) as error:
         reason = job.names.hide(error.message) if isinstance(error, WsiChatError) else "interrupted"
         write_state(run, job.state(reason=f"{reason}; its answers so far are kept"))
         raise
-    except Exception as error:
-        return Outcome(write_state(run, failed(job, run, error, time.perf_counter() - began)), error=error)
-    return Outcome(write_state(run, _finished(job, result, time.perf_counter() - began)), result=result)
 
 
 def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
@@ -85,6 +127,7 @@ def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
         seconds=round(seconds, 3),
         fingerprint=report.slide.fingerprint,
         row=row_of(report),
+        documents=tuple(path.name for path in result.files.documents),
     )
 
 
@@ -114,6 +157,7 @@ def failed_outside(job: Job, run: RunFolder, reason: str, *, error: str) -> Slid
 
 def _write_thumbnail(folder: SlideFolder) -> None:
     """A small overview for the cohort's page; where it cannot be made, the page says so."""
+    from PIL import Image
 
     try:
         with Image.open(folder.overview_path) as picture:

@@ -1,7 +1,11 @@
-"""The states of a run's slides in order, on disk after every slide: summary.csv always, index.html now and then."""
+"""The states of a run's slides in order, on disk after every slide.
+
+summary.csv follows at once while that is quick, index.html and the table of a very large cohort now and then.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,13 +14,14 @@ from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.summary import SUMMARY_COLUMNS, class_columns, write_summary
 from wsi_chat.cohort.attempt import Outcome, failed
-from wsi_chat.cohort.page import write_index
 from wsi_chat.cohort.result import CohortResult, columns_of
-from wsi_chat.cohort.state import Job, SlideState, settled, write_state
+from wsi_chat.cohort.state import Job, SlideState, read_state, settled, stands, write_state
 from wsi_chat.errors import WsiChatError
 from wsi_chat.progress import Progress, no_progress
 
 PAGE_SECONDS = 30.0  # between two writings of index.html; it holds every slide's picture
+SUMMARY_SECONDS = 0.25  # up to so long it is written after every slide
+SUMMARY_SHARE = 20  # summary.csv rests for so many times as long as its last writing took: that grows with the cohort
 
 
 class Watcher(Protocol):
@@ -29,7 +34,7 @@ class Watcher(Protocol):
         """A slide's turn has come; its progress is reported to the function that this returns."""
 
     def ended(self, outcome: Outcome) -> None:
-        """A slide is finished."""
+        """A slide is finished; the next one may have begun, and this may be another thread. One call at a time."""
 
 
 class Silent:
@@ -52,7 +57,8 @@ class Book:
         watcher: follows the run.
         whole: the folder belongs to these slides alone, as a cohort's does: slides that are settled are not done
             again, and summary.csv and index.html hold these slides and no others. Otherwise the slides were named one
-            by one, are all done (known answers are not asked again), and join those of earlier runs in summary.csv.
+            by one, are all done (known answers are not asked again) but for those that `stands` finds unchanged, and
+            join those of earlier runs in summary.csv.
         retry_failed: with ``whole``, do failed slides again.
     """
 
@@ -66,11 +72,17 @@ class Book:
         self._watcher = watcher
         self._whole = whole
         self._jobs = {job.slide_id: job for job in jobs}
+        self._standing: list[Outcome] = []
         self._states: dict[str, SlideState] = {}
-        self._page_at = time.monotonic()
+        self._page_at = self._summary_from = time.monotonic()
+        self._turn = threading.Lock()  # slides begin on one thread and end on another
         done: list[SlideState] = []
         for job in jobs:
             state = settled(job, run, retry_failed=retry_failed) if whole else None
+            if not whole and (result := stands(job, run)) is not None:
+                state = read_state(run, job.slide_id)
+                assert state is not None  # it was read a moment ago
+                self._standing.append(Outcome(state, result, earlier=True))
             if state is None:
                 # a slide that was named has no folder until its turn comes
                 state = write_state(run, job.state()) if whole else job.state()
@@ -81,21 +93,25 @@ class Book:
         watcher.planned(len(jobs), done)
         self._write_summary()
         self._write_page()
+        for outcome in self._standing:
+            watcher.ended(outcome)
 
     def begun(self, job: Job) -> Progress:
         """A slide's turn has come; gives the function that its progress is reported to."""
-        self._states[job.slide_id] = job.state(status="running")
-        if self._whole:
-            self._write_summary()
-        return self._watcher.begun(job.sample)
+        with self._turn:
+            self._states[job.slide_id] = job.state(status="running")
+            if self._whole:
+                self._write_summary_now_and_then()
+            return self._watcher.begun(job.sample)
 
     def enter(self, outcome: Outcome) -> None:
         """A slide has ended."""
-        self._states[outcome.state.slide_id] = outcome.state
-        self._write_summary()
-        if time.monotonic() - self._page_at > PAGE_SECONDS:
-            self._write_page()
-        self._watcher.ended(outcome)
+        with self._turn:
+            self._states[outcome.state.slide_id] = outcome.state
+            self._write_summary_now_and_then()
+            if time.monotonic() - self._page_at > PAGE_SECONDS:
+                self._write_page()
+            self._watcher.ended(outcome)
 
     def close(self) -> None:
         """What was under way when the run ended is queued again; both files say how it stands.
@@ -124,7 +140,18 @@ class Book:
             stopped_by=self.stopped_by,
         )
 
+    def _write_summary_now_and_then(self) -> None:
+        """A slide's own state is on disk at once; the table of all of them as often as its size allows."""
+        if time.monotonic() >= self._summary_from:
+            self._write_summary()
+
     def _write_summary(self) -> None:
+        began = time.monotonic()
+        self._write_rows()
+        now = time.monotonic()
+        self._summary_from = now + SUMMARY_SHARE * (now - began) if now - began > SUMMARY_SECONDS else now
+
+    def _write_rows(self) -> None:
         result = self.result()
         if self._whole:
             write_summary(self.run, result.rows, columns=columns_of(result.samples), keep_earlier=False)
@@ -137,5 +164,7 @@ class Book:
 
     def _write_page(self) -> None:
         if self._whole:
+            from wsi_chat.cohort.page import write_index
+
             write_index(self.result())
         self._page_at = time.monotonic()

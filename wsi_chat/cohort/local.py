@@ -1,7 +1,8 @@
-"""The slides one after another on one engine, with the next one being read while this one is asked about.
+"""The slides one after another on one engine: while one is asked about, the next one is being read, and the documents
+of the one before are written.
 
-At most `AHEAD` slides are open and read ahead, each bounded by its stream's own limit: memory does not grow with
-the cohort.
+At most `AHEAD` slides are open and read ahead, each bounded by its stream's own limit, and at most two wait for their
+documents: memory does not grow with the cohort.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.analysis.stages import Prepared, prepare_slide
-from wsi_chat.cohort.attempt import Outcome, attempt
+from wsi_chat.cohort.attempt import Outcome, ask
 from wsi_chat.cohort.state import Job
 from wsi_chat.engines.model import Model
 from wsi_chat.progress import Progress
+
+if TYPE_CHECKING:
+    from wsi_chat.analysis.stages import Prepared
 
 AHEAD = 1
 
@@ -28,19 +32,30 @@ def run_local(
     *,
     ahead: int = AHEAD,
     begun: Callable[[Job], Progress],
-) -> Iterator[Outcome]:
-    """Yield how each slide ended, in order.
+    ended: Callable[[Outcome], None],
+) -> None:
+    """Do the slides in order.
 
     Args:
         ahead: slides prepared beside the one that is asked about; 0 prepares each when its turn comes.
         begun: called when a slide's turn comes; gives the function that its progress is reported to.
+        ended: called with how each slide ended, in order, on the thread that wrote its documents: the next slide is
+            under way by then.
 
     Raises:
-        EngineError, OutputError, KeyboardInterrupt: the run ended early; its slides are queued.
+        EngineError, OutputError, KeyboardInterrupt: the run ended early; slides that were not asked about to the end
+            are queued.
     """
-    with Ahead(jobs, model, ahead=ahead) as queue:
+    with Ahead(jobs, model, ahead=ahead) as queue, ThreadPoolExecutor(1, thread_name_prefix="documents") as writer:
+        before: Future[None] | None = None
         for job, prepared in queue:
-            yield attempt(job, run, model, prepared=prepared, progress=begun(job))
+            document = ask(job, run, model, prepared=prepared, progress=begun(job))
+            after = writer.submit(lambda finish: ended(finish()), document)
+            if before is not None:  # no more than one slide waits for its documents
+                before.result()
+            before = after
+        if before is not None:
+            before.result()
 
 
 class Ahead:
@@ -74,6 +89,8 @@ class Ahead:
             self._waiting.append((job, self._thread.submit(self._prepare, job)))
 
     def _prepare(self, job: Job) -> Prepared:
+        from wsi_chat.analysis.stages import prepare_slide
+
         return prepare_slide(job.sample.path, job.settings, self._model.dialect, names=job.names, read_ahead=True)
 
     def __enter__(self) -> Ahead:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
-from wsi_chat.analysis.pipeline import check_settings
 from wsi_chat.analysis.pseudonyms import Pseudonyms, everything_hidden, names_of, paths_in, pseudonyms_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
@@ -25,12 +24,11 @@ from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.cohort.search import find_slides
 from wsi_chat.cohort.state import Job, make_job
 from wsi_chat.engines import Engine, find_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import EngineError, OutputError, SettingError
+from wsi_chat.errors import EngineError, OutputError, SettingError, WsiChatError
 from wsi_chat.journal import lock_file
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
@@ -107,7 +105,9 @@ def analyze_slides(
 ) -> CohortResult:
     """Analyze slides that are named one by one. Each is done, also where it has a verdict; known answers are kept.
 
-    They join those of earlier runs in ``run.json`` and ``summary.csv``. A slide that fails never stops the others.
+    Where an earlier run of the same model, settings and versions finished a slide and every document is still there,
+    that result is given at once. They join those of earlier runs in ``run.json`` and ``summary.csv``. A slide that
+    fails never stops the others.
 
     Args:
         slides: their files; one that is named twice is done once.
@@ -122,16 +122,18 @@ def analyze_slides(
         OutputError: the run folder cannot be written.
     """
     effective, origin, model = _resolved(settings, engine, config, environ)
+    from wsi_chat.analysis.pipeline import check_settings
+
     check_settings(effective, model)
     run = RunFolder(Path(out)).open()
     samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
-    jobs = [Job(sample, effective, "", names_of(sample, run, effective)) for sample in samples]
+    jobs = _named_jobs(samples, run, effective, model)
     hide_in_log(everything_hidden(job.names for job in jobs))
     book = Book(run, jobs, watcher or Silent(), whole=False)
     return _work_through(
         book,
         jobs,
-        lambda: run_local(book.to_do, run, model, begun=book.begun),
+        lambda: run_local(book.to_do, run, model, begun=book.begun, ended=book.enter),
         config=effective,
         origin=origin,
         model=model,
@@ -181,6 +183,8 @@ def analyze_cohort(
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin, model = _resolved(settings, engine, config, environ, executor=executor)
     samples = _samples(source, Path(out))
+    from wsi_chat.analysis.pipeline import check_settings
+
     check_settings(effective, model)
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()
@@ -190,12 +194,14 @@ def analyze_cohort(
         hide_in_log(everything_hidden(job.names for job in jobs))
         book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
 
-        def work() -> Iterator[Outcome]:
+        def work() -> None:
             if executor == "local":
-                return run_local(book.to_do, run, model, ahead=ahead, begun=book.begun)
+                run_local(book.to_do, run, model, ahead=ahead, begun=book.begun, ended=book.enter)
+                return
             from wsi_chat.cohort.on_ray import run_on_ray
 
-            return run_on_ray(book.to_do, run, model, actors=actors, address=ray_address, begun=book.begun)
+            for outcome in run_on_ray(book.to_do, run, model, actors=actors, address=ray_address, begun=book.begun):
+                book.enter(outcome)
 
         result = _work_through(book, jobs, work, config=effective, origin=origin, model=model)
     if result.stopped_by is not None:
@@ -206,7 +212,7 @@ def analyze_cohort(
 def _work_through(
     book: Book,
     jobs: Sequence[Job],
-    work: Callable[[], Iterator[Outcome]],
+    work: Callable[[], None],
     *,
     config: Settings,
     origin: Mapping[str, str],
@@ -219,8 +225,7 @@ def _work_through(
         files = {Path(path).name: path for job in jobs for path in paths_in(job.settings)}
         book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides, files=files)
         try:
-            for outcome in work():
-                book.enter(outcome)
+            work()
         except KeyboardInterrupt:
             book.interrupted = True
         except EngineError as error:
@@ -263,6 +268,8 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
         return tuple(named)
     source = Path(source).expanduser()
     if source.is_dir():
+        from wsi_chat.cohort.search import find_slides
+
         return find_slides(source, skip=out)
     if not source.exists():
         raise SettingError(f"There is no manifest or folder {source}.", hint="Check the path and its spelling.")
@@ -306,6 +313,17 @@ def _shown(
 def _jobs(samples: Sequence[Sample], run: RunFolder, settings: Settings, model: Model) -> list[Job]:
     model_id = _model_id(settings, model)
     return [make_job(sample, run, settings, model, model_id=model_id) for sample in samples]
+
+
+def _named_jobs(samples: Sequence[Sample], run: RunFolder, settings: Settings, model: Model) -> list[Job]:
+    """The jobs of slides that are named; without a key where it cannot be known which model would answer."""
+    known = model.given is None and model.start is None and settings.base_url is None
+    try:
+        if known and not settings.overwrite:
+            return _jobs(samples, run, settings, model)
+    except WsiChatError as error:
+        log.debug("no key: %s", error)  # what is wrong is said when the slide's turn comes
+    return [Job(sample, settings, "", names_of(sample, run, settings)) for sample in samples]
 
 
 def _model_id(settings: Settings, model: Model) -> str:

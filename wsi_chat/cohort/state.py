@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tilers import open_slide
-from tilers.photographs import fields_of
-from tilers.readers import LISTING
-from wsi_chat.analysis.cell_sample import what_was_supplied
+from tilers.listing import LISTING
 from wsi_chat.analysis.manifest import Sample
-from wsi_chat.analysis.provenance import config_of, system_stamp
+from wsi_chat.analysis.provenance import config_of, system_stamp, versions
 from wsi_chat.analysis.pseudonyms import names_of
+from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
+from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
 from wsi_chat.names import Names
@@ -33,6 +32,7 @@ from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from wsi_chat.engines.model import Model
+    from wsi_chat.schema import Report
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class SlideState(Record):
     ``status`` is ``indeterminate`` where the slide was finished without a verdict because tiles or answers failed (a
     verdict that is in doubt for other reasons is ``done``). ``stamp`` is the file's (bytes, mtime in ns) when it was
     last looked at, None where it was not there. ``row`` is what summary.csv says of it;
-    ``unwritten`` names documents that were asked for and could not be made.
+    ``unwritten`` names documents that were asked for and could not be made, ``documents`` those that were written.
     """
 
     slide_id: str
@@ -60,6 +60,7 @@ class SlideState(Record):
     stamp: tuple[int, int] | None = None
     row: dict[str, Any] = Field(default_factory=dict)
     unwritten: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -99,16 +100,32 @@ def make_job(sample: Sample, run: RunFolder, settings: Settings, model: Model, *
     own = {"mpp": sample.mpp, "specimen": sample.specimen}
     chosen = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
     system = load_system(chosen.specimen)
-    what_was_supplied(chosen, system)
+    check_preparation(chosen, system)
     content = {
         "config": config_of(chosen),
         "model": model_id,
         "prompts": model.dialect.prompts_sha256,
         "reporting_system": system_stamp(system),
     }
+    if files := _named_files(chosen):
+        content["files"] = files
     text = json.dumps(content, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Job(sample, chosen, key, names_of(sample, run, chosen))
+
+
+def _named_files(settings: Settings) -> dict[str, Any]:
+    """Setting -> stamp of the file that it names: another one under the same name makes another report."""
+    named = {name: getattr(settings, name) for name in ("box_precision", "font_path", "positive_controls")}
+    return {
+        name: [(path.name, stamp_of(path)) for path in _files(Path(value).expanduser())]
+        for name, value in named.items()
+        if isinstance(value, str) and "=" not in value and Path(value).expanduser().exists()
+    }
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
@@ -126,6 +143,8 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
 
 
 def _stamp_of_fields(path: Path) -> tuple[int, int] | None:
+    from tilers.photographs import fields_of
+
     try:
         found = [field.stat() for field in fields_of(path) if field.is_file()]
     except SlideError:
@@ -182,6 +201,40 @@ def settled(job: Job, run: RunFolder, *, retry_failed: bool) -> SlideState | Non
     return _renamed(state, job)
 
 
+def stands(job: Job, run: RunFolder) -> SlideResult | None:
+    """The result of a slide that is named again while nothing about it has changed; None where it must be done.
+
+    A rerun would ask nothing and write the same: same file, settings, model and versions, every tile and question
+    answered, every document and the journal where they were.
+    """
+    if not job.key:
+        return None
+    state = settled(job, run, retry_failed=False)
+    folder = run.slide(job.slide_id)
+    if state is None or state.status == "failed" or state.unwritten or not state.documents:
+        return None
+    if not folder.journal_path.is_file():
+        return None
+    if stamp_of(job.sample.path) != state.stamp or set(state.documents) - {path.name for path in folder.documents}:
+        return None
+    try:
+        result = load_result(folder.path, slide=job.sample.path)
+    except WsiChatError:
+        return None
+    report, wanted = result.report, job.settings.engine
+    if wanted not in ("auto", report.provenance.model.engine) or report.provenance.versions != versions():
+        return None
+    return result if _all_answered(report) else None
+
+
+def _all_answered(report: Report) -> bool:
+    """Whether a rerun would find nothing to try again."""
+    funnel = report.funnel
+    missing = funnel.unreadable + funnel.screen_failed + funnel.detail_failed
+    missing += funnel.adequacy_drawn - funnel.adequacy_counted
+    return not missing and (report.controls is None or not report.controls.missing)
+
+
 def _renamed(state: SlideState, job: Job) -> SlideState:
     """The manifest may have given the slide another id since."""
     return state.model_copy(update={"sample_id": job.sample.sample_id})
@@ -197,6 +250,7 @@ def _report_stands(job: Job, run: RunFolder, state: SlideState) -> bool:
 
 
 def _fingerprint(job: Job) -> str:
+    from tilers import open_slide
 
     try:
         with open_slide(job.sample.path, mpp=job.settings.mpp, reader=job.settings.reader) as slide:

@@ -23,7 +23,7 @@ from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides
 from wsi_chat.commands.console import EXIT_FAILED, EXIT_PARTIAL, complain, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
-from wsi_chat.commands.progress import slide_bar
+from wsi_chat.commands.progress import SlideBar, slide_bar
 from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
 from wsi_chat.errors import EngineDied, WsiChatError
@@ -102,23 +102,35 @@ class _Teller(Silent):
         self._bars = bars
         self._verdicts = verdicts
         self._slide = ExitStack()
+        self._shown: tuple[str, SlideBar] | None = None
 
     def begun(self, sample: Sample) -> Progress:
         self._slide.close()
-        return self._slide.enter_context(slide_bar(self._console, sample.path, quiet=not self._bars))
+        bar = self._slide.enter_context(slide_bar(self._console, sample.path, quiet=not self._bars))
+        self._shown = (sample.slide_id, bar)
+        return bar
 
     def ended(self, outcome: Outcome) -> None:
+        if self._shown is not None and self._shown[0] != outcome.state.slide_id:
+            with self._shown[1].aside():  # the next slide is under way
+                self._tell(outcome)
+            return
         self._slide.close()
+        self._shown = None
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
         if outcome.result is not None:
             self.results.append(outcome.result)
             if self._verdicts:
-                _tell(outcome.result)
+                _tell(outcome.result, earlier=outcome.earlier)
         elif outcome.error is not None:
             self.fail(outcome.error, outcome)
 
     def fail(self, error: Exception, outcome: Outcome | None = None) -> None:
         """One slide's failure, or that of the whole run, on stderr."""
-        self._slide.close()
+        if outcome is None:
+            self._slide.close()
         self.errors.append(error)
         if isinstance(error, WsiChatError):
             complain(error)
@@ -160,7 +172,7 @@ def _as_json(result: SlideResult) -> dict[str, Any]:
     }
 
 
-def _tell(result: SlideResult) -> None:
+def _tell(result: SlideResult, *, earlier: bool = False) -> None:
     """The verdict and the paths of the report files, on stdout."""
     report = result.report
     verdict, funnel = report.verdict, report.funnel
@@ -195,4 +207,8 @@ def _tell(result: SlideResult) -> None:
             console.print(f"  {path}", markup=False)
     for line in result.unwritten:
         console.print(f"  not written: {line}", markup=False)
+    if earlier:
+        console.print(
+            "  finished earlier, and nothing has changed since; --overwrite asks everything again", markup=False
+        )
     console.print(f"  {report.disclaimer}", style="dim", markup=False)

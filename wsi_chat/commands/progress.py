@@ -36,11 +36,41 @@ def bar() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
+class SlideBar:
+    """A slide's progress, stage by stage, with tiles/s and time left; silent without bars."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        bars = self._bars
+        if bars is None:
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
+        elapsed = next(task.elapsed for task in bars.tasks if task.id == self._tasks[stage])
+        rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
+        bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within the block the terminal is free for what is said of another slide."""
+        if self._bars is None:
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
+
 @contextmanager
-def slide_bar(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal with tiles/s and time left; silence elsewhere."""
+def slide_bar(console: Console, slide: Path, *, quiet: bool) -> Iterator[SlideBar]:
+    """A progress bar on a terminal; silence elsewhere."""
     if quiet:
-        yield lambda stage, done, total: None
+        yield SlideBar(None)
         return
     columns = (
         TextColumn("{task.description:<20}"),
@@ -51,16 +81,7 @@ def slide_bar(console: Console, slide: Path, *, quiet: bool) -> Iterator[Callabl
     )
     with Progress(*columns, console=console, transient=True) as bars:
         console.print(slide.name, style="bold", markup=False)
-        tasks: dict[str, TaskID] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
-            elapsed = next(task.elapsed for task in bars.tasks if task.id == tasks[stage])
-            rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
-            bars.update(tasks[stage], completed=done, total=total, rate=rate)
-
-        yield update
+        yield SlideBar(bars)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Context = TypeVar("Context")
 
+KNOWN_AHEAD = 32
+"""Known answers, with their pictures, that may wait to be taken while the engine is asked for an unknown one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[Context]):
@@ -126,19 +129,35 @@ class Asker:
         first = list(islice(source, 1))
         for asked in first:
             self._probe(asked)
-        for answer in self.engine.answer(self._unknown(chain(first, source), known, sent)):
+        source = chain(first, source)
+        most = max(KNOWN_AHEAD, self.engine.lookahead)
+        more = True
+
+        def unknown() -> Iterator[Query]:
+            nonlocal more
+            for asked in source:
+                query = self._unknown(asked, known, sent)
+                if query is not None:
+                    yield query
+                elif len(known) >= most:
+                    return
+            more = False
+
+        while more:
+            for answer in self.engine.answer(unknown()):
+                yield from _drained(known)
+                sent.pop(answer.key, None)
+                waiting = self._waiting.pop(answer.key, [])
+                self._keep(answer, waiting)
+                self.answers_new += 1
+                self.tokens[answer.key] = answer.new_tokens
+                for asked, frame in waiting:
+                    yield Answered(asked, frame, answer)
             yield from _drained(known)
-            sent.pop(answer.key, None)
-            waiting = self._waiting.pop(answer.key, [])
-            self._keep(answer, waiting)
-            self.answers_new += 1
-            self.tokens[answer.key] = answer.new_tokens
-            for asked, frame in waiting:
-                yield Answered(asked, frame, answer)
-        yield from _drained(known)
-        for key, waiting in self._waiting.items():  # an engine that swallowed a question must not make it vanish
-            for asked, frame in waiting:
-                yield Answered(asked, frame, failed(sent[key], "no answer came back"))
+            swallowed, self._waiting = self._waiting, {}
+            for key, waiting in swallowed.items():  # an engine that swallowed a question must not make it vanish
+                for asked, frame in waiting:
+                    yield Answered(asked, frame, failed(sent[key], "no answer came back"))
 
     def read_screen(self, given: Answered[Context], positive: str) -> float | None:
         """Probability of the positive option of a screening question, 0 .. 1; None where the answer names no option."""
@@ -173,25 +192,24 @@ class Asker:
         self.in_words.clear()
         return names
 
-    def _unknown(
-        self, questions: Iterable[Asked[Context]], known: deque[Answered[Context]], sent: dict[str, Query]
-    ) -> Iterator[Query]:
-        for asked in questions:
-            query, frame = self._built(asked)
-            earlier = self._earlier(query.key, asked.ask, frame)
-            if self.keeper is not None and asked.screened is not None:
-                self.keeper.shown(asked.screened, query, known=earlier is not None)
-            if earlier is not None:
-                self.answers_reused += 1
-                self.tokens[earlier.key] = earlier.new_tokens
-                known.append(Answered(asked, frame, earlier))
-            elif query.key in self._waiting:
-                self._waiting[query.key].append((asked, frame))
-            else:
-                self._waiting[query.key] = [(asked, frame)]
-                sent[query.key] = query
-                self.queries += 1
-                yield query
+    def _unknown(self, asked: Asked[Context], known: deque[Answered[Context]], sent: dict[str, Query]) -> Query | None:
+        """The query that the engine must answer; None where the answer is known, or is being waited for."""
+        query, frame = self._built(asked)
+        earlier = self._earlier(query.key, asked.ask, frame)
+        if self.keeper is not None and asked.screened is not None:
+            self.keeper.shown(asked.screened, query, known=earlier is not None)
+        if earlier is not None:
+            self.answers_reused += 1
+            self.tokens[earlier.key] = earlier.new_tokens
+            known.append(Answered(asked, frame, earlier))
+            return None
+        if query.key in self._waiting:
+            self._waiting[query.key].append((asked, frame))
+            return None
+        self._waiting[query.key] = [(asked, frame)]
+        sent[query.key] = query
+        self.queries += 1
+        return query
 
     def _probe(self, asked: Asked[Any]) -> None:
         """Ask a choice again whose answer in the journal has no probabilities: the engine may give them by now.
