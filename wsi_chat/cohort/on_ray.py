@@ -1,8 +1,8 @@
 """The slides of a cohort as calls of Ray actors, on this machine or on a cluster; scheduling and retries are Ray's.
 
-Each actor has an engine of its own and does one slide at a time. An actor that dies is restarted by Ray and its
-slide tried again, from the journal on the shared disk, so what was answered is not asked again; a slide whose actor
-dies `TRIES` times is failed.
+Each actor has an engine of its own and does one slide at a time. The slide of an actor that dies, alone or with its
+machine, goes to the next that is free and on from the journal on the shared disk, so what was answered is not asked
+again; a slide whose actor dies `TRIES` times is failed. Ray restarts actors where and when there is room for them.
 
 A cluster of several machines, which must see slides and run folder under the same paths and have wsi-chat
 installed::
@@ -21,7 +21,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRIES = 3
+PATIENCE_SECONDS = 60.0  # between two warnings that no worker is alive
 OBJECT_STORE_BYTES = 100 * 2**20  # settings and states are all that travels
 LOOPBACK = "127.0.0.1"
 CORES_PER_ACTOR = 4
@@ -54,6 +56,9 @@ class SlideActor:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self._run = RunFolder(Path(out))
         self._model = Model(settings, start=start)
+
+    def ready(self) -> None:
+        """Answers once the process is there, also after it was restarted."""
 
     def attempt(self, job: Job) -> SlideState | WsiChatError:
         """The slide's state, or the error that no other slide would escape."""
@@ -92,40 +97,74 @@ def run_on_ray(
 def _work(
     ray: Any, jobs: Sequence[Job], run: RunFolder, model: Model, *, actors: int | None, begun: Callable[[Job], Progress]
 ) -> Iterator[Outcome]:
-    from ray.util import ActorPool
-
+    """Each slide on whichever actor is free. One whose actor died goes to another that lives: a machine that is gone
+    may not come back, and an actor that Ray restarts waits for a place that nobody gives up."""
     workers = _workers(ray, run, model, wanted=actors, most=len(jobs))
-    pool: Any = ActorPool(workers)
-    sent: dict[str, tuple[Job, Any]] = {}
-
-    def send(worker: Any, job: Job) -> Any:
-        begun(job)
-        reference = worker.attempt.remote(job)
-        sent[job.slide_id] = (job, reference)
-        return reference
-
+    starting = {_when_ready(worker): worker for worker in workers}
+    free: list[Any] = []
+    busy: dict[Any, tuple[Any, Job]] = {}
+    queue = deque(jobs)
+    deaths: Counter[str] = Counter()
     try:
-        for job in jobs:
-            pool.submit(send, job)
-        while pool.has_next():
-            try:
-                ended = pool.get_next_unordered()
-            except ray.exceptions.RayActorError as error:
-                job = _lost(ray, sent)
-                reason = f"Its worker process died {TRIES} times: {str(error).splitlines()[0]}"
-                ended = failed_outside(job, run, reason, error="WorkerDied")
-            except ray.exceptions.RayTaskError as error:
-                raise EngineDied(
-                    f"A Ray worker failed: {str(error).splitlines()[-1]}",
-                    hint="Every answer so far is kept; see that wsi-chat is installed the same on every machine.",
-                ) from error
-            if isinstance(ended, WsiChatError):
-                raise ended
-            sent.pop(ended.slide_id, None)
-            yield Outcome(ended)
+        while queue or busy:
+            while queue and free:
+                worker, job = free.pop(), queue.popleft()
+                begun(job)
+                busy[worker.attempt.remote(job)] = (worker, job)
+            ended, _ = ray.wait([*busy, *starting], num_returns=1, timeout=PATIENCE_SECONDS)
+            if not ended and not busy:
+                log.warning("ray: no worker is alive; %d slides wait for the cluster", len(queue))
+            for reference in ended:
+                if reference in starting:
+                    worker = starting.pop(reference)
+                    _started(ray, reference)
+                    free.append(worker)
+                    continue
+                worker, job = busy.pop(reference)
+                try:
+                    yield Outcome(_state(ray, reference))
+                    free.append(worker)
+                except ray.exceptions.RayActorError as error:
+                    starting[_when_ready(worker)] = worker
+                    deaths[job.slide_id] += 1
+                    log.warning("ray: the worker of %s died: %s", job.sample.path.name, str(error).splitlines()[0])
+                    if deaths[job.slide_id] < TRIES:
+                        queue.appendleft(job)
+                        continue
+                    reason = f"Its worker process died {TRIES} times: {str(error).splitlines()[0]}"
+                    yield Outcome(failed_outside(job, run, reason, error="WorkerDied"))
     finally:
         for worker in workers:
             ray.kill(worker)
+
+
+def _when_ready(worker: Any) -> Any:
+    """A reference that is there as soon as the worker's process is, however often Ray must start it."""
+    return worker.ready.options(max_task_retries=-1).remote()
+
+
+def _state(ray: Any, reference: Any) -> SlideState:
+    """How a slide ended. Raises what no other slide would escape, and RayActorError where its actor died."""
+    try:
+        ended: SlideState | WsiChatError = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise EngineDied(
+            f"A Ray worker failed: {str(error).splitlines()[-1]}",
+            hint="Every answer so far is kept; see that wsi-chat is installed the same on every machine.",
+        ) from error
+    if isinstance(ended, WsiChatError):
+        raise ended
+    return ended
+
+
+def _started(ray: Any, reference: Any) -> None:
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise EngineDied(
+            f"A Ray worker cannot start: {str(error).splitlines()[-1]}",
+            hint="Every answer so far is kept; see that wsi-chat is installed the same on every machine.",
+        ) from error
 
 
 def _workers(ray: Any, run: RunFolder, model: Model, *, wanted: int | None, most: int) -> list[Any]:
@@ -137,23 +176,12 @@ def _workers(ray: Any, run: RunFolder, model: Model, *, wanted: int | None, most
         num_cpus=1 / math.ceil(count / cpus),
         num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
         max_restarts=-1,
-        max_task_retries=TRIES - 1,
+        max_task_retries=0,  # see _work
     )
     log.info("ray: %d actors on %d GPUs and %d cores", count, gpus, cpus)
     return [
         kind.remote(str(run.path.resolve()), model.settings, model.start, max(1, cpus // count)) for _ in range(count)
     ]
-
-
-def _lost(ray: Any, sent: Mapping[str, tuple[Job, Any]]) -> Job:
-    """A slide whose call ended with its actor's death."""
-    for job, reference in sent.values():
-        if ray.wait([reference], timeout=0)[0]:
-            try:
-                ray.get(reference)
-            except ray.exceptions.RayActorError:
-                return job
-    raise EngineDied("A Ray worker died, and no slide was with it.", hint="Run the same command again.")
 
 
 @contextmanager
