@@ -60,6 +60,7 @@ SECTIONS = {
         Entry("specimens", "List the specimen types and the reporting system of each."),
         Entry("settings", "List the settings: default, unit, option, key, and what each affects."),
         Entry("serve-command", "Print the vllm serve line that suits a checkpoint and its dialect."),
+        Entry("bench", "Measure this machine with a slide and a model, and say which setting to change."),
         Entry("doctor", "Check this machine: PASS, WARN or FAIL, with the fix on each line."),
     ),
 }
