@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import threading
 from collections import Counter
@@ -18,14 +19,23 @@ from PIL import Image
 
 import wsi_chat
 from wsi_chat.analysis.inquiry import ask_all
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides
+from wsi_chat.cohort.state import Job
+from wsi_chat.commands.analyze import _Teller
+from wsi_chat.commands.progress import SlideBar
+from wsi_chat.commands.terminal import Console
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import Fault, ScriptedEngine
 from wsi_chat.engines.asker import Asked, Asker
 from wsi_chat.engines.protocol import EngineCrashed
+from wsi_chat.errors import SlideNotFound
 from wsi_chat.journal import Journal
 from wsi_chat.schema import Query
+from wsi_chat.settings import Settings
 from wsi_chat.tasks import describe
 
 QUICK: dict[str, Any] = {"format": "json", "gallery": 0}
@@ -311,3 +321,25 @@ def test_a_slide_with_a_question_unanswered_is_done_again(
     assert len(made[1].asked) == 1
     wsi_chat.analyze(small_slide, out=tmp_path, **more)
     assert len(made) == 2
+
+
+def test_what_is_said_of_a_slide_leaves_the_bar_of_the_next_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    first, second = (Sample("", tmp_path / name) for name in ("a.tiff", "b.tiff"))
+    with _Teller(RunFolder(tmp_path), terminal, bars=True, verdicts=True) as teller:
+        before = teller.begun(first)
+        before("screen", 1, 4)
+        bar = teller.begun(second)
+        bar("screen", 1, 4)
+        before("documents", 1, 4)  # of the slide whose bar is gone
+        gone = SlideNotFound("a.tiff is gone", hint="Put it back.")
+        teller.ended(Outcome(Job(first, Settings(), "").state(status="failed"), error=gone))
+        assert isinstance(bar, SlideBar)
+        assert bar.shown
+        bar("screen", 2, 4)
+        teller.ended(Outcome(Job(second, Settings(), "").state(status="failed"), error=gone))
+        assert not bar.shown
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("a.tiff is gone")) == ("", 2)

@@ -53,10 +53,15 @@ class SlideBar:
         rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
         bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
 
+    @property
+    def shown(self) -> bool:
+        """Whether it is on the terminal now."""
+        return self._bars is not None and self._bars.live.is_started
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Within the block the terminal is free for what is said of another slide."""
-        if self._bars is None:
+        if self._bars is None or not self.shown:
             yield
             return
         self._bars.stop()
