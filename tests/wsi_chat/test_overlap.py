@@ -34,6 +34,7 @@ from wsi_chat.engines.asker import Asked, Asker
 from wsi_chat.engines.protocol import EngineCrashed
 from wsi_chat.errors import SlideNotFound
 from wsi_chat.journal import Journal
+from wsi_chat.names import Names
 from wsi_chat.schema import Query
 from wsi_chat.settings import Settings
 from wsi_chat.tasks import describe
@@ -335,11 +336,11 @@ def test_what_is_said_of_a_slide_leaves_the_bar_of_the_next_where_it_is(
         bar("screen", 1, 4)
         before("documents", 1, 4)  # of the slide whose bar is gone
         gone = SlideNotFound("a.tiff is gone", hint="Put it back.")
-        teller.ended(Outcome(Job(first, Settings(), "").state(status="failed"), error=gone))
+        teller.ended(Outcome(Job(first, Settings(), "", Names("a.tiff")).state(status="failed"), error=gone))
         assert isinstance(bar, SlideBar)
         assert bar.shown
         bar("screen", 2, 4)
-        teller.ended(Outcome(Job(second, Settings(), "").state(status="failed"), error=gone))
+        teller.ended(Outcome(Job(second, Settings(), "", Names("b.tiff")).state(status="failed"), error=gone))
         assert not bar.shown
     told = capsys.readouterr()
     assert (told.out, told.err.count("a.tiff is gone")) == ("", 2)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_chat import tasks
 from wsi_chat.bench.result import Bench, Stage, advise
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.names import shown_names
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.remarks import counted
 
@@ -75,7 +76,7 @@ def _rendered(folder: Path, progress: Progress) -> Path:
 
 def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wanted: int, progress: Progress) -> Bench:
     from wsi_chat.analysis.pipeline import ask_slide
-    from wsi_chat.analysis.run_folder import RunFolder
+    from wsi_chat.analysis.run_folder import RunFolder, slide_id
     from wsi_chat.analysis.stages import prepare_slide
 
     began = time.perf_counter()
@@ -120,7 +121,8 @@ def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wante
         progress("engine alone", 2, 2)
     finally:
         prepared.close()
-    asked = ask_slide(path, RunFolder(scratch / "out").open(), limited, model, progress=progress)
+    run, names = RunFolder(scratch / "out").open(), shown_names(path, path.name)
+    asked = ask_slide(path, run, limited, model, name=slide_id(path), names=names, progress=progress)
     clock, report = asked.judged.run.clock, asked.judged.report
     asked.document()
     seconds = clock.seconds

@@ -127,7 +127,7 @@ def _work(
                 except ray.exceptions.RayActorError as error:
                     starting[_when_ready(worker)] = worker
                     deaths[job.slide_id] += 1
-                    log.warning("ray: the worker of %s died: %s", job.sample.path.name, str(error).splitlines()[0])
+                    log.warning("ray: the worker of %s died: %s", job.sample.file_name, str(error).splitlines()[0])
                     if deaths[job.slide_id] < TRIES:
                         queue.appendleft(job)
                         continue
