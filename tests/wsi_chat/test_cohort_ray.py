@@ -9,12 +9,22 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.cohort.on_ray import TRIES, _work
+from wsi_chat.cohort.state import Job
+from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
+from wsi_chat.names import Names
+from wsi_chat.progress import no_progress
+from wsi_chat.settings import Settings
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
 # A process of its own: Ray starts threads and sockets that outlive a test.
 PROGRAM = """
@@ -55,6 +65,7 @@ print(json.dumps({"counts": result.counts, "reasons": [s.reason for s in result.
 """
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # half a minute where nothing else runs
 def test_a_killed_worker_loses_nothing_and_asks_nothing_twice(small_slide: Path, tmp_path: Path) -> None:
@@ -96,3 +107,110 @@ def test_without_ray_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         wsi_chat.analyze_cohort(
             [small_slide], out=tmp_path, engine=lambda: ScriptedEngine({}), executor="ray", actors=0
         )
+
+
+class RayActorError(Exception):
+    """As Ray's, of an actor that died."""
+
+
+class Lent:
+    """A stand-in for Ray with actors in this process: the first dies in its first slide, with its machine."""
+
+    exceptions = SimpleNamespace(RayActorError=RayActorError, RayTaskError=KeyError, RayError=RayActorError)
+
+    def __init__(self, *, dies: int = 1) -> None:
+        self.dies = dies
+        self.done: list[tuple[int, str]] = []
+        self.actors: list[Any] = []
+        self.killed: list[Any] = []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, kind: type) -> Any:
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=self._actor))
+
+    def _actor(self, *given: Any) -> Any:
+        number, gone = len(self.actors), []
+
+        def attempt(job: Job) -> Any:
+            if number < self.dies:
+                gone.append(job)
+                return RayActorError("The actor died with its machine.")
+            self.done.append((number, job.slide_id))
+            return job.state(status="done")
+
+        def ready() -> Any:
+            return None if gone else "up"  # where there is no room, it is never started again
+
+        actor = SimpleNamespace(
+            attempt=SimpleNamespace(remote=lambda job: Reference(attempt(job))),
+            ready=SimpleNamespace(options=lambda **options: SimpleNamespace(remote=lambda: Reference(ready()))),
+        )
+        self.actors.append(actor)
+        return actor
+
+    def wait(self, references: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        there = [reference for reference in references if reference.value is not None]
+        if not there:
+            raise AssertionError("the run waits for an actor that never comes")
+        return there[:num_returns], []
+
+    def get(self, reference: Any) -> Any:
+        if isinstance(reference.value, Exception):
+            raise reference.value
+        return reference.value
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+
+class Reference:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def jobs(folder: Path, count: int) -> list[Job]:
+    made = []
+    for n in range(count):
+        sample = Sample(f"s{n}", folder / f"s{n}.tiff")
+        made.append(Job(sample, Settings(), "", Names(f"s{n}.tiff")))
+    return made
+
+
+def test_the_slide_of_a_machine_that_is_gone_goes_to_a_worker_that_lives(tmp_path: Path) -> None:
+    ray, begun = Lent(), []
+    run = RunFolder(tmp_path).open()
+    given = jobs(tmp_path, 4)
+    outcomes = list(
+        _work(ray, given, run, Model(Settings()), actors=2, begun=lambda job: begun.append(job.slide_id) or no_progress)
+    )
+    assert sorted(outcome.state.slide_id for outcome in outcomes) == sorted(job.slide_id for job in given)
+    assert {outcome.state.status for outcome in outcomes} == {"done"}
+    assert {number for number, _ in ray.done} == {1}  # the dead one's slide too
+    assert len(begun) == len(given) + 1
+    assert ray.killed == ray.actors
+
+
+def test_a_slide_whose_workers_die_each_time_is_failed_and_the_others_go_on(tmp_path: Path) -> None:
+    class Restarting(Lent):
+        """Every actor comes up again, and dies of one slide."""
+
+        def _actor(self, *given: Any) -> Any:
+            actor = super()._actor(*given)
+            self.dies = 0
+            whole = actor.attempt.remote
+
+            def attempt(job: Job) -> Reference:
+                return Reference(RayActorError("killed")) if job.sample.sample_id == "s1" else whole(job)
+
+            actor.attempt = SimpleNamespace(remote=attempt)
+            return actor
+
+    run = RunFolder(tmp_path).open()
+    ray = Restarting(dies=0)
+    outcomes = list(_work(ray, jobs(tmp_path, 3), run, Model(Settings()), actors=2, begun=lambda job: no_progress))
+    states = {outcome.state.sample_id: outcome.state for outcome in outcomes}
+    assert {name: state.status for name, state in states.items()} == {"s0": "done", "s1": "failed", "s2": "done"}
+    assert states["s1"].error == "WorkerDied"
+    assert f"died {TRIES} times" in states["s1"].reason

@@ -406,3 +406,25 @@ def test_a_name_that_is_not_utf8_has_its_row_its_state_and_its_page(slides: Path
     assert row["file"] == r"caf\xe9.tiff"
     assert row["image_path"] == r"caf\xe9.tiff"
     assert r"caf\xe9.tiff" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_table_of_a_cohort_that_takes_long_to_write_is_written_at_its_end(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi_chat.cohort import book
+
+    written = []
+    write = book.write_summary
+
+    def counting(*args: Any, **options: Any) -> Path:
+        written.append(args)
+        return write(*args, **options)
+
+    monkeypatch.setattr(book, "write_summary", counting)
+    monkeypatch.setattr(book, "SUMMARY_SECONDS", -1.0)  # every writing counts as long
+    monkeypatch.setattr(book, "SUMMARY_SHARE", 1e12)
+    engine = ScriptedEngine(calm)
+    result = wsi_chat.analyze_cohort(three(slides, tmp_path), out=tmp_path / "out", engine=engine, **QUICK)
+    assert len(written) == 2  # before the first slide, and after the last
+    assert [row["state"] for row in summary(tmp_path / "out")] == ["done"] * 3
+    assert result.counts == {"done": 3}
