@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tilers.samples import EIGHT_BITS, Depth, depth_in_use
 from wsi_chat.errors import SlideUnsupported
+from wsi_chat.schema import Remark
 
 # Red, green, blue come last of the single colours: the order that viewers give unnamed channels.
 DEFAULT_COLOURS = ("0000FF", "00FF00", "FF0000", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
@@ -39,12 +40,24 @@ class ChannelStatement:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """How channels become RGB: as red, green, blue (and alpha) or grey of ``depth``, or mixed from ``channels``."""
+    """How channels become RGB: as red, green, blue (and alpha) or grey of ``depth``, or mixed from ``channels``.
+
+    ``uncoloured``: how many of the mixed channels have no colour in the file, and got one of ours.
+    """
 
     channels: tuple[Channel, ...] = ()
     depth: Depth = EIGHT_BITS
     alpha: bool = False
     grey: bool = False
+    uncoloured: int = 0
+
+    @property
+    def notes(self) -> tuple[Remark, ...]:
+        """What a reader of the picture must know of its brightness and colours."""
+        depth = () if self.depth.note is None else (self.depth.note,)
+        if not self.uncoloured:
+            return depth
+        return (*depth, Remark("slide.false_colours", n=len(self.channels), unnamed=self.uncoloured))
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -108,18 +121,20 @@ def choose_mixing(
         if depth is not None:
             return Mixing(depth=depth, grey=True)
         statements = [replace(alone, colour="FFFFFF")]
-    channels = []
+    channels, uncoloured = [], 0
     for i in range(count):
         statement = statements[i] if i < len(statements) else ChannelStatement()
         if not statement.shown:
             continue
-        colour = statement.colour if len(statement.colour) == 6 else DEFAULT_COLOURS[i % len(DEFAULT_COLOURS)]
+        stated = len(statement.colour) == 6
+        uncoloured += not stated
+        colour = statement.colour if stated else DEFAULT_COLOURS[i % len(DEFAULT_COLOURS)]
         r, g, b = (int(colour[j : j + 2], 16) / 255 for j in (0, 2, 4))
         low, high = statement.window or _window(sample(i))
         channels.append(Channel(i, (r, g, b), low, high))
     if not channels:
         raise SlideUnsupported("none of its channels is marked as shown")
-    return Mixing(channels=tuple(channels))
+    return Mixing(channels=tuple(channels), uncoloured=uncoloured)
 
 
 def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDArray[Any]], bits: int | None) -> None:

@@ -233,10 +233,20 @@ def test_two_ome_channels_are_mixed_with_their_colours(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     write(path, data, tiled=True, photometric="minisblack", metadata={"axes": "CYX", "Channel": {"Color": colours}})
     got = shown(path)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.notes == ()  # the file says which colours they have
     assert got[10, 10].tolist() == [255, 0, 255]
     assert got[10, 100].tolist() == [255, 0, 0]
     assert got[100, 10].tolist() == [0, 0, 255]
     assert got[100, 100].tolist() == [0, 0, 0]
+
+
+def test_mixed_channels_without_colours_are_said_to_be_in_false_ones(tmp_path: Path) -> None:
+    data = np.zeros((2, 128, 128), np.uint8)
+    data[0, :64], data[1, :, :64] = 200, 100
+    path = write(tmp_path / "a.ome.tif", data, tiled=True, photometric="minisblack", metadata={"axes": "CYX"})
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.notes == ("a mixture of 2 channels in false colours: the file gives 2 of them no colour",)
 
 
 def test_images_of_one_size_without_metadata_say_which_is_read(tmp_path: Path) -> None:

@@ -82,8 +82,7 @@ class OmeZarrBackend(WindowBackend):
         self._mixing = self._choose_mixing(meta.get("omero") or {})
         if self._mixing.is_dark:
             self.background = (0, 0, 0)
-        if self._mixing.depth.note is not None:
-            self.notes = (*self.notes, self._mixing.depth.note)
+        self.notes = (*self.notes, *self._mixing.notes)
 
     def _length(self, axis: str) -> int:
         return int(self._arrays[0].shape[self._axes.index(axis)]) if axis in self._axes else 1

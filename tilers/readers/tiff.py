@@ -139,7 +139,7 @@ class TiffBackend(WindowBackend):
             )
             if self._mixing.is_dark:
                 self.background = (0, 0, 0)
-            self._note(self._mixing.depth.note)
+            self.notes = (*self.notes, *self._mixing.notes)
             return
         if first.photometric == PALETTE:
             self._palette = _palette(first)
