@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.samples import EIGHT_BITS, Depth, depth_in_use
-from wsi_chat.errors import SlideUnsupported
+from tilers.unreadable import UnsupportedKind
 from wsi_chat.schema import Remark
 
 # Red, green, blue come last of the single colours: the order that viewers give unnamed channels.
@@ -71,7 +71,14 @@ class Mixing:
         return bool(self.channels)
 
     def __call__(self, planes: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
-        """(h, w) arrays, one per ``shown`` channel, as (h, w, 3) or (h, w, 4)."""
+        """(h, w) arrays, one per ``shown`` channel, as (h, w, 3) or (h, w, 4).
+
+        Where a channel holds no number (NaN), nothing was scanned: alpha is 0 there.
+        """
+        unscanned = _unscanned(planes)
+        if unscanned is not None:
+            shown = self([np.nan_to_num(plane, nan=0.0) for plane in planes])
+            return np.dstack([shown[..., :3], np.where(unscanned, 0, 255).astype(np.uint8)])
         if not self.channels:
             if len(planes) == 1:
                 return np.repeat(self.depth.shrink(planes[0])[..., None], 3, axis=2)
@@ -105,6 +112,7 @@ def choose_mixing(
     Raises:
         SlideUnsupported: values that are not brightness, or channels on a bright background without colours.
     """
+    sample = _numbers_of(sample)
     colours = [statement.colour.upper() for statement in statements[:3]]
     plain = not any(colours) or len(set(colours)) == 1 or tuple(colours) == RGB_COLOURS
     plain = plain and all(statement.shown for statement in statements[:3])
@@ -133,8 +141,29 @@ def choose_mixing(
         low, high = statement.window or _window(sample(i))
         channels.append(Channel(i, (r, g, b), low, high))
     if not channels:
-        raise SlideUnsupported("none of its channels is marked as shown")
+        raise UnsupportedKind("none of its channels is marked as shown")
     return Mixing(channels=tuple(channels), uncoloured=uncoloured)
+
+
+def _unscanned(planes: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
+    """Where a plane holds no number, (h, w); None where all of them hold numbers everywhere."""
+    if planes[0].dtype.kind != "f":
+        return None
+    found: NDArray[np.bool_] = np.any([np.isnan(plane) for plane in planes], axis=0)
+    return found if found.any() else None
+
+
+def _numbers_of(sample: Callable[[int], NDArray[Any]]) -> Callable[[int], NDArray[Any]]:
+    """The same samples without what is no number."""
+
+    def numbers(channel: int) -> NDArray[Any]:
+        values = sample(channel)
+        if values.dtype.kind != "f":
+            return values
+        known = values[~np.isnan(values)]
+        return known if known.size else np.zeros(1, values.dtype)
+
+    return numbers
 
 
 def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDArray[Any]], bits: int | None) -> None:
@@ -142,7 +171,7 @@ def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDA
     samples = [sample(i) for i in range(count)]
     varied = [values for values in samples if values.min() < values.max()]
     if varied and _bright_depth(varied, dtype, bits) is not None:
-        raise SlideUnsupported(
+        raise UnsupportedKind(
             f"it has {count} channels on a bright background, and nothing says which of them are red, green and blue"
         )
 

@@ -406,7 +406,7 @@ def open_slide(
     path = Path(path)
     _check_path(path)
     _check_header(path)
-    reasons = []
+    reasons, errors = [], []
     for candidate in candidates(path, reader):
         try:
             backend = candidate.open(path)
@@ -415,6 +415,7 @@ def open_slide(
         except Exception as error:  # a plugin may raise anything
             reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
             reasons.append(f"{candidate.name}: {reason}")
+            errors.append(error)
             continue
         try:
             return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z, names=names)
@@ -423,7 +424,7 @@ def open_slide(
             raise
     raise SlideUnsupported(
         f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
-        hint=way_out(path),
+        hint=way_out(path, errors),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tilers import TileStream, open_slide, plan_tiles
@@ -18,6 +19,7 @@ from tilers.readers import addons
 from wsi_chat.errors import SlideError, SlideNotFound, SlideUnsupported
 
 from .conftest import textured
+from .test_omezarr import write_zarr
 
 
 def write_kfb(path: Path, image: np.ndarray, *, tile: int = 256, mpp: float = 0.5) -> Path:
@@ -109,6 +111,31 @@ def test_the_hint_fits_the_format(tmp_path: Path, name: str, message: str, hint:
     import re
 
     assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("kind", ["photometric", "compression", "samples", "channels", "zarr"])
+def test_an_unsupported_kind_is_to_be_converted_not_copied_again(tmp_path: Path, kind: str, tiled: bool) -> None:
+    image, path = textured(128, 128), tmp_path / "a.tif"
+    how: dict[str, object] = {"photometric": "rgb"}
+    if kind == "photometric":
+        image, how = image[..., 0], {"photometric": "cfa"}
+    elif kind == "samples":
+        image = image.astype(np.int32) - 200
+    elif kind == "channels":
+        image = 255 - image[..., [0, 1]] // 8  # as bright as glass
+        how = {"photometric": "minisblack", "planarconfig": "contig"}
+    if kind == "zarr":
+        path = write_zarr(tmp_path / "a.zarr", [image.transpose(2, 0, 1).astype(np.float32) - 300])
+    else:
+        tifffile.imwrite(path, image, tile=(64, 64) if tiled else None, metadata=None, **how)
+    if kind == "compression":
+        data = path.read_bytes()
+        at = data.index(struct.pack("<HHI", 259, 3, 1))
+        path.write_bytes(data[: at + 8] + struct.pack("<H", 34676) + data[at + 10 :])  # SGI LogLuv
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(path)
+    assert caught.value.hint.startswith("Convert it to 8-bit RGB")
 
 
 def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:

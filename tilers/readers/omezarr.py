@@ -24,6 +24,7 @@ from tilers.ome import MAX_XML, parse_ome_xml, unit_um
 from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -254,10 +255,14 @@ def _check_levels(arrays: Sequence[Any], axes: Sequence[str]) -> None:
             raise SlideUnsupported(f"a level claims {width:,} x {height:,} px")
         cx, cy = (min(int(array.chunks[i]), int(array.shape[i])) for i in (x, y))
         if -(-min(width, 512) // cx) * -(-min(height, 512) // cy) > MAX_CHUNKS_PER_WINDOW:
-            raise SlideUnsupported(f"its chunks are {cx} x {cy} px, too small to be read; write it with larger ones")
+            raise UnsupportedKind(
+                f"its chunks are {cx} x {cy} px, too small to be read; write it with larger ones", hint=REWRITE
+            )
     width, height = int(arrays[-1].shape[x]), int(arrays[-1].shape[y])
     if width * height > MAX_COARSEST_PIXELS:
-        raise SlideUnsupported(f"its smallest level has {width:,} x {height:,} px; write it with smaller levels")
+        raise UnsupportedKind(
+            f"its smallest level has {width:,} x {height:,} px; write it with smaller levels", hint=REWRITE
+        )
 
 
 def _axis_name(axis: Any) -> str:
@@ -268,10 +273,10 @@ def _check(array: Any, axes: Sequence[str]) -> None:
     if len(axes) != array.ndim:
         raise SlideUnsupported(f"axes {''.join(axes)!r} do not fit an array of shape {tuple(array.shape)}")
     if array.dtype.kind not in "uif":
-        raise SlideUnsupported(f"pixels are {array.dtype}")
+        raise UnsupportedKind(f"pixels are {array.dtype}")
     chunk = math.prod(int(n) for n in array.chunks) * array.dtype.itemsize
     if chunk > MAX_CHUNK_BYTES:
-        raise SlideUnsupported(f"one chunk is {chunk / 2**20:.0f} MiB; write it with smaller chunks")
+        raise UnsupportedKind(f"one chunk is {chunk / 2**20:.0f} MiB; write it with smaller chunks", hint=REWRITE)
 
 
 def _resolution(scales: Mapping[str, Any], x: int, y: int) -> Resolution | None:

@@ -40,6 +40,7 @@ from tilers.samples import (
 from tilers.segments import JPEG, JPEG2000, TiffImage
 from tilers.tiff_content import DESCRIPTION, Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -82,8 +83,9 @@ class TiffBackend(WindowBackend):
         self.planes = len(self._levels[0].images)
         coarsest = self._levels[-1].first
         if coarsest.width * coarsest.height > MAX_COARSEST_PIXELS:
-            raise SlideUnsupported(
-                f"it states {width:,} x {height:,} px and no smaller level; convert it to a pyramidal TIFF"
+            raise UnsupportedKind(
+                f"it states {width:,} x {height:,} px and no smaller level; convert it to a pyramidal TIFF",
+                hint=REWRITE,
             )
         x, y, unit = (getattr(first.page.tags.get(tag), "value", None) for tag in (282, 283, 296))
         x, y = ratio(x), ratio(y)
@@ -279,7 +281,7 @@ def _palette(image: TiffImage) -> NDArray[np.uint8]:
     """(256, 3) colours of a palette image; TIFF stores them with 16 bits."""
     colours = np.asarray(getattr(image.page.tags.get(320), "value", ()), np.uint32)
     if image.bits > 8 or colours.size != 3 * 2**image.bits:
-        raise SlideUnsupported("its photometric interpretation is palette, but its colour map does not fit its depth")
+        raise UnsupportedKind("its photometric interpretation is palette, but its colour map does not fit its depth")
     table = colours.reshape(3, -1).T
     eight = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
     return np.pad(eight, ((0, 256 - len(eight)), (0, 0)))

@@ -114,8 +114,9 @@ def evaluate(
     phrased = [_phrase(row) for row in kinds["phrase"]]
     chosen = [choice for _, choice in picked]
     named = zip((*kinds["refer"], *kinds["phrase"]), (*referred, *phrased), strict=True)
-    unread = [row for row, said in (*picked, *named) if said.predicted is None] + boxes.unread
-    unread = [row for row in unread if row.status != "failed"]
+    silent = [row for row, choice in picked if choice.predicted is None]
+    silent += [row for row, name in named if name.predicted is None]
+    unread = [row for row in (*silent, *boxes.unread) if row.status != "failed"]
     refused = sum(declines(row.predict) for row in unread)
     if boxed := [row.line for kind in TEXT_KINDS for row in kinds[kind] if BOX.search(row.predict)]:  # type: ignore[index]
         notes.append(
