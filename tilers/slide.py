@@ -27,6 +27,7 @@ from tilers.readers import Backend, Pixels, candidates
 from tilers.readers.memory import NAME as MEMORY
 from tilers.readers.memory import open_memory
 from tilers.reduce import shrink, view
+from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
 from tilers.unreadable import describe_file, way_out
@@ -390,7 +391,8 @@ def open_slide(
 
     Args:
         path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
-            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side.
+            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side. An
+            address (``https://``, ``s3://`` and the like) of a TIFF, a picture or an OME-Zarr is read part by part.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
         z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
@@ -403,7 +405,7 @@ def open_slide(
         SlideUnreadable: an image that is damaged.
         SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
     """
-    path = Path(path)
+    path = slide_path(path)
     _check_path(path)
     _check_header(path)
     reasons, errors = [], []
@@ -443,12 +445,13 @@ def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> S
 
 
 def _check_path(path: Path) -> None:
-    if not path.exists():
+    if isinstance(path, RemotePath):
+        path.look()  # says itself what is wrong
+    elif not path.exists():
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
-        names = {p.name for p in path.iterdir()}
-        slide = names & {"zarr.json", ".zgroup", ".zattrs"} or dicom_files(path) or photographs_in(path)
-        if not slide:
+        slide = any((path / mark).is_file() for mark in STORE_MARKS)
+        if not slide and (isinstance(path, RemotePath) or not (dicom_files(path) or photographs_in(path))):
             raise SlideNotFound(
                 f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
                 hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "

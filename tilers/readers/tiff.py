@@ -24,6 +24,7 @@ from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
 from tilers.properties import allow_listed, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, WindowBackend
+from tilers.remote import RemotePath
 from tilers.samples import (
     ALPHAS,
     BLACK_IS_ZERO,
@@ -59,10 +60,16 @@ class TiffBackend(WindowBackend):
     vendor = "generic-tiff"
 
     def __init__(self, path: Path) -> None:
-        self._tiff: Any = tifffile.TiffFile(path, _multifile=False)
         self._file = path.open("rb")
+        self._read_at = path.read_range if isinstance(path, RemotePath) else self._read_local
+        source = self._file if isinstance(path, RemotePath) else path
         try:
-            size = os.fstat(self._file.fileno()).st_size
+            self._tiff: Any = tifffile.TiffFile(source, _multifile=False)
+        except BaseException:
+            self._file.close()
+            raise
+        try:
+            size = path.stat().st_size
             content = read_content(self._tiff, size)
             self._levels = content.levels
             self._describe(content, size)
@@ -259,13 +266,16 @@ class TiffBackend(WindowBackend):
         for layer in range(image.layers):
             index = (layer * image.rows + row) * image.columns + column
             count = int(image.counts[index])
-            part = os.pread(self._file.fileno(), count, int(image.offsets[index]))
+            part = self._read_at(int(image.offsets[index]), count)
             if len(part) < count:
                 raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
             data.append(part)
         if not all(data):  # a channel that was left out because it is empty
             return np.zeros((*image.piece_shape(row, column), image.samples), image.dtype)
         return image.decode(data, row, column)
+
+    def _read_local(self, start: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, start)
 
     def close(self) -> None:
         self._tiff.close()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
+from tilers.remote import RemotePath
 from tilers.scan_choice import check_first_image
 from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
@@ -58,11 +59,13 @@ class TiffSlideBackend(WindowBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._slide: Any = tiffslide.TiffSlide(str(path))
+        source: Any = path.open("rb") if isinstance(path, RemotePath) else str(path)
+        self._file = source if isinstance(path, RemotePath) else None
+        self._slide: Any = tiffslide.TiffSlide(source)
         try:
             self._describe(path.stat().st_size)
         except BaseException:
-            self._slide.close()
+            self.close()
             raise
 
     def _describe(self, file_size: int) -> None:
@@ -113,6 +116,8 @@ class TiffSlideBackend(WindowBackend):
 
     def close(self) -> None:
         self._slide.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _check(page: Any) -> None:

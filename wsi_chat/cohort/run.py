@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tilers.remote import slide_path
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
@@ -249,7 +250,7 @@ def _resolved(
 
 def _sample(path: str | Path) -> Sample:
     """A slide that is named by its path alone."""
-    sample = Sample("", Path(path).expanduser().absolute())
+    sample = Sample("", slide_path(path).expanduser().absolute())
     return replace(sample, sample_id=sample.slide_id)
 
 

@@ -157,8 +157,8 @@ def picture_of(
     if stated is not None and stated != size:
         turned = " It is stored turned, and shown upright." if stated == size[::-1] and size[0] != size[1] else ""
         raise SlideError(
-            f"{path} has {size[0]} x {size[1]} px, its annotation in {stated_in or source} states {stated[0]} x {stated[1]} px."
-            f"{turned}",
+            f"{path} has {size[0]} x {size[1]} px, its annotation in {stated_in or source} states "
+            f"{stated[0]} x {stated[1]} px.{turned}",
             hint="Annotate the picture itself, or give the one that was annotated.",
         )
     bounds = Box(0, 0, *size)
