@@ -185,7 +185,7 @@ def _bright_depth(samples: Sequence[NDArray[Any]], dtype: np.dtype[Any], bits: i
 
 
 def _is_alpha(sample: NDArray[Any]) -> bool:
-    top = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else 1
+    top = np.iinfo(sample.dtype).max if sample.dtype.kind in "ui" else 1
     ends = float(((sample == 0) | (sample == top)).mean())
     return ends > 0.95 and bool((sample == top).any())
 

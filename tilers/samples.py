@@ -53,8 +53,9 @@ class Depth:
         if values.dtype == np.uint8 and self.top == 255:
             return np.asarray(values, np.uint8)
         bits = int(self.top).bit_length()
-        if values.dtype.kind == "u" and bits >= 8 and self.top == 2**bits - 1:  # the upper byte of the depth in use
-            return np.asarray(np.minimum(values, values.dtype.type(self.top)) >> (bits - 8), np.uint8)
+        if values.dtype.kind in "ui" and bits >= 8 and self.top == 2**bits - 1:  # the upper byte of the depth in use
+            most = min(self.top, np.iinfo(values.dtype).max)
+            return np.asarray(np.clip(values, 0, values.dtype.type(most)) >> (bits - 8), np.uint8)
         scaled = np.nan_to_num(values.astype(np.float32), nan=0.0) * np.float32(255 / self.top)
         return np.asarray(np.clip(scaled, 0, 255) + 0.5, np.uint8)
 

@@ -91,7 +91,9 @@ class TiffImage:
         rows, columns = self.piece
         if rows < 1 or columns < 1:
             raise SlideUnsupported(f"its pieces claim {columns} x {rows} px")
-        if self.dtype.kind not in "uf" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
+        if self.dtype.kind == "b":
+            raise UnsupportedKind("its pixels have 1 bit, black or white, which shows no cells")
+        if self.dtype.kind not in "uif" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
             raise UnsupportedKind(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
         size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize
         if size > (MAX_TILE_BYTES if self.page.is_tiled else MAX_STRIP_BYTES):

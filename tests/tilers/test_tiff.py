@@ -82,6 +82,11 @@ PADDED = extra(1, "unspecified") | {"photometric": "minisblack"}
         ("12 in 16 bit", FIELD.astype(np.uint16) << 4, {"photometric": "rgb"}, FIELD, 0),
         ("8 in 16 bit", FIELD.astype(np.uint16), {"photometric": "rgb"}, FIELD, 0),
         ("12 in 16 bit grey", GREY.astype(np.uint16) << 4, {"photometric": "minisblack"}, FIELD[..., [0, 0, 0]], 0),
+        ("signed 16 bit", FIELD.astype(np.int16) << 4, {"photometric": "rgb"}, FIELD, 0),
+        ("32 bit", FIELD.astype(np.uint32), {"photometric": "rgb", "byteorder": ">", "bigtiff": True}, FIELD, 0),
+        ("planes in JPEG", FIELD.transpose(2, 0, 1),
+         {"photometric": "rgb", "planarconfig": "separate", "compression": "jpeg"}, None, 0),
+        ("float and its predictor", FIELD.astype(np.float32) / 255, {"photometric": "rgb", "predictor": 3}, FIELD, 0),
         ("float 0..1", FIELD.astype(np.float32) / 255, {"photometric": "rgb"}, FIELD, 0),
         ("float 0..255", FIELD.astype(np.float32), {"photometric": "rgb"}, FIELD, 0),
         ("jpeg", FIELD, {"photometric": "ycbcr", "compression": "jpeg"}, None, 0),
@@ -96,6 +101,7 @@ def test_every_sample_format_shows_the_field(
     write(path, data, tiled=tiled, **how)
     if wanted is None:  # what JPEG made of it, decoded by another program
         wanted = tifffile.imread(path)
+        wanted = wanted.transpose(1, 2, 0) if len(wanted) == 3 else wanted
     got = shown(path)
     assert np.abs(got.astype(int) - wanted).max() <= tolerance
 

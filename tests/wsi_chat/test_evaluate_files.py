@@ -157,6 +157,16 @@ def test_a_refusal_is_counted_as_one_and_as_wrong(tmp_path: Path, predict: str) 
     assert result.choice.overall.scores.accuracy.value == 0.5
 
 
+def test_a_label_that_cannot_be_read_is_not_scored_as_none_there(tmp_path: Path) -> None:
+    quad = "<|quad_start|>(100,100),(200,100),(200,200),(100,200)<|quad_end|>"
+    rows = [plain("Locate all hsil.", "No hsil is found.", label) for label in (quad, "somewhere", "No hsil is found.")]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.counts.unscored == 2
+    assert "neither a box nor words for none" in result.problems[0].reason
+    assert result.grounding is not None
+    assert result.grounding.negatives.questions == 1
+
+
 @pytest.mark.parametrize(
     "text", ["", "bananas", "The nucleus cannot be larger.", "HSIL cannot be excluded.", "No hsil is found.", "A or B"]
 )

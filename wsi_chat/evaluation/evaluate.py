@@ -246,7 +246,9 @@ class _Boxes:
 
     def _case(self, row: Prediction) -> list[GroundingCase]:
         target = target_of(row.question)
-        truth, _ = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
+        truth, known = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
+        if not known:  # nothing is not there because nobody can read where it is
+            raise AnswerError(f"the label {row.label[:60]!r} has neither a box nor words for none")
         predicted, understood = self._read(row.answer, row, label_side=False, target=target)
         if row.confidence is not None:
             predicted = [LabelledBox(one.label, one.box, row.confidence) for one in predicted]
@@ -281,7 +283,8 @@ class _Boxes:
         given = (int(width), int(height))
         reading = dialect.read_boxes(answer, Frame(given, given, spaces[dialect.spec.coordinates]), target)
         found = [LabelledBox(class_names().get(one.label.casefold(), one.label), one.box) for one in reading.boxes]
-        return found, reading.understood
+        broken = label_side and reading.dropped > 0 and not found
+        return found, reading.understood and not broken
 
     def _dialect(self, text: str, own: str, *, label_side: bool) -> Dialect:
         """The dialect in which a text is read: the one given, the row's own where it fits, else the one it shows."""
