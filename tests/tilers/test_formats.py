@@ -6,8 +6,10 @@ import gzip
 import io
 import shutil
 import struct
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,15 +86,57 @@ def test_a_missing_package_is_named_with_its_cure(
     assert "convert it" in caught.value.hint
 
 
-def test_a_package_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
-        raise OSError("libavcodec.so.58: cannot open shared object file")
-
-    monkeypatch.setattr(addons, "import_module", broken)
+def test_a_package_that_does_not_find_its_libraries_says_how_it_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "opensdpc"
+    (package / "LINUX" / "jpeg").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise OSError('libjpeg.so.8: cannot open shared object file')")
+    (package / "LINUX" / "jpeg" / "libjpeg.so.8").touch()
+    (package / "LINUX" / "libDecodeSdpc.so").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "opensdpc", raising=False)
     path = tmp_path / "slide.sdpc"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(SlideUnsupported, match="opensdpc cannot be loaded: libavcodec"):
+    with pytest.raises(SlideUnsupported, match="opensdpc cannot be loaded: libjpeg") as caught:
         open_slide(path)
+    assert f"LD_LIBRARY_PATH={package / 'LINUX'}:{package / 'LINUX' / 'jpeg'}" in caught.value.message
+
+
+class OldSdpc:
+    """As opensdpc 1.0.0 has it: no properties, levels by a scale below 1, and pixels only inside a level."""
+
+    def __init__(self, path: str) -> None:
+        self.image = textured(600, 400)
+        self.levels = [self.image, np.ascontiguousarray(self.image[::4, ::4])]
+        self.level_dimensions = tuple((a.shape[1], a.shape[0]) for a in self.levels)
+        self.level_downsamples = ((1 / 0.25) ** 0, (1 / 0.25) ** 1)
+        self.scan_magnification = 40
+        head = SimpleNamespace(contents=SimpleNamespace(ruler=0.1725))
+        self.sdpc = SimpleNamespace(contents=SimpleNamespace(picHead=head))
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        x, y = (int(at / self.level_downsamples[level]) for at in location)
+        width, height = self.level_dimensions[level]
+        assert 0 <= x <= width - size[0], "beyond the edge its library reads memory that is not its own"
+        assert 0 <= y <= height - size[1]
+        return Image.fromarray(self.levels[level][y : y + size[1], x : x + size[0]])
+
+    def close(self) -> None:
+        """As there."""
+
+
+def test_sdpc_as_its_package_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addons, "import_module", lambda name: SimpleNamespace(OpenSdpc=OldSdpc))
+    path = tmp_path / "slide.sdpc"
+    path.write_bytes(b"SQ" + bytes(100))
+    with open_slide(path) as slide:
+        assert (slide.reader, slide.size, slide.mpp, slide.mpp_source) == ("opensdpc", (600, 400), 0.1725, "sdpc ruler")
+        assert (slide.objective_power, slide.level_downsamples) == (40, (1.0, 4.0))
+        got = slide.read_region(500, 300, 0, 200, 200)
+        assert np.array_equal(got[:100, :100], textured(600, 400)[300:, 500:])
+        assert (got[100:] == 255).all()
+        assert np.array_equal(slide.read_region(0, 0, 1, 150, 100), textured(600, 400)[::4, ::4])
 
 
 @pytest.mark.parametrize(
