@@ -59,7 +59,7 @@ def test_a_manifest_may_hold_addresses(address: str, small_slide: Path, tmp_path
     out = tmp_path / "out"
     first = wsi_chat.analyze_cohort(manifest, out=out, engine=ScriptedEngine(calm), **QUICK)
     assert [state.status for state in first.states] == ["done", "done", "failed"]
-    assert "There is nothing at memory://bucket/none.svs" in first.states[2].reason
+    assert first.states[2].reason.startswith("There is nothing at .../none.svs")  # documents do not say where
     engine = ScriptedEngine(calm)
     second = wsi_chat.analyze_cohort(manifest, out=out, engine=engine, **QUICK)
     assert [state.status for state in second.states] == ["done", "done", "failed"]
