@@ -21,7 +21,7 @@ from PIL import Image
 from tilers.cards import slide_card
 from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
-from tilers.focus import fixed_plane, focus_score, read_focus
+from tilers.focus import NEIGHBOURHOOD_PX, NEIGHBOURHOOD_UM, fixed_plane, focus_score, fuse_planes, read_focus
 from tilers.photographs import is_photograph, photographs_in
 from tilers.readers import Backend, Pixels, candidates
 from tilers.readers.memory import NAME as MEMORY
@@ -63,7 +63,7 @@ class Slide:
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
         planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
-            where the setting ``z`` names it.
+            where the setting ``z`` names it. ``fused``: they are shown as one picture.
         properties: allow-listed, nothing personal.
         fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
@@ -101,6 +101,7 @@ class Slide:
         self.planes = max(1, int(backend.planes))
         plane = fixed_plane(read_focus(z), self.planes, self.name)
         self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
+        self.fused = len(self.candidate_planes) > 1 and read_focus(z) == "fused"
         notes = (*backend.notes, *settled.notes, *self._stack_notes())
         self.notes = tuple(put_otherwise(note, self.names.hide) for note in notes)
         self._opener = opener
@@ -148,7 +149,7 @@ class Slide:
         if self.planes == 1:
             return ()
         if len(self.candidate_planes) > 1:
-            return (Remark("slide.stack_sharpest", n=self.planes),)
+            return (Remark("slide.stack_fused" if self.fused else "slide.stack_sharpest", n=self.planes),)
         return (Remark("slide.stack_plane", n=self.planes, plane=self.candidate_planes[0]),)
 
     @property
@@ -242,7 +243,7 @@ class Slide:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.
 
         The region may reach beyond the slide: pixels without data take the background colour. ``z`` is a focal plane,
-        counted from 0; None shows the plane that the slide was opened for, or the sharpest of this region.
+        counted from 0; None shows the plane that the slide was opened for, the sharpest of this region, or all as one.
 
         Raises:
             SlideUnreadable: the region could not be read, not even on a fresh handle.
@@ -253,12 +254,34 @@ class Slide:
         self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Like ``read_region``, and where the scan holds data: (h, w) bool, or None where it does everywhere."""
+        if self.fused and z is None:
+            return self._read_fused(x, y, level, w, h)
         planes = self.candidate_planes if z is None else (z,)
         best = self._composite(self._read(x, y, level, w, h, planes[0]))
         for plane in planes[1:]:
             other = self._composite(self._read(x, y, level, w, h, plane))
             best = max(best, other, key=lambda shown: focus_score(shown[0]))
         return best
+
+    def _read_fused(
+        self, x: int, y: int, level: int, w: int, h: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """All planes as one picture; one that cannot be read gives way to those that can."""
+        shown, lost = [], None
+        for plane in self.candidate_planes:
+            try:
+                shown.append(self._composite(self._read(x, y, level, w, h, plane)))
+            except SlideUnreadable as error:
+                lost = error
+        if not shown:
+            assert lost is not None
+            raise lost
+        scanned = [mask for _, mask in shown if mask is not None]
+        where = np.any(scanned, axis=0) if len(scanned) == len(shown) else None
+        sigma = NEIGHBOURHOOD_PX
+        if self.mpp is not None:
+            sigma = NEIGHBOURHOOD_UM / (self.mpp * self.level_downsamples[level])
+        return fuse_planes((pixels for pixels, _ in shown), sigma=max(1.0, sigma)), where
 
     def _read(self, x: int, y: int, level: int, w: int, h: int, plane: int) -> Pixels:
         backend = self._backend
@@ -395,7 +418,8 @@ def open_slide(
             address (``https://``, ``s3://`` and the like) of a TIFF, a picture or an OME-Zarr is read part by part.
         mpp: µm per level-0 pixel; overrides the file's own metadata.
         reader: the only reader to try.
-        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
+        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``fused`` (each place from the
+            plane in which it is sharp), ``mid``, or its number from 0.
         names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
             function itself name the file.
 

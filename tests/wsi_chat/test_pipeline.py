@@ -210,8 +210,10 @@ def test_importing_the_package_loads_no_model_library() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("z", "planes"), [("best", [0, 2]), ("mid", [1]), ("2", [2])])
-def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(tmp_path: Path, z: str, planes: list[int]) -> None:
+@pytest.mark.parametrize(("z", "planes"), [("best", [0, 2]), ("mid", [1]), ("2", [2]), ("fused", [None])])
+def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(
+    tmp_path: Path, z: str, planes: list[int | None]
+) -> None:
     import tifffile
 
     planes_px = np.full((3, 256, 512, 3), 236, np.uint8)
