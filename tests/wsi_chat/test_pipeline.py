@@ -237,5 +237,5 @@ def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(
 def test_a_plane_that_a_stack_does_not_have_is_refused(small_slide: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="z"):
         wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="7")
-    with pytest.raises(SettingError, match="best, mid"):
+    with pytest.raises(SettingError, match="best, fused, mid"):
         wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="sharp")
