@@ -158,7 +158,7 @@ def _unreadable(path: Path, error: SlideUnsupported) -> str:
 
 
 def _opened(path: Path) -> Found:
-    from tilers.slide import open_slide
+    from tilers.opening import open_slide
 
     try:
         with open_slide(path) as slide:

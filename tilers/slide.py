@@ -15,25 +15,17 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from numpy.typing import NDArray
 
 from tilers.cards import slide_card
-from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
 from tilers.focus import NEIGHBOURHOOD_PX, NEIGHBOURHOOD_UM, fixed_plane, focus_score, fuse_planes, read_focus
-from tilers.photographs import is_photograph, photographs_in
-from tilers.readers import Backend, Pixels, candidates
-from tilers.readers.memory import NAME as MEMORY
-from tilers.readers.memory import open_memory
+from tilers.photographs import is_photograph
+from tilers.readers import Backend, Pixels
 from tilers.reduce import shrink, view
-from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from tilers.resolution import resolve_mpp
-from tilers.tiff_header import read_tiff_header
-from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import (
     ResolutionUnknown,
-    SlideNotFound,
     SlideUnreadable,
     SlideUnsupported,
     WsiChatError,
@@ -402,89 +394,6 @@ class Slide:
         )
 
 
-def open_slide(
-    path: str | Path,
-    *,
-    mpp: float | None = None,
-    reader: str | None = None,
-    z: str | int = "best",
-    names: Names | None = None,
-) -> Slide:
-    """Open a slide with the first reader that takes it.
-
-    Args:
-        path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
-            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side. An
-            address (``https://``, ``s3://`` and the like) of a TIFF, a picture or an OME-Zarr is read part by part.
-        mpp: µm per level-0 pixel; overrides the file's own metadata.
-        reader: the only reader to try.
-        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``fused`` (each place from the
-            plane in which it is sharp), ``mid``, or its number from 0.
-        names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
-            function itself name the file.
-
-    Raises:
-        SlideNotFound: no such file, or a folder that is not a slide.
-        SlideUnsupported: no reader opens it; the message has each reader's reason.
-        SlideUnreadable: an image that is damaged.
-        SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
-    """
-    path = slide_path(path)
-    _check_path(path)
-    _check_header(path)
-    reasons, errors = [], []
-    for candidate in candidates(path, reader):
-        try:
-            backend = candidate.open(path)
-        except SlideUnreadable:
-            raise
-        except Exception as error:  # a plugin may raise anything
-            reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
-            reasons.append(f"{candidate.name}: {reason}")
-            errors.append(error)
-            continue
-        try:
-            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z, names=names)
-        except BaseException:
-            backend.close()
-            raise
-    raise SlideUnsupported(
-        f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
-        hint=way_out(path, errors),
-    )
-
-
-def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
-    """A picture in memory as an open slide of one level.
-
-    Args:
-        picture: see `tilers.readers.memory.open_memory`.
-        mpp: µm per pixel, None where it is not known.
-
-    Raises:
-        SettingError: it is not a picture, or ``mpp`` is implausible.
-    """
-    backend = open_memory(picture)
-    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
-
-
-def _check_path(path: Path) -> None:
-    if isinstance(path, RemotePath):
-        path.look()  # says itself what is wrong
-    elif not path.exists():
-        raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
-    if path.is_dir():
-        slide = any((path / mark).is_file() for mark in STORE_MARKS)
-        if not slide and (isinstance(path, RemotePath) or not (dicom_files(path) or photographs_in(path))):
-            raise SlideNotFound(
-                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
-                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
-            )
-    elif path.stat().st_size == 0:
-        raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
-
-
 def _check_sizes(path: Path, backend: Backend) -> None:
     """Refuse sizes that no scanner makes: the mask reads the coarsest level whole."""
     sizes = [(int(w), int(h)) for w, h in backend.level_sizes]
@@ -496,14 +405,4 @@ def _check_sizes(path: Path, backend: Backend) -> None:
         raise SlideUnsupported(
             f"The smallest level of {path.name} has {sizes[-1][0]:,} x {sizes[-1][1]:,} px.",
             hint="Convert it to a pyramidal TIFF with smaller levels.",
-        )
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what makes a library abort the process or allocate without bound, before any library sees the file."""
-    header = read_tiff_header(path)
-    if header is not None and header.objection:
-        raise SlideUnsupported(
-            f"{path.name} cannot be opened as a slide: {header.objection}.",
-            hint="Copy the file again from its source; it looks damaged.",
         )

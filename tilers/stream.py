@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.focus import focus_score
+from tilers.opening import open_slide
 from tilers.plan import BLOCK, TilePlan
-from tilers.slide import open_slide
 from tilers.thread_pool import in_order
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Tile
