@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tilers.remote import RemotePath
 from wsi_chat.errors import SlideUnsupported
 
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"Rar!": "a rar archive",
@@ -72,6 +73,8 @@ def way_out(path: Path, errors: Sequence[Exception] = ()) -> str:
             head = file.read(132)
         if _archive(head):
             return "Unpack the archive and give the slide inside it."
+        if isinstance(path, RemotePath):
+            return "By address only TIFF-based slides, pictures and OME-Zarr are read: copy the slide to this machine."
         if head[128:132] == b"DICM":
             return "This kind of DICOM is not supported: export it with 8 bits per sample, or " + CONVERT + "."
     if suffix in EXTRAS:

@@ -282,5 +282,6 @@ def test_readers_of_files_alone_say_so(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="openslide reads files of this machine only"):
         open_slide(address, reader="openslide")
     fsspec.filesystem("memory").pipe_file("/bucket/a.dcm", bytes(128) + b"DICM" + bytes(100))
-    with pytest.raises(SlideUnsupported, match=r"a\.dcm cannot be opened"):
+    with pytest.raises(SlideUnsupported, match=r"a\.dcm cannot be opened") as caught:
         open_slide("memory://bucket/a.dcm")
+    assert "copy the slide to this machine" in caught.value.hint

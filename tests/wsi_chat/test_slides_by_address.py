@@ -83,6 +83,12 @@ def test_an_address_with_a_signature_is_refused_by_its_line(tmp_path: Path) -> N
     assert "hunter2" not in "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file() and p != manifest)
 
 
+def test_a_cohort_is_no_address(tmp_path: Path) -> None:
+    for source in ("s3://bucket/batch", Path("https://host/m.csv")):
+        with pytest.raises(SettingError, match="is an address; a manifest or folder of this machine"):
+            wsi_chat.analyze_cohort(source, out=tmp_path, engine=ScriptedEngine(calm))
+
+
 def test_commands_take_addresses(address: str) -> None:
     done = CliRunner().invoke(cli.app, ["info", address, "--json"])
     assert done.exit_code == 0, done.output

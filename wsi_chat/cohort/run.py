@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tilers.remote import slide_path
+from tilers.remote import RemotePath, slide_path
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pipeline import check_settings
@@ -262,7 +262,12 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
         if twice or not named:
             raise SettingError(f"{twice[0]} is named twice." if twice else "No slide is named.", hint="Name each once.")
         return tuple(named)
-    source = Path(source).expanduser()
+    source = slide_path(source).expanduser()
+    if isinstance(source, RemotePath):
+        raise SettingError(
+            f"{source} is an address; a manifest or folder of this machine is needed.",
+            hint="Write a manifest here whose image_path holds the addresses of the slides.",
+        )
     if source.is_dir():
         return find_slides(source, skip=out)
     if not source.exists():
