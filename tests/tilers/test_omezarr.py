@@ -368,3 +368,24 @@ def test_a_kilobyte_that_claims_gigabytes_opens_in_little_memory(tmp_path: Path)
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_zarr_that_is_no_image_says_what_to_give(tmp_path: Path) -> None:
+    import zarr
+
+    plate = zarr.open_group(str(tmp_path / "plate.zarr"), mode="w", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "B/3"}, {"path": "B/4"}]}
+    write_zarr(tmp_path / "plate.zarr", [textured(100, 80).transpose(2, 0, 1)], version="0.4", inside="B/3/0")
+    plate = zarr.open_group(str(tmp_path / "plate.zarr"), mode="a", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "B/3"}, {"path": "B/4"}]}
+    with pytest.raises(SlideUnsupported, match="a plate of 2 wells") as caught:
+        open_slide(tmp_path / "plate.zarr")
+    assert caught.value.hint == "Give the folder of one field of one well: plate.zarr/B/3/0."
+    with open_slide(tmp_path / "plate.zarr" / "B" / "3" / "0") as slide:
+        assert slide.size == (100, 80)
+    zarr.create_array(str(tmp_path / "array.zarr"), shape=(8, 8), chunks=(8, 8), dtype="uint8")
+    zarr.open_group(str(tmp_path / "empty.zarr"), mode="w")
+    for name in ("array.zarr", "empty.zarr"):
+        with pytest.raises(SlideUnsupported) as caught:
+            open_slide(tmp_path / name)
+        assert "multiscales metadata" in caught.value.hint

@@ -30,6 +30,7 @@ from tilers.remote import STORE_MARKS, RemotePath, digest_of, zarr_store
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
 from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideError, SlideUnsupported
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ MAX_CHUNKS_PER_WINDOW = 4096  # of 512 x 512 px; a folder of 1 x 1 px chunks wou
 MAX_SIDE = 4_000_000
 MAX_COARSEST_PIXELS = 40_000_000_000  # a level that must be read whole for the mask: 200,000 x 200,000 px
 MAX_IMAGES = 1000
+MULTISCALES = "Write it as OME-Zarr with multiscales metadata (bioformats2raw or ome-zarr-py can)."
 SAMPLE_PX = 512  # side of the windows that show which values are in use
 SAMPLES = 3  # of them along each axis
 SAMPLED_CHUNKS, SAMPLE_BYTES = 64, 64 * 2**10  # behind an address, what a fingerprint is made of
@@ -222,7 +224,10 @@ def _images(path: Path, store: Any) -> list[_Image]:
     Raises:
         SlideUnsupported: there is none.
     """
-    root: Any = zarr.open_group(store, mode="r")
+    try:
+        root: Any = zarr.open_group(store, mode="r")
+    except zarr.errors.ContainsArrayError as error:
+        raise UnsupportedKind("a bare zarr array without OME metadata", hint=MULTISCALES) from error
     meta = _metadata(root)
     if meta.get("multiscales"):
         return [_Image(path, root, meta, _candidate(root, meta, ""))]
@@ -237,7 +242,13 @@ def _images(path: Path, store: Any) -> list[_Image]:
             name = f"{series} {names[number_] if number_ < len(names) else ''}"
             images.append(_Image(path / series, group, meta, _candidate(group, meta, name)))
     if not images:
-        raise SlideUnsupported("a zarr folder without multiscales metadata")
+        wells = (meta.get("plate") or {}).get("wells") or ()
+        if wells:
+            place = f"{path.name}/{wells[0].get('path', 'A/1')}/0"
+            raise UnsupportedKind(
+                f"a plate of {counted(len(wells), 'well')}", hint=f"Give the folder of one field of one well: {place}."
+            )
+        raise UnsupportedKind("a zarr folder without multiscales metadata", hint=MULTISCALES)
     return images
 
 
