@@ -1,4 +1,4 @@
-"""Detection on stacks of focal planes: the sharpest plane of each tile against the middle plane.
+"""Detection on stacks of focal planes: the sharpest plane of each tile, all planes fused, and the middle plane.
 
     PYTHONPATH=. python benchmarks/focus_stack.py [--fields 120] [--seed 1] [--json FILE]
 
@@ -118,7 +118,7 @@ def main() -> None:
                 depths = np.full(count, one) if kind == "uneven deposit" else rng.uniform(low, high, count)
                 stacks.append(render_stack(plan, depths))
             write_stacks(path, stacks)
-            for z in ("best", "mid"):
+            for z in ("best", "fused", "mid"):
                 images, planes = read_fields(path, z)
                 measure(f"{kind}, z {z}", images)
                 if z == "best":

@@ -10,8 +10,10 @@ every level. Speed is 256 px tiles per second on one thread, the readers one aft
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
+import runpy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -79,12 +81,32 @@ def make_files(folder: Path, image: Pixels) -> Iterator[tuple[str, Path, Pixels]
     path = folder / "cmyk.tif"
     Image.fromarray(np.dstack([255 - image, 0 * image[..., :1]]), "CMYK").save(path)
     yield "TIFF, CMYK", path, image
+    path = written_kfb(folder / "a.kfb", image)
+    yield "KFB, written by ourselves", path, decoded_kfb(image)
     yield "OME-Zarr 0.5, 3 levels", write_zarr(folder / "a.ome.zarr", levels), image
     for suffix, how in (("png", {}), ("bmp", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 90})):
         path = folder / f"flat.{suffix}"
         Image.fromarray(image).save(path, **how)
         with Image.open(path) as stored:
             yield suffix.upper(), path, np.asarray(stored.convert("RGB"))
+
+
+def written_kfb(path: Path, image: Pixels) -> Path:
+    """A KFB file as the tests write it."""
+    source = Path(__file__).parents[1] / "tests" / "tilers" / "kfb.py"
+    written: Path = runpy.run_path(str(source))["write_kfb"](path, image, mpp=MPP)
+    return written
+
+
+def decoded_kfb(image: Pixels, tile: int = 256) -> Pixels:
+    """What JPEG makes of the picture, tile by tile."""
+    out = np.empty_like(image)
+    for y in range(0, SIDE, tile):
+        for x in range(0, SIDE, tile):
+            data = io.BytesIO()
+            Image.fromarray(image[y : y + tile, x : x + tile]).save(data, "JPEG", quality=95)
+            out[y : y + tile, x : x + tile] = np.asarray(Image.open(data))
+    return out
 
 
 def write_zarr(path: Path, levels: list[Pixels]) -> Path:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilers.focus import focus_score
     from tilers.foreground import Foreground, find_foreground
+    from tilers.opening import open_slide, slide_of
     from tilers.picture import open_picture, picture_size
     from tilers.plan import TilePlan, plan_tiles
     from tilers.readers import Backend, Resolution, WindowBackend, reader_names, register_reader
-    from tilers.slide import Slide, open_slide, slide_of
+    from tilers.slide import Slide
     from tilers.stream import Patch, TileStream
 
 __all__ = [
@@ -56,8 +57,8 @@ _HOMES = {
     "find_foreground": "foreground",
     "focus_score": "focus",
     "open_picture": "picture",
-    "open_slide": "slide",
-    "slide_of": "slide",
+    "open_slide": "opening",
+    "slide_of": "opening",
     "picture_size": "picture",
     "plan_tiles": "plan",
     "reader_names": "readers",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.samples import EIGHT_BITS, Depth, depth_in_use
-from wsi_chat.errors import SlideUnsupported
+from tilers.unreadable import UnsupportedKind
+from wsi_chat.schema import Remark
 
 # Red, green, blue come last of the single colours: the order that viewers give unnamed channels.
 DEFAULT_COLOURS = ("0000FF", "00FF00", "FF0000", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
@@ -39,12 +40,24 @@ class ChannelStatement:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """How channels become RGB: as red, green, blue (and alpha) or grey of ``depth``, or mixed from ``channels``."""
+    """How channels become RGB: as red, green, blue (and alpha) or grey of ``depth``, or mixed from ``channels``.
+
+    ``uncoloured``: how many of the mixed channels have no colour in the file, and got one of ours.
+    """
 
     channels: tuple[Channel, ...] = ()
     depth: Depth = EIGHT_BITS
     alpha: bool = False
     grey: bool = False
+    uncoloured: int = 0
+
+    @property
+    def notes(self) -> tuple[Remark, ...]:
+        """What a reader of the picture must know of its brightness and colours."""
+        depth = () if self.depth.note is None else (self.depth.note,)
+        if not self.uncoloured:
+            return depth
+        return (*depth, Remark("slide.false_colours", n=len(self.channels), unnamed=self.uncoloured))
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -58,7 +71,14 @@ class Mixing:
         return bool(self.channels)
 
     def __call__(self, planes: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
-        """(h, w) arrays, one per ``shown`` channel, as (h, w, 3) or (h, w, 4)."""
+        """(h, w) arrays, one per ``shown`` channel, as (h, w, 3) or (h, w, 4).
+
+        Where a channel holds no number (NaN), nothing was scanned: alpha is 0 there.
+        """
+        unscanned = _unscanned(planes)
+        if unscanned is not None:
+            shown = self([np.nan_to_num(plane, nan=0.0) for plane in planes])
+            return np.dstack([shown[..., :3], np.where(unscanned, 0, 255).astype(np.uint8)])
         if not self.channels:
             if len(planes) == 1:
                 return np.repeat(self.depth.shrink(planes[0])[..., None], 3, axis=2)
@@ -92,6 +112,7 @@ def choose_mixing(
     Raises:
         SlideUnsupported: values that are not brightness, or channels on a bright background without colours.
     """
+    sample = _numbers_of(sample)
     colours = [statement.colour.upper() for statement in statements[:3]]
     plain = not any(colours) or len(set(colours)) == 1 or tuple(colours) == RGB_COLOURS
     plain = plain and all(statement.shown for statement in statements[:3])
@@ -108,18 +129,41 @@ def choose_mixing(
         if depth is not None:
             return Mixing(depth=depth, grey=True)
         statements = [replace(alone, colour="FFFFFF")]
-    channels = []
+    channels, uncoloured = [], 0
     for i in range(count):
         statement = statements[i] if i < len(statements) else ChannelStatement()
         if not statement.shown:
             continue
-        colour = statement.colour if len(statement.colour) == 6 else DEFAULT_COLOURS[i % len(DEFAULT_COLOURS)]
+        stated = len(statement.colour) == 6
+        uncoloured += not stated
+        colour = statement.colour if stated else DEFAULT_COLOURS[i % len(DEFAULT_COLOURS)]
         r, g, b = (int(colour[j : j + 2], 16) / 255 for j in (0, 2, 4))
         low, high = statement.window or _window(sample(i))
         channels.append(Channel(i, (r, g, b), low, high))
     if not channels:
-        raise SlideUnsupported("none of its channels is marked as shown")
-    return Mixing(channels=tuple(channels))
+        raise UnsupportedKind("none of its channels is marked as shown")
+    return Mixing(channels=tuple(channels), uncoloured=uncoloured)
+
+
+def _unscanned(planes: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
+    """Where a plane holds no number, (h, w); None where all of them hold numbers everywhere."""
+    if planes[0].dtype.kind != "f":
+        return None
+    found: NDArray[np.bool_] = np.any([np.isnan(plane) for plane in planes], axis=0)
+    return found if found.any() else None
+
+
+def _numbers_of(sample: Callable[[int], NDArray[Any]]) -> Callable[[int], NDArray[Any]]:
+    """The same samples without what is no number."""
+
+    def numbers(channel: int) -> NDArray[Any]:
+        values = sample(channel)
+        if values.dtype.kind != "f":
+            return values
+        known = values[~np.isnan(values)]
+        return known if known.size else np.zeros(1, values.dtype)
+
+    return numbers
 
 
 def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDArray[Any]], bits: int | None) -> None:
@@ -127,7 +171,7 @@ def _refuse_bright(count: int, dtype: np.dtype[Any], sample: Callable[[int], NDA
     samples = [sample(i) for i in range(count)]
     varied = [values for values in samples if values.min() < values.max()]
     if varied and _bright_depth(varied, dtype, bits) is not None:
-        raise SlideUnsupported(
+        raise UnsupportedKind(
             f"it has {count} channels on a bright background, and nothing says which of them are red, green and blue"
         )
 
@@ -141,7 +185,7 @@ def _bright_depth(samples: Sequence[NDArray[Any]], dtype: np.dtype[Any], bits: i
 
 
 def _is_alpha(sample: NDArray[Any]) -> bool:
-    top = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else 1
+    top = np.iinfo(sample.dtype).max if sample.dtype.kind in "ui" else 1
     ends = float(((sample == 0) | (sample == top)).mean())
     return ends > 0.95 and bool((sample == top).any())
 

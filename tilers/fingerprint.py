@@ -1,5 +1,7 @@
 """A slide's fingerprint: quick for files of any size, and different when the scan is another one.
 
+The same file has the same fingerprint wherever it lies, on this machine or behind an address.
+
 It is a SHA-256 over the size, the dimensions of every level and blocks of the content: the first and last
 256 KiB and 16 blocks of 64 KiB spread evenly between (all of it up to 2 MiB). Truncation, another scan and
 a rewritten header change it; a few bytes altered in the middle of a large file may not.
@@ -11,6 +13,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tilers.remote import RemotePath
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -37,13 +41,16 @@ def fingerprint(path: Path, level_sizes: Sequence[tuple[int, int]]) -> str:
 def _add_file(digest: _Hash, path: Path) -> None:
     size = path.stat().st_size
     digest.update(f"|{size}|".encode())
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            digest.update(file.read())
-            return
+    parts = [(0, size)]
+    if size > WHOLE:
         step = (size - 2 * ENDS - SAMPLE) // (SAMPLES - 1)
-        middle = [(ENDS + i * step, SAMPLE) for i in range(SAMPLES)]
-        for offset, length in [(0, ENDS), *middle, (size - ENDS, ENDS)]:
+        parts = [(0, ENDS), *((ENDS + i * step, SAMPLE) for i in range(SAMPLES)), (size - ENDS, ENDS)]
+    if isinstance(path, RemotePath):
+        for data in path.read_ranges(parts):
+            digest.update(data)
+        return
+    with path.open("rb") as file:
+        for offset, length in parts:
             file.seek(offset)
             digest.update(file.read(length))
 

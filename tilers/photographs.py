@@ -19,6 +19,7 @@ from PIL import Image
 
 from tilers.properties import origin_of
 from tilers.readers.plain import MAX_PIXELS, read_header
+from tilers.remote import RemotePath, slide_path
 from tilers.resolution import resolve_mpp
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnsupported, WsiChatError, as_utf8
@@ -110,7 +111,7 @@ def listing_text(paths: Sequence[Path]) -> str:
 
 
 def read_listing(path: Path) -> tuple[Path, ...]:
-    """The photographs that a listing names; relative paths start at its folder.
+    """The photographs that a listing names, by path or address; relative paths start at its folder.
 
     Raises:
         SlideUnsupported: it is no text, or names none.
@@ -119,7 +120,8 @@ def read_listing(path: Path) -> tuple[Path, ...]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SlideUnsupported(f"not a listing of fields ({error})") from error
-    found = tuple(Path(path.parent, line) for line in lines if line and not line.startswith("#"))
+    places = [slide_path(line) for line in lines if line and not line.startswith("#")]
+    found = tuple(place if isinstance(place, RemotePath) else Path(path.parent, place) for place in places)
     if not found:
         raise SlideUnsupported("a listing that names no field")
     return found
@@ -156,7 +158,7 @@ def _unreadable(path: Path, error: SlideUnsupported) -> str:
 
 
 def _opened(path: Path) -> Found:
-    from tilers.slide import open_slide
+    from tilers.opening import open_slide
 
     try:
         with open_slide(path) as slide:

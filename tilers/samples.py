@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.readers import Pixels
-from wsi_chat.errors import SlideUnsupported
+from tilers.unreadable import UnsupportedKind
 from wsi_chat.schema import Remark
 
 # Camera and scanner values come in these depths, whatever the depth of the numbers that store them.
@@ -53,8 +53,9 @@ class Depth:
         if values.dtype == np.uint8 and self.top == 255:
             return np.asarray(values, np.uint8)
         bits = int(self.top).bit_length()
-        if values.dtype.kind == "u" and bits >= 8 and self.top == 2**bits - 1:  # the upper byte of the depth in use
-            return np.asarray(np.minimum(values, values.dtype.type(self.top)) >> (bits - 8), np.uint8)
+        if values.dtype.kind in "ui" and bits >= 8 and self.top == 2**bits - 1:  # the upper byte of the depth in use
+            most = min(self.top, np.iinfo(values.dtype).max)
+            return np.asarray(np.clip(values, 0, values.dtype.type(most)) >> (bits - 8), np.uint8)
         scaled = np.nan_to_num(values.astype(np.float32), nan=0.0) * np.float32(255 / self.top)
         return np.asarray(np.clip(scaled, 0, 255) + 0.5, np.uint8)
 
@@ -74,7 +75,7 @@ def depth_in_use(low: float, high: float, dtype: np.dtype[np.generic], *, bits: 
     if dtype.kind == "u" and dtype.itemsize == 1:
         return EIGHT_BITS
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
-        raise SlideUnsupported(f"its pixels are {dtype} with values from {low:.4g} to {high:.4g}, not brightness")
+        raise UnsupportedKind(f"its pixels are {dtype} with values from {low:.4g} to {high:.4g}, not brightness")
     if dtype.kind == "f" and high <= 1:
         return Depth(1.0, Remark("slide.unit_range"))
     depth = next(d for d in DEPTHS if high < 2**d)
@@ -113,7 +114,7 @@ def to_rgb(
     """
     count = COLOURS.get(photometric)
     if count is None or samples.shape[2] < count:
-        raise SlideUnsupported(
+        raise UnsupportedKind(
             f"its photometric interpretation is {photometric_name(photometric)} with {samples.shape[2]} samples per "
             "pixel, which cannot be shown"
         )
@@ -140,7 +141,7 @@ def to_rgb(
 
 def _paint(indices: NDArray[np.uint8], palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     if palette is None:
-        raise SlideUnsupported("its photometric interpretation is palette, but the file holds no colour map")
+        raise UnsupportedKind("its photometric interpretation is palette, but the file holds no colour map")
     return np.asarray(palette[indices[..., 0]], np.uint8)
 
 

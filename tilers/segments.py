@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tilers.samples import YCBCR, photometric_name
 from tilers.tiff_header import MAX_TILE_BYTES
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 
 NONE, LZW, OLD_JPEG, JPEG, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 6, 7, 8, 32946, 32773
@@ -90,23 +91,26 @@ class TiffImage:
         rows, columns = self.piece
         if rows < 1 or columns < 1:
             raise SlideUnsupported(f"its pieces claim {columns} x {rows} px")
-        if self.dtype.kind not in "uf" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
-            raise SlideUnsupported(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
+        if self.dtype.kind == "b":
+            raise UnsupportedKind("its pixels have 1 bit, black or white, which shows no cells")
+        if self.dtype.kind not in "uif" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
+            raise UnsupportedKind(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
         size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize
         if size > (MAX_TILE_BYTES if self.page.is_tiled else MAX_STRIP_BYTES):
-            raise SlideUnsupported(
+            raise UnsupportedKind(
                 f"its pixels lie in one piece of {columns} x {rows} px ({size / 2**20:,.0f} MiB), "
-                "which cannot be read by region; convert it to a tiled TIFF"
+                "which cannot be read by region; convert it to a tiled TIFF",
+                hint=REWRITE,
             )
         if self.compression == OLD_JPEG:
-            raise SlideUnsupported("its compression is old-style JPEG (6), which is not read; convert it")
+            raise UnsupportedKind("its compression is old-style JPEG (6), which is not read; convert it")
         try:
             tifffile.TIFF.DECOMPRESSORS[self.compression]
         except KeyError as error:
-            raise SlideUnsupported(f"unknown TIFF compression {self.compression}") from error
+            raise UnsupportedKind(f"unknown TIFF compression {self.compression}") from error
         subsampling = tuple(self.page.subsampling or (1, 1))
         if self.photometric == YCBCR and self.compression not in (JPEG, *JPEG2000) and subsampling != (1, 1):
-            raise SlideUnsupported(
+            raise UnsupportedKind(
                 f"its photometric interpretation is {photometric_name(YCBCR)} with chroma subsampled by "
                 f"{subsampling[0]} x {subsampling[1]}, which is read only with JPEG compression"
             )

@@ -15,24 +15,17 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from numpy.typing import NDArray
 
 from tilers.cards import slide_card
-from tilers.dicom import dicom_files
 from tilers.fingerprint import fingerprint
-from tilers.focus import fixed_plane, focus_score, read_focus
-from tilers.photographs import is_photograph, photographs_in
-from tilers.readers import Backend, Pixels, candidates
-from tilers.readers.memory import NAME as MEMORY
-from tilers.readers.memory import open_memory
+from tilers.focus import NEIGHBOURHOOD_PX, NEIGHBOURHOOD_UM, fixed_plane, focus_score, fuse_planes, read_focus
+from tilers.photographs import is_photograph
+from tilers.readers import Backend, Pixels
 from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
-from tilers.tiff_header import read_tiff_header
-from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import (
     ResolutionUnknown,
-    SlideNotFound,
     SlideUnreadable,
     SlideUnsupported,
     WsiChatError,
@@ -62,7 +55,7 @@ class Slide:
         bounds: the scanned area in level-0 pixels where the file states one.
         background_rgb: the colour outside the scan.
         planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
-            where the setting ``z`` names it.
+            where the setting ``z`` names it. ``fused``: they are shown as one picture.
         properties: allow-listed, nothing personal.
         fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
@@ -100,6 +93,7 @@ class Slide:
         self.planes = max(1, int(backend.planes))
         plane = fixed_plane(read_focus(z), self.planes, self.name)
         self.candidate_planes = tuple(range(self.planes)) if plane is None else (plane,)
+        self.fused = len(self.candidate_planes) > 1 and read_focus(z) == "fused"
         notes = (*backend.notes, *settled.notes, *self._stack_notes())
         self.notes = tuple(put_otherwise(note, self.names.hide) for note in notes)
         self._opener = opener
@@ -147,7 +141,7 @@ class Slide:
         if self.planes == 1:
             return ()
         if len(self.candidate_planes) > 1:
-            return (Remark("slide.stack_sharpest", n=self.planes),)
+            return (Remark("slide.stack_fused" if self.fused else "slide.stack_sharpest", n=self.planes),)
         return (Remark("slide.stack_plane", n=self.planes, plane=self.candidate_planes[0]),)
 
     @property
@@ -241,7 +235,7 @@ class Slide:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.
 
         The region may reach beyond the slide: pixels without data take the background colour. ``z`` is a focal plane,
-        counted from 0; None shows the plane that the slide was opened for, or the sharpest of this region.
+        counted from 0; None shows the plane that the slide was opened for, the sharpest of this region, or all as one.
 
         Raises:
             SlideUnreadable: the region could not be read, not even on a fresh handle.
@@ -252,12 +246,34 @@ class Slide:
         self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Like ``read_region``, and where the scan holds data: (h, w) bool, or None where it does everywhere."""
+        if self.fused and z is None:
+            return self._read_fused(x, y, level, w, h)
         planes = self.candidate_planes if z is None else (z,)
         best = self._composite(self._read(x, y, level, w, h, planes[0]))
         for plane in planes[1:]:
             other = self._composite(self._read(x, y, level, w, h, plane))
             best = max(best, other, key=lambda shown: focus_score(shown[0]))
         return best
+
+    def _read_fused(
+        self, x: int, y: int, level: int, w: int, h: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """All planes as one picture; one that cannot be read gives way to those that can."""
+        shown, lost = [], None
+        for plane in self.candidate_planes:
+            try:
+                shown.append(self._composite(self._read(x, y, level, w, h, plane)))
+            except SlideUnreadable as error:
+                lost = error
+        if not shown:
+            assert lost is not None
+            raise lost
+        scanned = [mask for _, mask in shown if mask is not None]
+        where = np.any(scanned, axis=0) if len(scanned) == len(shown) else None
+        sigma = NEIGHBOURHOOD_PX
+        if self.mpp is not None:
+            sigma = NEIGHBOURHOOD_UM / (self.mpp * self.level_downsamples[level])
+        return fuse_planes((pixels for pixels, _ in shown), sigma=max(1.0, sigma)), where
 
     def _read(self, x: int, y: int, level: int, w: int, h: int, plane: int) -> Pixels:
         backend = self._backend
@@ -378,85 +394,6 @@ class Slide:
         )
 
 
-def open_slide(
-    path: str | Path,
-    *,
-    mpp: float | None = None,
-    reader: str | None = None,
-    z: str | int = "best",
-    names: Names | None = None,
-) -> Slide:
-    """Open a slide with the first reader that takes it.
-
-    Args:
-        path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
-            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side.
-        mpp: µm per level-0 pixel; overrides the file's own metadata.
-        reader: the only reader to try.
-        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``mid``, or its number from 0.
-        names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
-            function itself name the file.
-
-    Raises:
-        SlideNotFound: no such file, or a folder that is not a slide.
-        SlideUnsupported: no reader opens it; the message has each reader's reason.
-        SlideUnreadable: an image that is damaged.
-        SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
-    """
-    path = Path(path)
-    _check_path(path)
-    _check_header(path)
-    reasons = []
-    for candidate in candidates(path, reader):
-        try:
-            backend = candidate.open(path)
-        except SlideUnreadable:
-            raise
-        except Exception as error:  # a plugin may raise anything
-            reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
-            reasons.append(f"{candidate.name}: {reason}")
-            continue
-        try:
-            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z, names=names)
-        except BaseException:
-            backend.close()
-            raise
-    raise SlideUnsupported(
-        f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
-        hint=way_out(path),
-    )
-
-
-def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
-    """A picture in memory as an open slide of one level.
-
-    Args:
-        picture: see `tilers.readers.memory.open_memory`.
-        mpp: µm per pixel, None where it is not known.
-
-    Raises:
-        SettingError: it is not a picture, or ``mpp`` is implausible.
-    """
-    backend = open_memory(picture)
-    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
-
-
-def _check_path(path: Path) -> None:
-    if not path.exists():
-        raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
-    if path.is_dir():
-        names = {p.name for p in path.iterdir()}
-        slide = names & {"zarr.json", ".zgroup", ".zattrs"} or dicom_files(path) or photographs_in(path)
-        if not slide:
-            raise SlideNotFound(
-                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
-                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
-                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
-            )
-    elif path.stat().st_size == 0:
-        raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
-
-
 def _check_sizes(path: Path, backend: Backend) -> None:
     """Refuse sizes that no scanner makes: the mask reads the coarsest level whole."""
     sizes = [(int(w), int(h)) for w, h in backend.level_sizes]
@@ -468,14 +405,4 @@ def _check_sizes(path: Path, backend: Backend) -> None:
         raise SlideUnsupported(
             f"The smallest level of {path.name} has {sizes[-1][0]:,} x {sizes[-1][1]:,} px.",
             hint="Convert it to a pyramidal TIFF with smaller levels.",
-        )
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what makes a library abort the process or allocate without bound, before any library sees the file."""
-    header = read_tiff_header(path)
-    if header is not None and header.objection:
-        raise SlideUnsupported(
-            f"{path.name} cannot be opened as a slide: {header.objection}.",
-            hint="Copy the file again from its source; it looks damaged.",
         )

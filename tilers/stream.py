@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.focus import focus_score
+from tilers.opening import open_slide
 from tilers.plan import BLOCK, TilePlan
-from tilers.slide import open_slide
 from tilers.thread_pool import in_order
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Tile
@@ -47,7 +47,8 @@ class Patch:
     """One tile's pixels, or why there are none.
 
     ``pixels``: (out_px, out_px, 3) uint8 RGB, or None where ``status`` is ``unreadable``. ``focus``: see
-    ``tilers.focus_score``. ``z``: the focal plane shown, counted from 0; None where the slide has only one.
+    ``tilers.focus_score``. ``z``: the focal plane shown, counted from 0; None where the slide has
+    only one, or several are fused.
     """
 
     tile: Tile
@@ -224,7 +225,9 @@ def _block(tiles: Sequence[Tile], scale: float) -> _Block:
 
 
 def _read_block(slide: Slide, block: _Block) -> list[Patch]:
-    """The block's patches; of a stack whose plane is not fixed, each tile's sharpest plane."""
+    """The block's patches; of a stack whose plane is not fixed, each tile's sharpest plane, or all of them fused."""
+    if slide.fused:
+        return _read_plane(slide, block, None)
     patches = _read_plane(slide, block, slide.candidate_planes[0])
     for plane in slide.candidate_planes[1:]:
         patches = [_sharper(a, b) for a, b in zip(patches, _read_plane(slide, block, plane), strict=True)]
@@ -238,7 +241,7 @@ def _sharper(one: Patch, other: Patch) -> Patch:
     return other if other.focus > one.focus else one
 
 
-def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
+def _read_plane(slide: Slide, block: _Block, plane: int | None) -> list[Patch]:
     if slide.fields:  # decoded whole already, and a block may show several
         return [_read_tile(slide, tile, plane) for tile in block.tiles]
     try:
@@ -254,7 +257,7 @@ def _read_plane(slide: Slide, block: _Block, plane: int) -> list[Patch]:
     return patches
 
 
-def _read_tile(slide: Slide, tile: Tile, plane: int) -> Patch:
+def _read_tile(slide: Slide, tile: Tile, plane: int | None) -> Patch:
     try:
         pixels = slide.read_tile(tile, z=plane)
         return _patch(tile, pixels, plane if slide.planes > 1 else None)

@@ -13,6 +13,7 @@ from tilers.properties import number
 from tilers.readers import Resolution
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out, is_aside, pyramid
 from tilers.segments import TiffImage
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -186,12 +187,12 @@ def _ome_level(pages: Sequence[Any], image: OmeImage, file_size: int) -> Level:
                 f"its OME-XML states {depth * channels} planes, but the file holds {len(pages)} images: give the file "
                 "that holds them all, or copy it again"
             )
-        raise SlideUnsupported("its planes lie in several files; join them in one OME-TIFF")
+        raise UnsupportedKind("its planes lie in several files; join them in one OME-TIFF", hint=REWRITE)
     level = Level(tuple(tuple(TiffImage(pages[n], file_size) for n in row) for row in numbers))
     if any(i.size != level.first.size or _kind(i.page) != _kind(level.first.page) for p in level.images for i in p):
-        raise SlideUnsupported("its focal planes or channels differ in size or sample format")
+        raise UnsupportedKind("its focal planes or channels differ in size or sample format")
     if any(i.piece != level.first.piece for plane in level.images for i in plane):
-        raise SlideUnsupported("its channels are stored in tiles of different sizes")
+        raise UnsupportedKind("its channels are stored in tiles of different sizes", hint=REWRITE)
     if level.first.size != image.size[:2]:
         w, h = level.first.size
         raise SlideUnsupported(f"its OME-XML states {image.size[0]} x {image.size[1]} px, its image has {w} x {h} px")
@@ -223,8 +224,9 @@ def _imagej(pages: Sequence[Any], fields: dict[str, str], file_size: int) -> Con
         content = _generic(pages, file_size)
         return Content(content.levels, resolutions, notes=content.notes)
     if len(pages) < channels * depth:
-        raise SlideUnsupported(
-            f"it is an ImageJ stack of {count} images of which the file describes {len(pages)}; save it as OME-TIFF"
+        raise UnsupportedKind(
+            f"it is an ImageJ stack of {count} images of which the file describes {len(pages)}; save it as OME-TIFF",
+            hint=REWRITE,
         )
     rows = [[TiffImage(pages[z * channels + c], file_size) for c in range(channels)] for z in range(depth)]
     level = Level(tuple(tuple(row) for row in rows))

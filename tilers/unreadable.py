@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+
+from tilers.remote import RemotePath
+from wsi_chat.errors import SlideUnsupported
 
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"Rar!": "a rar archive",
             b"7z\xbc\xaf": "a 7z archive"}  # fmt: skip
@@ -16,8 +20,17 @@ CLOSED = {
     ".ets": "Olympus' viewer or Bio-Formats", ".zvi": "ZEN or Bio-Formats", ".jp2": "Bio-Formats", ".hdx": "its viewer",
 }  # fmt: skip
 CONVERT = "convert it to a pyramidal TIFF, OME-TIFF or DICOM (scanner software, QuPath or Bio-Formats can)"
+EIGHT_BITS = "Convert it to 8-bit RGB: a pyramidal TIFF, OME-TIFF or DICOM (QuPath or Bio-Formats can)."
+REWRITE = "Write it again as a tiled, pyramidal TIFF or OME-TIFF (QuPath or Bio-Formats can)."
 KNOWN = (".svs", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".svslide", ".bif", ".czi", ".dcm",
          ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".zarr")  # fmt: skip
+
+
+class UnsupportedKind(SlideUnsupported):
+    """A file that may be whole, but whose pixels are of a kind that is not shown; its hint says how to convert it."""
+
+    def __init__(self, message: str, *, hint: str = EIGHT_BITS) -> None:
+        super().__init__(message, hint=hint)
 
 
 def describe_file(path: Path) -> str:
@@ -44,14 +57,24 @@ def describe_file(path: Path) -> str:
     return ""
 
 
-def way_out(path: Path) -> str:
-    """The hint: one imperative sentence that fits the kind of file."""
+def way_out(path: Path, errors: Sequence[Exception] = ()) -> str:
+    """The hint: one imperative sentence that fits the kind of file.
+
+    Args:
+        errors: what the readers raised. Where one of them knows the file, but not how to show its pixels, its own hint
+            is the way out: the file is not damaged.
+    """
+    for error in errors:
+        if isinstance(error, UnsupportedKind):
+            return error.hint
     suffix = path.suffix.lower()
     if not path.is_dir():
         with path.open("rb") as file:
             head = file.read(132)
         if _archive(head):
             return "Unpack the archive and give the slide inside it."
+        if isinstance(path, RemotePath):
+            return "By address only TIFF-based slides, pictures and OME-Zarr are read: copy the slide to this machine."
         if head[128:132] == b"DICM":
             return "This kind of DICOM is not supported: export it with 8 bits per sample, or " + CONVERT + "."
     if suffix in EXTRAS:

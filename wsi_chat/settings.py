@@ -129,7 +129,8 @@ class Settings(BaseModel):
         panel=TILES, affects="answers", flags="--mask/--no-mask",
     )  # fmt: skip
     z: str = setting(
-        "best", "Focal plane of a stack: best (the sharpest of each tile), mid, or its number from 0.",
+        "best", "Focal plane of a stack: best (the sharpest of each tile), fused (each place from the plane in which "
+        "it is sharp), mid, or its number from 0.",
         panel=TILES, affects="answers",
     )  # fmt: skip
     workers: int = setting(2, "Threads that read tiles.", panel=TILES, affects="speed", rare=True, ge=1, le=64)
@@ -262,8 +263,8 @@ class Settings(BaseModel):
     @classmethod
     def _plane(cls, value: object) -> object:
         text = str(value).strip().lower()
-        if text not in ("best", "mid") and not text.isdecimal():
-            raise ValueError("choose best, mid, or a plane's number from 0")
+        if text not in ("best", "fused", "mid") and not text.isdecimal():
+            raise ValueError("choose best, fused, mid, or a plane's number from 0")
         return text
 
     @field_validator("format", mode="before")

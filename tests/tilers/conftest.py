@@ -122,7 +122,7 @@ class MemoryBackend(WindowBackend):
 @pytest.fixture
 def memory_slide(tmp_path: Path) -> Iterator[Callable[..., tuple[Slide, Faults]]]:
     """Make an open slide from arrays: ``slide, faults = memory_slide(image, levels=2, mpp=0.5)``."""
-    from tilers.slide import open_slide
+    from tilers.opening import open_slide
 
     made: list[str] = []
 

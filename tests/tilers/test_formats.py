@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import shutil
 import struct
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tilers import TileStream, open_slide, plan_tiles
@@ -18,38 +20,8 @@ from tilers.readers import addons
 from wsi_chat.errors import SlideError, SlideNotFound, SlideUnsupported
 
 from .conftest import textured
-
-
-def write_kfb(path: Path, image: np.ndarray, *, tile: int = 256, mpp: float = 0.5) -> Path:
-    """A KFB file as kfbslide parses it: header, macro, one tile index, JPEG tiles of level 0 (here in PNG's stead)."""
-    height, width = image.shape[:2]
-    tiles = []
-    for y in range(0, height, tile):
-        for x in range(0, width, tile):
-            part, data = image[y : y + tile, x : x + tile], io.BytesIO()
-            Image.fromarray(part).save(data, "JPEG", quality=95)
-            tiles.append((x, y, part.shape[1], part.shape[0], data.getvalue()))
-    macro = io.BytesIO()
-    Image.new("RGB", (40, 20), (255, 0, 0)).save(macro, "JPEG")
-    second = 4 + 96 + 4  # where section 2 begins
-    macro_at = second + 4 + 44 + 4
-    index_at = macro_at + len(macro.getvalue())
-    data_at = index_at + 64 * len(tiles)
-    payload = bytearray(96)
-    payload[0:3] = b"KFB"
-    struct.pack_into("<fIIII4s", payload, 8, 1.6, len(tiles), height, width, 20, b"JPEG")
-    struct.pack_into("<IIQQf", payload, 48, second, 0, data_at, index_at, mpp)
-    struct.pack_into("<I", payload, 84, tile)
-    image_section = bytearray(44)
-    struct.pack_into("<II", image_section, 4, 20, 40)
-    struct.pack_into("<II", image_section, 16, len(macro.getvalue()), macro_at - second)
-    index = b"".join(struct.pack("<4xIIIIf8xI28x", x, y, w, h, 20.0, len(data)) for x, y, w, h, data in tiles)
-    path.write_bytes(
-        b"\xf1\x01\xee\xee" + payload + b"\xff\x01\xee\xee"
-        + b"\xf1\x02\xee\xee" + image_section + b"\xff\x02\xee\xee"
-        + macro.getvalue() + index + b"".join(data for *_, data in tiles)
-    )  # fmt: skip
-    return path
+from .kfb import write_kfb
+from .test_omezarr import write_zarr
 
 
 def test_kfb_slides_are_read_by_their_package(tmp_path: Path) -> None:
@@ -82,15 +54,57 @@ def test_a_missing_package_is_named_with_its_cure(
     assert "convert it" in caught.value.hint
 
 
-def test_a_package_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
-        raise OSError("libavcodec.so.58: cannot open shared object file")
-
-    monkeypatch.setattr(addons, "import_module", broken)
+def test_a_package_that_does_not_find_its_libraries_says_how_it_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "opensdpc"
+    (package / "LINUX" / "jpeg").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise OSError('libjpeg.so.8: cannot open shared object file')")
+    (package / "LINUX" / "jpeg" / "libjpeg.so.8").touch()
+    (package / "LINUX" / "libDecodeSdpc.so").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "opensdpc", raising=False)
     path = tmp_path / "slide.sdpc"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(SlideUnsupported, match="opensdpc cannot be loaded: libavcodec"):
+    with pytest.raises(SlideUnsupported, match="opensdpc cannot be loaded: libjpeg") as caught:
         open_slide(path)
+    assert f"LD_LIBRARY_PATH={package / 'LINUX'}:{package / 'LINUX' / 'jpeg'}" in caught.value.message
+
+
+class OldSdpc:
+    """As opensdpc 1.0.0 has it: no properties, levels by a scale below 1, and pixels only inside a level."""
+
+    def __init__(self, path: str) -> None:
+        self.image = textured(600, 400)
+        self.levels = [self.image, np.ascontiguousarray(self.image[::4, ::4])]
+        self.level_dimensions = tuple((a.shape[1], a.shape[0]) for a in self.levels)
+        self.level_downsamples = ((1 / 0.25) ** 0, (1 / 0.25) ** 1)
+        self.scan_magnification = 40
+        head = SimpleNamespace(contents=SimpleNamespace(ruler=0.1725))
+        self.sdpc = SimpleNamespace(contents=SimpleNamespace(picHead=head))
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        x, y = (int(at / self.level_downsamples[level]) for at in location)
+        width, height = self.level_dimensions[level]
+        assert 0 <= x <= width - size[0], "beyond the edge its library reads memory that is not its own"
+        assert 0 <= y <= height - size[1]
+        return Image.fromarray(self.levels[level][y : y + size[1], x : x + size[0]])
+
+    def close(self) -> None:
+        """As there."""
+
+
+def test_sdpc_as_its_package_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addons, "import_module", lambda name: SimpleNamespace(OpenSdpc=OldSdpc))
+    path = tmp_path / "slide.sdpc"
+    path.write_bytes(b"SQ" + bytes(100))
+    with open_slide(path) as slide:
+        assert (slide.reader, slide.size, slide.mpp, slide.mpp_source) == ("opensdpc", (600, 400), 0.1725, "sdpc ruler")
+        assert (slide.objective_power, slide.level_downsamples) == (40, (1.0, 4.0))
+        got = slide.read_region(500, 300, 0, 200, 200)
+        assert np.array_equal(got[:100, :100], textured(600, 400)[300:, 500:])
+        assert (got[100:] == 255).all()
+        assert np.array_equal(slide.read_region(0, 0, 1, 150, 100), textured(600, 400)[::4, ::4])
 
 
 @pytest.mark.parametrize(
@@ -109,6 +123,31 @@ def test_the_hint_fits_the_format(tmp_path: Path, name: str, message: str, hint:
     import re
 
     assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("kind", ["photometric", "compression", "samples", "channels", "zarr"])
+def test_an_unsupported_kind_is_to_be_converted_not_copied_again(tmp_path: Path, kind: str, tiled: bool) -> None:
+    image, path = textured(128, 128), tmp_path / "a.tif"
+    how: dict[str, object] = {"photometric": "rgb"}
+    if kind == "photometric":
+        image, how = image[..., 0], {"photometric": "cfa"}
+    elif kind == "samples":
+        image = image.astype(np.int32) - 200
+    elif kind == "channels":
+        image = 255 - image[..., [0, 1]] // 8  # as bright as glass
+        how = {"photometric": "minisblack", "planarconfig": "contig"}
+    if kind == "zarr":
+        path = write_zarr(tmp_path / "a.zarr", [image.transpose(2, 0, 1).astype(np.float32) - 300])
+    else:
+        tifffile.imwrite(path, image, tile=(64, 64) if tiled else None, metadata=None, **how)
+    if kind == "compression":
+        data = path.read_bytes()
+        at = data.index(struct.pack("<HHI", 259, 3, 1))
+        path.write_bytes(data[: at + 8] + struct.pack("<H", 34676) + data[at + 10 :])  # SGI LogLuv
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(path)
+    assert caught.value.hint.startswith("Convert it to 8-bit RGB")
 
 
 def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:

@@ -235,6 +235,33 @@ def test_one_wide_channel_without_a_colour_is_grey(tmp_path: Path, bright: bool)
         assert got.std() > 20  # stretched to what is in use
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_no_number_is_not_scanned_rather_than_black(tmp_path: Path, channels: int) -> None:
+    image = 255 - textured(200, 150) // 3
+    data = (image.astype(np.float32) / 255).transpose(2, 0, 1)[:channels]
+    data[:, :70] = np.nan
+    data[0, 100, 100] = np.nan  # no number in one channel is no colour
+    with open_slide(write_zarr(tmp_path / "a.zarr", [data])) as slide:
+        got, scanned = slide.read_with_mask(0, 0, 0, 200, 150)
+    assert scanned is not None
+    assert not scanned[:70].any()
+    assert scanned[70:].sum() == 80 * 200 - 1
+    assert (got[:70] == 255).all()
+    assert np.array_equal(got[70:100], (image[70:100] if channels == 3 else image[70:100, :, [0, 0, 0]]))
+
+
+def test_fluorescence_with_gaps_is_mixed_beside_them(tmp_path: Path) -> None:
+    data = np.zeros((2, 128, 128), np.float32)
+    data[0, :64], data[1, :, :64] = 3000, 100
+    data[:, 120:] = np.nan
+    with open_slide(write_zarr(tmp_path / "a.zarr", [data])) as slide:
+        got, scanned = slide.read_with_mask(0, 0, 0, 128, 128)
+    assert scanned is not None
+    assert scanned[:120].all()
+    assert not scanned[120:].any()
+    assert got[10, 100].tolist() == [0, 0, 255]
+
+
 # ------------------------------------------------------------------------------------------ several images
 
 
@@ -341,3 +368,24 @@ def test_a_kilobyte_that_claims_gigabytes_opens_in_little_memory(tmp_path: Path)
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_zarr_that_is_no_image_says_what_to_give(tmp_path: Path) -> None:
+    import zarr
+
+    plate = zarr.open_group(str(tmp_path / "plate.zarr"), mode="w", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "B/3"}, {"path": "B/4"}]}
+    write_zarr(tmp_path / "plate.zarr", [textured(100, 80).transpose(2, 0, 1)], version="0.4", inside="B/3/0")
+    plate = zarr.open_group(str(tmp_path / "plate.zarr"), mode="a", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "B/3"}, {"path": "B/4"}]}
+    with pytest.raises(SlideUnsupported, match="a plate of 2 wells") as caught:
+        open_slide(tmp_path / "plate.zarr")
+    assert caught.value.hint == "Give the folder of one field of one well: plate.zarr/B/3/0."
+    with open_slide(tmp_path / "plate.zarr" / "B" / "3" / "0") as slide:
+        assert slide.size == (100, 80)
+    zarr.create_array(str(tmp_path / "array.zarr"), shape=(8, 8), chunks=(8, 8), dtype="uint8")
+    zarr.open_group(str(tmp_path / "empty.zarr"), mode="w")
+    for name in ("array.zarr", "empty.zarr"):
+        with pytest.raises(SlideUnsupported) as caught:
+            open_slide(tmp_path / name)
+        assert "multiscales metadata" in caught.value.hint

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from tilers import TileStream, find_foreground, open_slide, plan_tiles
-from tilers.focus import read_focus
+from tilers.focus import fuse_planes, read_focus
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
@@ -105,6 +105,50 @@ def test_a_plane_that_cannot_be_read_gives_way_to_one_that_can(stack: Path, dept
         patches = {(p.tile.x, p.tile.y): p for p in TileStream(slide, plan)}
     assert patches[384, 0].status == "ok"
     assert patches[384, 0].z == 3
+
+
+def test_fused_planes_show_every_cell_as_sharp_as_its_own_plane(tmp_path: Path) -> None:
+    places = {(60, 60): 0, (140, 60): 2, (60, 140): 4, (140, 140): 1}  # all in one tile
+    sharp, glass = draw_cells(200, 200, list(places), radius=12), draw_cells(200, 200, []).astype(np.float32)
+    alone = {place: draw_cells(200, 200, [place], radius=12).astype(np.float32) - glass for place in places}
+    planes = []
+    for plane in range(PLANES):
+        blurred = [
+            cv2.GaussianBlur(alone[p], (0, 0), 2.0 * abs(plane - d)) if plane != d else alone[p]
+            for p, d in places.items()
+        ]
+        planes.append(np.clip(glass + sum(blurred), 0, 255).astype(np.uint8))
+    path = write_stack(tmp_path / "thick.ome.tif", planes)
+
+    def worst(z: str) -> float:
+        with open_slide(path, z=z) as slide:
+            (patch,) = TileStream(slide, plan_tiles(slide, None, tile_px=200, mpp=0.5, overlap=0))
+            assert patch.pixels is not None
+            off = np.abs(patch.pixels.astype(float) - sharp).mean(axis=2)
+            return max(float(off[y - 20 : y + 20, x - 20 : x + 20].mean()) for x, y in places)
+
+    assert worst("fused") < worst("best") / 5
+    assert worst("fused") < worst("mid") / 5
+    with open_slide(path, z="fused") as slide:
+        assert slide.notes == ("a stack of 5 focal planes: each place is shown from the plane in which it is sharp",)
+        assert {p.z for p in TileStream(slide, plan_tiles(slide, None, tile_px=64, mpp=0.5))} == {None}
+        assert np.array_equal(slide.read_region(0, 0, 0, 200, 200, z=3), planes[3])
+
+
+def test_fused_planes_pass_over_one_that_cannot_be_read(stack: Path) -> None:
+    data = bytearray(stack.read_bytes())
+    with tifffile.TiffFile(stack) as file:
+        page = file.pages[4]
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            data[start : start + count] = bytes(count)
+    stack.write_bytes(data)
+    with open_slide(stack, z="fused") as slide:
+        assert all(p.status == "ok" for p in TileStream(slide, plan_tiles(slide, None, tile_px=128, mpp=0.5)))
+
+
+def test_planes_that_are_alike_are_fused_into_the_same() -> None:
+    image = draw_cells(128, 128, [(60, 60)])
+    assert np.array_equal(fuse_planes([image] * 3), image)
 
 
 @pytest.mark.parametrize("value", ["middle", "-1", "1.5", ""])

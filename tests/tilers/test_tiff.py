@@ -82,6 +82,11 @@ PADDED = extra(1, "unspecified") | {"photometric": "minisblack"}
         ("12 in 16 bit", FIELD.astype(np.uint16) << 4, {"photometric": "rgb"}, FIELD, 0),
         ("8 in 16 bit", FIELD.astype(np.uint16), {"photometric": "rgb"}, FIELD, 0),
         ("12 in 16 bit grey", GREY.astype(np.uint16) << 4, {"photometric": "minisblack"}, FIELD[..., [0, 0, 0]], 0),
+        ("signed 16 bit", FIELD.astype(np.int16) << 4, {"photometric": "rgb"}, FIELD, 0),
+        ("32 bit", FIELD.astype(np.uint32), {"photometric": "rgb", "byteorder": ">", "bigtiff": True}, FIELD, 0),
+        ("planes in JPEG", FIELD.transpose(2, 0, 1),
+         {"photometric": "rgb", "planarconfig": "separate", "compression": "jpeg"}, None, 0),
+        ("float and its predictor", FIELD.astype(np.float32) / 255, {"photometric": "rgb", "predictor": 3}, FIELD, 0),
         ("float 0..1", FIELD.astype(np.float32) / 255, {"photometric": "rgb"}, FIELD, 0),
         ("float 0..255", FIELD.astype(np.float32), {"photometric": "rgb"}, FIELD, 0),
         ("jpeg", FIELD, {"photometric": "ycbcr", "compression": "jpeg"}, None, 0),
@@ -96,6 +101,7 @@ def test_every_sample_format_shows_the_field(
     write(path, data, tiled=tiled, **how)
     if wanted is None:  # what JPEG made of it, decoded by another program
         wanted = tifffile.imread(path)
+        wanted = wanted.transpose(1, 2, 0) if len(wanted) == 3 else wanted
     got = shown(path)
     assert np.abs(got.astype(int) - wanted).max() <= tolerance
 
@@ -233,10 +239,20 @@ def test_two_ome_channels_are_mixed_with_their_colours(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     write(path, data, tiled=True, photometric="minisblack", metadata={"axes": "CYX", "Channel": {"Color": colours}})
     got = shown(path)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.notes == ()  # the file says which colours they have
     assert got[10, 10].tolist() == [255, 0, 255]
     assert got[10, 100].tolist() == [255, 0, 0]
     assert got[100, 10].tolist() == [0, 0, 255]
     assert got[100, 100].tolist() == [0, 0, 0]
+
+
+def test_mixed_channels_without_colours_are_said_to_be_in_false_ones(tmp_path: Path) -> None:
+    data = np.zeros((2, 128, 128), np.uint8)
+    data[0, :64], data[1, :, :64] = 200, 100
+    path = write(tmp_path / "a.ome.tif", data, tiled=True, photometric="minisblack", metadata={"axes": "CYX"})
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.notes == ("a mixture of 2 channels in false colours: the file gives 2 of them no colour",)
 
 
 def test_images_of_one_size_without_metadata_say_which_is_read(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_a_stated_size_that_is_not_the_pictures_is_an_error_naming_both(tmp_path
     )
     note = tmp_path / "voc" / "a.xml"
     note.write_text(f"<annotation>{size.format(640, 480)}{thing.format(9)}</annotation>")
-    with pytest.raises(SlideError, match=r"a\.png has 100 x 80 px.*states 640 x 480 px"):
+    with pytest.raises(SlideError, match=r"a\.png has 100 x 80 px, its annotation in a\.xml states 640 x 480 px"):
         collect(Sources(voc=(tmp_path / "voc",)), dialect=CYTO)
     note.write_text(f"<annotation>{size.format(0, 0)}{thing.format(1)}{thing.format(9)}</annotation>")
     (picture,) = collect(Sources(voc=(tmp_path / "voc",)), dialect=CYTO)

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wsi_chat.dialects.options import options_of
+from wsi_chat.dialects.refusal import declines
 from wsi_chat.errors import SettingError
 from wsi_chat.evaluation.evaluate import Evaluation, evaluate
 
@@ -63,7 +64,7 @@ def test_a_published_file_of_three_columns(tmp_path: Path) -> None:
     assert (result.choice.overall.scores.rows, result.choice.overall.scores.unparsed) == (3, 1)
     assert result.choice.overall.scores.accuracy.value == pytest.approx(1 / 3)
     assert result.choice.overall.always_first == pytest.approx(2 / 3)
-    assert result.counts.refused == 1
+    assert result.counts.unscored == 1
     assert "listed twice" in result.problems[0].reason
     assert result.referring is not None
     assert result.referring.accuracy.value == 1.0
@@ -102,9 +103,9 @@ def test_box_grammars(tmp_path: Path, predict: str, label: str, hits: int) -> No
 def test_boxes_of_two_grammars_meet_once_the_size_is_known(tmp_path: Path) -> None:
     label = "hsil 1 is located at <region>51.2 51.2 102.4 102.4</region>."
     path = write(tmp_path / "p.jsonl", [plain("Locate all hsil.", '[{"bbox_2d": [100, 100, 200, 200]}]', label)])
-    refused = of(path)
-    assert refused.counts.refused == 1
-    assert "size is not known" in refused.problems[0].reason
+    mixed = of(path)
+    assert mixed.counts.unscored == 1
+    assert "size is not known" in mixed.problems[0].reason
     result = of(path, image_size=(512, 512))
     assert result.grounding is not None
     assert result.grounding.at_iou[3].hits == 1
@@ -133,6 +134,46 @@ def test_rows_of_endochat(tmp_path: Path) -> None:
     assert (result.counts.failed, result.text["narrative"].rouge_l.value) == (1, 0.0)
 
 
+REFUSALS = (
+    "I cannot answer a medical question.",
+    "A definitive answer cannot be given from a single field.",
+    "I'm sorry, but I can't help with that.",
+    "As an AI language model, I am unable to diagnose images.",
+    "抱歉，我无法判断。",
+)
+
+
+@pytest.mark.parametrize("predict", REFUSALS)
+def test_a_refusal_is_counted_as_one_and_as_wrong(tmp_path: Path, predict: str) -> None:
+    rows = [
+        plain(MCQ.format("hsil", "lsil"), predict, "A.hsil."),
+        plain(MCQ.format("hsil", "lsil"), "B.lsil.", "B.lsil."),
+        plain("Locate all hsil.", predict, "No hsil is found."),
+        plain("Locate all hsil.", "bananas", "No hsil is found."),
+    ]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert (result.counts.refused, result.counts.unparsed, result.counts.unscored) == (2, 1, 0)
+    assert result.choice is not None
+    assert result.choice.overall.scores.accuracy.value == 0.5
+
+
+def test_a_label_that_cannot_be_read_is_not_scored_as_none_there(tmp_path: Path) -> None:
+    quad = "<|quad_start|>(100,100),(200,100),(200,200),(100,200)<|quad_end|>"
+    rows = [plain("Locate all hsil.", "No hsil is found.", label) for label in (quad, "somewhere", "No hsil is found.")]
+    result = of(write(tmp_path / "p.jsonl", rows))
+    assert result.counts.unscored == 2
+    assert "neither a box nor words for none" in result.problems[0].reason
+    assert result.grounding is not None
+    assert result.grounding.negatives.questions == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "bananas", "The nucleus cannot be larger.", "HSIL cannot be excluded.", "No hsil is found.", "A or B"]
+)
+def test_other_answers_are_no_refusals(text: str) -> None:
+    assert not declines(text)
+
+
 def test_failed_and_cut_off_rows_count(tmp_path: Path) -> None:
     rows = [
         plain(MCQ.format("yes", "no"), "", "A.yes.", status="failed"),
@@ -140,12 +181,8 @@ def test_failed_and_cut_off_rows_count(tmp_path: Path) -> None:
         {"prompt": "no label here"},
     ]
     result = of(write(tmp_path / "p.jsonl", rows))
-    assert (result.counts.failed, result.counts.truncated, result.counts.skipped, result.counts.unparsed) == (
-        1,
-        1,
-        1,
-        0,
-    )
+    counts = result.counts
+    assert (counts.failed, counts.truncated, counts.skipped, counts.unparsed, counts.refused) == (1, 1, 1, 0, 0)
     assert result.choice is not None
     assert result.choice.overall.scores.accuracy.value == 0.5
 

@@ -210,8 +210,10 @@ def test_importing_the_package_loads_no_model_library() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("z", "planes"), [("best", [0, 2]), ("mid", [1]), ("2", [2])])
-def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(tmp_path: Path, z: str, planes: list[int]) -> None:
+@pytest.mark.parametrize(("z", "planes"), [("best", [0, 2]), ("mid", [1]), ("2", [2]), ("fused", [None])])
+def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(
+    tmp_path: Path, z: str, planes: list[int | None]
+) -> None:
     import tifffile
 
     planes_px = np.full((3, 256, 512, 3), 236, np.uint8)
@@ -235,5 +237,5 @@ def test_the_plane_of_a_stack_that_each_tile_shows_is_recorded(tmp_path: Path, z
 def test_a_plane_that_a_stack_does_not_have_is_refused(small_slide: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="z"):
         wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="7")
-    with pytest.raises(SettingError, match="best, mid"):
+    with pytest.raises(SettingError, match="best, fused, mid"):
         wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(says), z="sharp")

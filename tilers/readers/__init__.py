@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.listing import LISTING as LISTING
+from tilers.remote import RemotePath
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, FieldRecord, Remark
@@ -124,6 +125,7 @@ class Reader:
     suffixes: tuple[str, ...] = ()
 
     built_in: ClassVar[tuple[str, ...]] = ("openslide", "tiff", "tiffslide", "plain", "omezarr", "fields")
+    remote: ClassVar[tuple[str, ...]] = ("tiff", "tiffslide", "plain", "omezarr")  # read addresses, part by part
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kfbslide": (".kfb",),
         "opensdpc": (".sdpc",),
@@ -210,9 +212,16 @@ def candidates(path: Path, name: str | None = None) -> tuple[Reader, ...]:
     reader ``tiff`` alone, which decodes strictly and refuses what it cannot show, where others would guess.
 
     Raises:
-        SettingError: ``name`` is given and no reader has that name.
+        SettingError: ``name`` is given and no reader has that name, or it does not read addresses.
     """
     every = all_readers()
+    if isinstance(path, RemotePath):
+        if name is not None and name not in Reader.remote and any(r.name == name for r in every):
+            raise SettingError(
+                f"The slide reader {name} reads files of this machine only, and {path} is an address.",
+                hint=f"Copy the slide to this machine, or choose one of: {', '.join(Reader.remote)}.",
+            )
+        every = tuple(r for r in every if r.name in Reader.remote)
     if name is not None:
         chosen = tuple(r for r in every if r.name == name)
         if not chosen:

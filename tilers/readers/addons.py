@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilers.properties import allow_listed, number, objective
-from tilers.readers import Backend, Pixels, Resolution
+from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from wsi_chat.errors import SlideUnsupported
 
 MAX_LEVELS = 64
@@ -37,8 +38,11 @@ ADDONS = {
 }
 
 
-class AddonBackend(Backend):
-    """A slide object with OpenSlide's interface; reads are serialised, since nothing is known of its threads."""
+class AddonBackend(WindowBackend):
+    """A slide object with OpenSlide's interface, asked only for what lies inside a level.
+
+    Reads are serialised, since nothing is known of its threads; a library in C may crash beyond the edge.
+    """
 
     def __init__(self, slide: Any, vendor: str) -> None:
         self._slide = slide
@@ -54,16 +58,40 @@ class AddonBackend(Backend):
         power = raw.get("openslide.objective-power", getattr(slide, "scan_magnification", None))
         self.objective_power = objective(power)
         x, y = number(raw.get("openslide.mpp-x")), number(raw.get("openslide.mpp-y"))
-        self.resolutions = (Resolution(x, y or x, "openslide.mpp-x"),) if x else ()
+        self.resolutions = (Resolution(x, y or x, "openslide.mpp-x"),) if x else _ruler(slide)
+        colour = raw.get("openslide.background-color", "")
+        if len(colour) == 6:
+            self.background = (int(colour[0:2], 16), int(colour[2:4], 16), int(colour[4:6], 16))
 
-    def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        scale = self.level_downsamples[level]
+        at = (round(x * scale), round(y * scale))
         with self._lock:
-            return np.asarray(self._slide.read_region((x, y), level, (width, height)), np.uint8)
+            pixels = np.asarray(self._slide.read_region(at, level, (width, height)), np.uint8)
+        if pixels.shape[:2] != (height, width):
+            raise OSError(f"{pixels.shape[1]} x {pixels.shape[0]} px came where {width} x {height} were asked for")
+        return pixels
 
     def close(self) -> None:
         close = getattr(self._slide, "close", None)
         if close is not None:
             close()
+
+
+def _ruler(slide: Any) -> tuple[Resolution, ...]:
+    """µm per pixel in the header of an SDPC slide, as opensdpc holds it; none where there is no such header."""
+    try:
+        value = number(slide.sdpc.contents.picHead.contents.ruler)
+    except (AttributeError, ValueError):  # opensdpc's pointers raise ValueError where they lead nowhere
+        return ()
+    return (Resolution(value, value, "sdpc ruler"),) if value and value > 0 else ()
+
+
+def _library_folders(module: str) -> str:
+    """Folders of a package that hold shared libraries, as LD_LIBRARY_PATH names them; "" where there are none."""
+    spec = find_spec(module)
+    tops = [Path(place) for place in (spec.submodule_search_locations if spec else None) or ()]
+    return ":".join(sorted({str(file.parent) for top in tops for file in top.rglob("*.so*")}))
 
 
 def open_addon(name: str, path: Path) -> Backend:
@@ -80,8 +108,10 @@ def open_addon(name: str, path: Path) -> Backend:
         if not isinstance(error, ModuleNotFoundError) or error.name != addon.module:
             reason = f"the package {name} cannot be loaded: {error}"
         raise SlideUnsupported(reason) from error
-    except OSError as error:  # a shared library that it brings does not fit this machine
-        raise SlideUnsupported(f"the package {name} cannot be loaded: {error}") from error
+    except OSError as error:  # a shared library that it brings is not found, or does not fit this machine
+        folders = _library_folders(addon.module)
+        cure = f": start wsi-chat with LD_LIBRARY_PATH={folders}" if folders else ""
+        raise SlideUnsupported(f"the package {name} cannot be loaded: {error}{cure}") from error
     try:
         return AddonBackend(getattr(module, addon.opener)(str(path)), name)
     except SlideUnsupported:

@@ -19,6 +19,7 @@ from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
 from tilers.samples import YCBCR
 from tilers.tiff_header import has_gaps, read_tiff_header
+from tilers.unreadable import UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 
 
@@ -40,7 +41,7 @@ class FastSlideBackend(WindowBackend):
             self.resolutions = (Resolution(x, y, "fastslide mpp"),)
         self.planes = max(1, int(slide.z_count))
         if str(slide.dtype) not in ("uint8", "DataType.UINT8") and np.dtype(slide.dtype) != np.uint8:
-            raise SlideUnsupported(f"its pixels are {slide.dtype}; only 8-bit RGB is read")
+            raise UnsupportedKind(f"its pixels are {slide.dtype}; only 8-bit RGB is read")
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self.plane_window(self.planes // 2, level, x, y, width, height)

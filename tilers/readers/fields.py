@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from tilers.fingerprint import fingerprint
+from tilers.opening import open_slide
 from tilers.photographs import canvas_size, fields_of, lay_out, look_at
 from tilers.readers import LISTING, Backend, Pixels, Resolution
-from tilers.slide import open_slide
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported, WsiChatError
 from wsi_chat.schema import ORIGIN, FieldRecord, Remark
 

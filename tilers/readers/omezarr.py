@@ -8,6 +8,8 @@ opening but metadata and, where the range of values has to be learnt, a few wind
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +20,17 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import WrapperStore
 
 from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.ome import MAX_XML, parse_ome_xml, unit_um
 from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.remote import STORE_MARKS, RemotePath, digest_of, zarr_store
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
-from wsi_chat.errors import SlideUnsupported
+from tilers.unreadable import REWRITE, UnsupportedKind
+from wsi_chat.errors import SlideError, SlideUnsupported
+from wsi_chat.remarks import counted
 from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
@@ -34,8 +40,10 @@ MAX_CHUNKS_PER_WINDOW = 4096  # of 512 x 512 px; a folder of 1 x 1 px chunks wou
 MAX_SIDE = 4_000_000
 MAX_COARSEST_PIXELS = 40_000_000_000  # a level that must be read whole for the mask: 200,000 x 200,000 px
 MAX_IMAGES = 1000
+MULTISCALES = "Write it as OME-Zarr with multiscales metadata (bioformats2raw or ome-zarr-py can)."
 SAMPLE_PX = 512  # side of the windows that show which values are in use
 SAMPLES = 3  # of them along each axis
+SAMPLED_CHUNKS, SAMPLE_BYTES = 64, 64 * 2**10  # behind an address, what a fingerprint is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,27 @@ class _Image:
     candidate: ImageInFile
 
 
+class _Noting(WrapperStore[Any]):
+    """A store that notes the keys at which it holds nothing: behind an address, asking for each again is slow."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.missing: set[str] = set()
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        found = await super().get(key, prototype, byte_range)
+        if found is None:
+            self.missing.add(key)
+        return found
+
+
 class OmeZarrBackend(WindowBackend):
     """One multiscale image of an OME-Zarr folder."""
 
     def __init__(self, path: Path) -> None:
-        images = _images(path)
+        self._top = path
+        self._remote = _Noting(zarr_store(path)) if isinstance(path, RemotePath) else None
+        images = _images(path, self._remote or str(path))
         chosen = choose_scan([image.candidate for image in images])
         path, group, meta = images[chosen].path, images[chosen].group, images[chosen].meta
         scales = meta["multiscales"][0]
@@ -82,8 +106,9 @@ class OmeZarrBackend(WindowBackend):
         self._mixing = self._choose_mixing(meta.get("omero") or {})
         if self._mixing.is_dark:
             self.background = (0, 0, 0)
-        if self._mixing.depth.note is not None:
-            self.notes = (*self.notes, self._mixing.depth.note)
+        if self._remote is not None:
+            self.digest = self._fingerprint()
+        self.notes = (*self.notes, *self._mixing.notes)
 
     def _length(self, axis: str) -> int:
         return int(self._arrays[0].shape[self._axes.index(axis)]) if axis in self._axes else 1
@@ -149,12 +174,33 @@ class OmeZarrBackend(WindowBackend):
                     )
                     for layer in layers
                 )
-                exists[i, j] = any((folder / key).is_file() for key in keys)
+                exists[i, j] = any(self._is_there(folder / key) for key in keys)
         if exists.all():
             return None
         alpha = np.where(exists, 255, 0).astype(np.uint8).repeat(cy, axis=0).repeat(cx, axis=1)
         top, left = ys.start - rows.start * cy, xs.start - cols.start * cx
         return alpha[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start]
+
+    def _is_there(self, chunk: Path) -> bool:
+        """Whether a chunk that was just read is a file."""
+        if self._remote is None:
+            return chunk.is_file()
+        return chunk.relative_to(self._top).as_posix() not in self._remote.missing
+
+    def _fingerprint(self) -> str:
+        """Of a folder behind an address, whose files may not be listed: metadata and chunks of the smallest levels."""
+        digest = hashlib.sha256(repr(self.level_sizes).encode())
+        keys: list[str] = []
+        for array, folder in zip(reversed(self._arrays), reversed(self._folders), strict=True):
+            digest.update(json.dumps(array.metadata.to_dict(), sort_keys=True, default=str).encode())
+            grid = [-(-n // c) for n, c in zip(array.shape, array.shards or array.chunks, strict=True)]
+            count = math.prod(grid)
+            for i in range(0, count, max(1, count // SAMPLED_CHUNKS)):
+                place = tuple(int(n) for n in np.unravel_index(i, grid))
+                keys.append((folder / array.metadata.encode_chunk_key(place)).relative_to(self._top).as_posix())
+        assert isinstance(self._top, RemotePath)
+        digest.update(digest_of(self._top, keys[:SAMPLED_CHUNKS], most=SAMPLE_BYTES))
+        return digest.hexdigest()
 
     def _channel_chunks(self, chunks: Sequence[int]) -> list[int]:
         """Chunk numbers along the channel axis that are shown; writers leave out chunks that hold only zeros."""
@@ -172,13 +218,16 @@ def _metadata(group: Any) -> dict[str, Any]:
     return dict(attributes.get("ome", attributes))  # 0.5 nests everything under "ome"
 
 
-def _images(path: Path) -> list[_Image]:
+def _images(path: Path, store: Any) -> list[_Image]:
     """The multiscale images of a folder: itself, or its numbered groups as bioformats2raw and plates write them.
 
     Raises:
         SlideUnsupported: there is none.
     """
-    root: Any = zarr.open_group(str(path), mode="r")
+    try:
+        root: Any = zarr.open_group(store, mode="r")
+    except zarr.errors.ContainsArrayError as error:
+        raise UnsupportedKind("a bare zarr array without OME metadata", hint=MULTISCALES) from error
     meta = _metadata(root)
     if meta.get("multiscales"):
         return [_Image(path, root, meta, _candidate(root, meta, ""))]
@@ -193,7 +242,13 @@ def _images(path: Path) -> list[_Image]:
             name = f"{series} {names[number_] if number_ < len(names) else ''}"
             images.append(_Image(path / series, group, meta, _candidate(group, meta, name)))
     if not images:
-        raise SlideUnsupported("a zarr folder without multiscales metadata")
+        wells = (meta.get("plate") or {}).get("wells") or ()
+        if wells:
+            place = f"{path.name}/{wells[0].get('path', 'A/1')}/0"
+            raise UnsupportedKind(
+                f"a plate of {counted(len(wells), 'well')}", hint=f"Give the folder of one field of one well: {place}."
+            )
+        raise UnsupportedKind("a zarr folder without multiscales metadata", hint=MULTISCALES)
     return images
 
 
@@ -255,10 +310,14 @@ def _check_levels(arrays: Sequence[Any], axes: Sequence[str]) -> None:
             raise SlideUnsupported(f"a level claims {width:,} x {height:,} px")
         cx, cy = (min(int(array.chunks[i]), int(array.shape[i])) for i in (x, y))
         if -(-min(width, 512) // cx) * -(-min(height, 512) // cy) > MAX_CHUNKS_PER_WINDOW:
-            raise SlideUnsupported(f"its chunks are {cx} x {cy} px, too small to be read; write it with larger ones")
+            raise UnsupportedKind(
+                f"its chunks are {cx} x {cy} px, too small to be read; write it with larger ones", hint=REWRITE
+            )
     width, height = int(arrays[-1].shape[x]), int(arrays[-1].shape[y])
     if width * height > MAX_COARSEST_PIXELS:
-        raise SlideUnsupported(f"its smallest level has {width:,} x {height:,} px; write it with smaller levels")
+        raise UnsupportedKind(
+            f"its smallest level has {width:,} x {height:,} px; write it with smaller levels", hint=REWRITE
+        )
 
 
 def _axis_name(axis: Any) -> str:
@@ -269,10 +328,10 @@ def _check(array: Any, axes: Sequence[str]) -> None:
     if len(axes) != array.ndim:
         raise SlideUnsupported(f"axes {''.join(axes)!r} do not fit an array of shape {tuple(array.shape)}")
     if array.dtype.kind not in "uif":
-        raise SlideUnsupported(f"pixels are {array.dtype}")
+        raise UnsupportedKind(f"pixels are {array.dtype}")
     chunk = math.prod(int(n) for n in array.chunks) * array.dtype.itemsize
     if chunk > MAX_CHUNK_BYTES:
-        raise SlideUnsupported(f"one chunk is {chunk / 2**20:.0f} MiB; write it with smaller chunks")
+        raise UnsupportedKind(f"one chunk is {chunk / 2**20:.0f} MiB; write it with smaller chunks", hint=REWRITE)
 
 
 def _resolution(scales: Mapping[str, Any], x: int, y: int) -> Resolution | None:
@@ -298,12 +357,11 @@ def open_backend(path: Path) -> Backend:
     Raises:
         SlideUnsupported: not a folder with OME-Zarr metadata, or one whose arrays cannot be shown.
     """
-    marks = ("zarr.json", ".zgroup", ".zattrs")
-    if not path.is_dir() or not any((path / mark).is_file() for mark in marks):
+    if not path.is_dir() or not any((path / mark).is_file() for mark in STORE_MARKS):
         raise SlideUnsupported("not an OME-Zarr folder")
     try:
         return OmeZarrBackend(path)
-    except SlideUnsupported:
+    except SlideError:
         raise
     except Exception as error:
         raise SlideUnsupported(f"{type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ Pictures come upright (EXIF orientation) and damaged ones are refused: decoders 
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -21,6 +22,7 @@ from PIL import Image
 from tilers.orientation import UPRIGHT, turn, turned_size
 from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
+from tilers.remote import RemotePath
 from tilers.samples import Depth, depth_in_use
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
@@ -85,7 +87,8 @@ def _open(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns at 89 million pixels and raises at twice that; the limit below is checked instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
+            source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
+            image = Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise SlideUnsupported(_too_large(str(error))) from error
     except Exception as error:

@@ -24,6 +24,7 @@ from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
 from tilers.properties import allow_listed, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, WindowBackend
+from tilers.remote import RemotePath
 from tilers.samples import (
     ALPHAS,
     BLACK_IS_ZERO,
@@ -40,6 +41,7 @@ from tilers.samples import (
 from tilers.segments import JPEG, JPEG2000, TiffImage
 from tilers.tiff_content import DESCRIPTION, Content, ratio, read_content
 from tilers.tiff_header import read_tiff_header
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -58,10 +60,16 @@ class TiffBackend(WindowBackend):
     vendor = "generic-tiff"
 
     def __init__(self, path: Path) -> None:
-        self._tiff: Any = tifffile.TiffFile(path, _multifile=False)
         self._file = path.open("rb")
+        self._read_at = path.read_range if isinstance(path, RemotePath) else self._read_local
+        source = self._file if isinstance(path, RemotePath) else path
         try:
-            size = os.fstat(self._file.fileno()).st_size
+            self._tiff: Any = tifffile.TiffFile(source, _multifile=False)
+        except BaseException:
+            self._file.close()
+            raise
+        try:
+            size = path.stat().st_size
             content = read_content(self._tiff, size)
             self._levels = content.levels
             self._describe(content, size)
@@ -82,8 +90,9 @@ class TiffBackend(WindowBackend):
         self.planes = len(self._levels[0].images)
         coarsest = self._levels[-1].first
         if coarsest.width * coarsest.height > MAX_COARSEST_PIXELS:
-            raise SlideUnsupported(
-                f"it states {width:,} x {height:,} px and no smaller level; convert it to a pyramidal TIFF"
+            raise UnsupportedKind(
+                f"it states {width:,} x {height:,} px and no smaller level; convert it to a pyramidal TIFF",
+                hint=REWRITE,
             )
         x, y, unit = (getattr(first.page.tags.get(tag), "value", None) for tag in (282, 283, 296))
         x, y = ratio(x), ratio(y)
@@ -139,7 +148,7 @@ class TiffBackend(WindowBackend):
             )
             if self._mixing.is_dark:
                 self.background = (0, 0, 0)
-            self._note(self._mixing.depth.note)
+            self.notes = (*self.notes, *self._mixing.notes)
             return
         if first.photometric == PALETTE:
             self._palette = _palette(first)
@@ -257,13 +266,16 @@ class TiffBackend(WindowBackend):
         for layer in range(image.layers):
             index = (layer * image.rows + row) * image.columns + column
             count = int(image.counts[index])
-            part = os.pread(self._file.fileno(), count, int(image.offsets[index]))
+            part = self._read_at(int(image.offsets[index]), count)
             if len(part) < count:
                 raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
             data.append(part)
         if not all(data):  # a channel that was left out because it is empty
             return np.zeros((*image.piece_shape(row, column), image.samples), image.dtype)
         return image.decode(data, row, column)
+
+    def _read_local(self, start: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, start)
 
     def close(self) -> None:
         self._tiff.close()
@@ -279,7 +291,7 @@ def _palette(image: TiffImage) -> NDArray[np.uint8]:
     """(256, 3) colours of a palette image; TIFF stores them with 16 bits."""
     colours = np.asarray(getattr(image.page.tags.get(320), "value", ()), np.uint32)
     if image.bits > 8 or colours.size != 3 * 2**image.bits:
-        raise SlideUnsupported("its photometric interpretation is palette, but its colour map does not fit its depth")
+        raise UnsupportedKind("its photometric interpretation is palette, but its colour map does not fit its depth")
     table = colours.reshape(3, -1).T
     eight = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
     return np.pad(eight, ((0, 256 - len(eight)), (0, 0)))

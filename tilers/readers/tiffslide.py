@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
+from tilers.remote import RemotePath
 from tilers.scan_choice import check_first_image
+from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -57,11 +59,13 @@ class TiffSlideBackend(WindowBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._slide: Any = tiffslide.TiffSlide(str(path))
+        source: Any = path.open("rb") if isinstance(path, RemotePath) else str(path)
+        self._file = source if isinstance(path, RemotePath) else None
+        self._slide: Any = tiffslide.TiffSlide(source)
         try:
             self._describe(path.stat().st_size)
         except BaseException:
-            self._slide.close()
+            self.close()
             raise
 
     def _describe(self, file_size: int) -> None:
@@ -112,22 +116,25 @@ class TiffSlideBackend(WindowBackend):
 
     def close(self) -> None:
         self._slide.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _check(page: Any) -> None:
     if page.dtype != np.uint8 or int(page.photometric) == PALETTE:
-        raise SlideUnsupported(f"pixels are {page.dtype}, {page.photometric!s}: not 8-bit grey or RGB")
+        raise UnsupportedKind(f"pixels are {page.dtype}, {page.photometric!s}: not 8-bit grey or RGB")
     try:
         tifffile.TIFF.DECOMPRESSORS[page.compression]
     except KeyError as error:
-        raise SlideUnsupported(f"unknown TIFF compression {int(page.compression)}") from error
+        raise UnsupportedKind(f"unknown TIFF compression {int(page.compression)}") from error
     rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
     cols = page.tilewidth if page.is_tiled else page.imagewidth
     size = int(rows) * int(cols) * int(page.samplesperpixel)
     if size > MAX_SEGMENT_BYTES:
-        raise SlideUnsupported(
+        raise UnsupportedKind(
             f"its pixels lie in one piece of {cols} x {rows} px ({size / 2**20:.0f} MiB), "
-            "which cannot be read by region; convert it to a tiled TIFF"
+            "which cannot be read by region; convert it to a tiled TIFF",
+            hint=REWRITE,
         )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 
 from tilers.listing import LISTING
+from tilers.remote import RemotePath, slide_path
 from wsi_chat.analysis.run_folder import RUN_HINT, known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
@@ -49,10 +50,10 @@ LEGACY_ENCODINGS = ("gb18030", "cp1252", "shift_jis", "cp949", "cp1250", "cp1251
 class Sample:
     """One slide of a cohort, as the manifest gives it.
 
-    ``path`` is absolute; ``mpp`` µm/px of level 0, None for the slide's own; ``specimen`` None for the run's own;
-    ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none. ``fields`` are the
-    photographs of a specimen of several; ``path`` is then where their listing is written (see `listed`). ``place`` is
-    the path as documents show it, without the folders above the manifest or the searched folder. ``alias`` is the
+    ``path`` is absolute, or an address; ``mpp`` µm/px of level 0, None for the slide's own; ``specimen`` None for the
+    run's own; ``extra`` the other columns, in order; ``line`` of the manifest, 0 where there is none. ``fields`` are
+    the photographs of a specimen of several; ``path`` is then where their listing is written (see `listed`). ``place``
+    is the path as documents show it, without the folders above the manifest or the searched folder. ``alias`` is the
     pseudonym under which documents show the slide (empty: its own names), and ``named`` the sample's own id then.
     """
 
@@ -283,7 +284,11 @@ def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
         raise SettingError(f"{manifest.name}, line {line}, column image_path: no value.", hint="Name the slide's file.")
     try:
         path = _resolve(manifest, written)
-        path.exists()
+        _ = isinstance(path, RemotePath) or path.exists()  # an address is asked when its turn comes
+    except SettingError as error:
+        raise SettingError(
+            f"{manifest.name}, line {line}, column image_path: {error.message}", hint=error.hint
+        ) from error
     except (OSError, ValueError) as error:
         raise SettingError(
             f"{manifest.name}, line {line}, column image_path: {written!r} is not a valid path ({error}).",
@@ -323,8 +328,10 @@ def place_below(path: Path, folder: Path) -> str:
 
 
 def _resolve(manifest: Path, written: str) -> Path:
-    """An absolute path; relative ones start at the manifest's folder, also where Windows wrote the separators."""
-    path = Path(written).expanduser()
+    """An absolute path or an address; relative paths start at the manifest's folder, also with Windows' separators."""
+    path = slide_path(written).expanduser()
+    if isinstance(path, RemotePath):
+        return path
     if "\\" in written and not (manifest.parent / path).exists():
         path = Path(PureWindowsPath(written).as_posix())
     return Path(manifest.resolve().parent, path)

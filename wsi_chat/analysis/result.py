@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilers.remote import slide_path
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import SettingError, SlideNotFound
 from wsi_chat.schema import Box, Finding, Report
@@ -170,4 +171,5 @@ def load_result(folder: str | Path, *, slide: str | Path | None = None) -> Slide
     """
     files = SlideFolder(Path(folder))
     report = files.read_report()
-    return SlideResult(report=report, folder=files.path, slide_path=files.slide_file(Path(slide) if slide else None))
+    place = files.slide_file(slide_path(slide) if slide else None)
+    return SlideResult(report=report, folder=files.path, slide_path=place)

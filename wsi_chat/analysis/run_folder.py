@@ -19,8 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from tilers.remote import slide_path
 from wsi_chat.atomic import scratch_folder, write_text
-from wsi_chat.errors import OutputError
+from wsi_chat.errors import OutputError, SettingError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,7 +39,10 @@ RUN_HINT = "Choose another folder with -o."
 
 
 def slide_id(path: Path) -> str:
-    """The file's stem plus eight hex digits of its absolute path's SHA-256: same-named slides never collide."""
+    """The file's stem plus eight hex digits of the SHA-256 of its absolute path or address.
+
+    Same-named slides never collide.
+    """
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     suffix = known_suffix(path)
     stem = path.name[: -len(suffix)] if suffix else path.name
@@ -411,7 +415,15 @@ def _files_in(content: Mapping[str, Any]) -> dict[str, Path]:
     files = content.get("slides")
     if not isinstance(files, dict):
         return {}
-    return {str(name): Path(file) for name, file in files.items() if isinstance(file, str)}
+    return {str(name): _place(file) for name, file in files.items() if isinstance(file, str)}
+
+
+def _place(written: str) -> Path:
+    """A path or an address as run.json holds it."""
+    try:
+        return slide_path(written)
+    except SettingError:  # nobody writes such an address there; it is shown as it is
+        return Path(written)
 
 
 def _is_gone(file: Path | None) -> bool:

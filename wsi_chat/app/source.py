@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tilers.photographs import photographs_in
+from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder, slide_id
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
@@ -68,6 +69,10 @@ def find_slides(source: Path, *, slide: Path | None = None, out: Path = Path(DEF
         SlideNotFound: there is no such path.
         SettingError: the folder holds nothing to show, or ``slide`` is given for many slides.
     """
+    source = slide_path(source)
+    if isinstance(source, RemotePath):
+        source.look()
+        return _alone(source, out)
     if not source.exists():
         raise SlideNotFound(f"There is no {source}.", hint="Name a run folder, a slide's folder in it, or a slide.")
     if SlideFolder(source).finished:
@@ -100,7 +105,7 @@ def _alone(source: Path, out: Path) -> Collection:
 
 def _is_slide(folder: Path) -> bool:
     """An OME-Zarr group is a folder that is a slide."""
-    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
+    return any((folder / name).is_file() for name in STORE_MARKS)
 
 
 def _of_run(root: Path) -> dict[str, Entry]:

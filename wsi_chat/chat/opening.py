@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tilers.remote import RemotePath, slide_path
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RunFolder, SlideFolder
 from wsi_chat.errors import SettingError
@@ -24,7 +25,9 @@ def result_of(source: str | Path | SlideResult, slide: str | Path | None) -> Sli
     """
     if isinstance(source, SlideResult):
         return source
-    folder = Path(source)
+    folder = slide_path(source)
+    if isinstance(folder, RemotePath):  # run folders are on this machine
+        return None
     if SlideFolder(folder).finished:
         return load_result(folder, slide=slide)
     run = RunFolder(folder)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tilers.remote import RemotePath, slide_path
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pseudonyms import Pseudonyms, everything_hidden, names_of, paths_in, pseudonyms_of
@@ -254,7 +255,7 @@ def _resolved(
 
 def _sample(path: str | Path) -> Sample:
     """A slide that is named by its path alone."""
-    sample = Sample("", Path(path).expanduser().absolute())
+    sample = Sample("", slide_path(path).expanduser().absolute())
     return replace(sample, sample_id=sample.slide_id)
 
 
@@ -266,7 +267,12 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
         if twice or not named:
             raise SettingError(f"{twice[0]} is named twice." if twice else "No slide is named.", hint="Name each once.")
         return tuple(named)
-    source = Path(source).expanduser()
+    source = slide_path(source).expanduser()
+    if isinstance(source, RemotePath):
+        raise SettingError(
+            f"{source} is an address; a manifest or folder of this machine is needed.",
+            hint="Write a manifest here whose image_path holds the addresses of the slides.",
+        )
     if source.is_dir():
         from wsi_chat.cohort.search import find_slides
 

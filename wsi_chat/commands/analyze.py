@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 import typer
 
+from tilers.remote import slide_path
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import RunFolder
@@ -36,8 +37,10 @@ def analyze(
     slides: Annotated[
         list[Path],
         typer.Argument(
+            parser=slide_path,
             help="Slide files (SVS, TIFF, DICOM, OME-Zarr and more), photographs (PNG, JPEG, TIFF), or folders of "
-            "photographs, each of which is one specimen."
+            "photographs, each of which is one specimen. TIFF-based slides and OME-Zarr also by address (https://, "
+            "s3://).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder.")] = Path("wsi-chat-out"),

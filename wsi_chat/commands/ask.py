@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tilers.remote import slide_path
 from wsi_chat.asking.ask import as_region, ask_with
 from wsi_chat.asking.result import AskResult
 from wsi_chat.commands.console import say, say_json
@@ -23,7 +24,7 @@ SHOWN = 40
 
 @with_settings(*ENGINE, "specimen", "mpp", "reader", "tile_px", "tile_mpp", "views", "contrast", "zoom")
 def ask(
-    picture: Annotated[Path, typer.Argument(help="An image or a slide.")],
+    picture: Annotated[Path, typer.Argument(parser=slide_path, help="An image or a slide.")],
     question: Annotated[str, typer.Argument(help="The question. Not needed for refer and describe.")] = "",
     task: Annotated[
         str | None,

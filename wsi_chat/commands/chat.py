@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from tilers.remote import slide_path
 from wsi_chat.chat.conversation import Conversation
 from wsi_chat.chat.record import corners
 from wsi_chat.chat.transcript import Reply
 from wsi_chat.commands.console import say, say_json, visible
-from wsi_chat.commands.options import ENGINE, with_settings
+from wsi_chat.commands.options import ENGINE, SlideNow, with_settings
 from wsi_chat.commands.signals import every_interrupt, exit_code
 from wsi_chat.commands.terminal import Console
 
@@ -29,8 +30,10 @@ QUIT = ("/quit", "/exit", "/q")
 
 @with_settings(*ENGINE, "specimen", "mpp", "reader", defaults={"model": "the run's, else the embedded checkpoint"})
 def chat(
-    source: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>; or a slide, or an image.")],
-    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    source: Annotated[
+        Path, typer.Argument(parser=slide_path, help="Run folder of a slide, OUT/<slide id>; or a slide, or an image.")
+    ],
+    slide: SlideNow = None,
     save: Annotated[Path | None, typer.Option(help="Write the conversation to this file when it ends.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
     *,

@@ -33,7 +33,7 @@ CONTEXT_SETTINGS = UNDERSCORES
 
 @with_settings(
     "model", "adapter", "engine", "base_url", "gpus", "concurrency", "dialect", "device", "dtype", "batch_size",
-    "seed", "overwrite",
+    "overwrite",
     aliases={"model": "--model-name-or-path", "adapter": "--adapter-name-or-path"},
 )  # fmt: skip
 def infer(

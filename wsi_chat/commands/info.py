@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tilers import open_slide
+from tilers.remote import slide_path
 from wsi_chat.analysis.run_folder import slide_id
 from wsi_chat.commands.console import show
 from wsi_chat.commands.options import Json, with_settings
@@ -20,7 +21,7 @@ from wsi_chat.settings import resolve
 
 @with_settings("mpp", "reader", config=False)
 def info(
-    slide: Annotated[Path, typer.Argument(help="A slide file.")],
+    slide: Annotated[Path, typer.Argument(parser=slide_path, help="A slide file, or the address of one.")],
     json_: Json = False,
     **settings: Any,
 ) -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from tilers.remote import slide_path
 from wsi_chat.commands.console import say, set_verbosity
 from wsi_chat.declaration import Declared
 from wsi_chat.settings import declared
@@ -41,6 +42,10 @@ Config = Annotated[
         help="YAML file of settings, one 'key: value' a line (wsi-chat settings lists them). Options and WSI_CHAT_* "
         "variables take precedence."
     ),
+]
+SlideNow = Annotated[
+    Path | None,
+    typer.Option("--slide", parser=slide_path, metavar="<path>", help="Where the slide is now, if it was moved since."),
 ]
 Verbose = Annotated[
     int,

@@ -20,7 +20,7 @@ from wsi_chat.analysis.narrator import stored_pictures, write_narrative
 from wsi_chat.analysis.outputs import is_dicom, rebuild_documents
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.commands.console import EXIT_PARTIAL, say, say_json
-from wsi_chat.commands.options import Json, with_settings
+from wsi_chat.commands.options import Json, SlideNow, with_settings
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError, TerminologyError, WsiChatError
 from wsi_chat.journal import Journal
@@ -52,7 +52,7 @@ REBUILT = ("format", "language", "narrative", "ancillary", "model", "dialect", "
 )  # fmt: skip
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder of a slide, OUT/<slide id>.")],
-    slide: Annotated[Path | None, typer.Option(help="Where the slide file is now, if it was moved since.")] = None,
+    slide: SlideNow = None,
     json_: Json = False,
     *,
     config: Path | None,

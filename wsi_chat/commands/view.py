@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tilers.remote import slide_path
 from wsi_chat.commands.console import say
-from wsi_chat.commands.options import ENGINE, with_settings
+from wsi_chat.commands.options import ENGINE, SlideNow, with_settings
 from wsi_chat.errors import SettingError
 from wsi_chat.remarks import LANGUAGES
 
@@ -27,8 +28,10 @@ MEBI = 2**20
 
 @with_settings(*ENGINE, "specimen", defaults={"model": "the run's, else the embedded checkpoint"})
 def view(
-    source: Annotated[Path, typer.Argument(help="A run folder OUT, a slide's folder in it, a slide, or a picture.")],
-    slide: Annotated[Path | None, typer.Option(help="Where the slide is now, if it was moved since the run.")] = None,
+    source: Annotated[
+        Path, typer.Argument(parser=slide_path, help="A run folder OUT, a slide's folder in it, a slide, or a picture.")
+    ],
+    slide: SlideNow = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Run folder in which the conversation about a bare slide is kept.")
     ] = Path("wsi-chat-out"),

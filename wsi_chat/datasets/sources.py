@@ -58,6 +58,7 @@ def read_voc_folder(folder: Path, *, rename: Renaming, exhaustive: bool = True, 
                 split=own.get(file.stem, ""),
                 source=folder.name,
                 stated=note.size,
+                stated_in=file.name,
                 unsure=frozenset(map(rename, note.flat)),
             )
         )
@@ -140,12 +141,13 @@ def picture_of(
     abnormal: bool | None = None,
     mpp: float | None = None,
     stated: tuple[int, int] | None = None,
+    stated_in: str = "",
     unsure: frozenset[str] = frozenset(),
 ) -> Annotated:
     """A picture with its boxes, cut at its edges.
 
     Args:
-        stated: (width, height) that the annotation states.
+        stated: (width, height) that the annotation states; ``stated_in``: in which file, where it is not ``source``.
         unsure: classes about which nothing may be said here; that of a box outside the picture is added.
 
     Raises:
@@ -155,8 +157,8 @@ def picture_of(
     if stated is not None and stated != size:
         turned = " It is stored turned, and shown upright." if stated == size[::-1] and size[0] != size[1] else ""
         raise SlideError(
-            f"{path} has {size[0]} x {size[1]} px, its annotation in {source} states {stated[0]} x {stated[1]} px."
-            f"{turned}",
+            f"{path} has {size[0]} x {size[1]} px, its annotation in {stated_in or source} states "
+            f"{stated[0]} x {stated[1]} px.{turned}",
             hint="Annotate the picture itself, or give the one that was annotated.",
         )
     bounds = Box(0, 0, *size)

@@ -15,6 +15,7 @@ from wsi_chat.dialects import Dialect, Frame, get_dialect
 from wsi_chat.dialects.choice import chosen_option
 from wsi_chat.dialects.grammars import GRAMMARS
 from wsi_chat.dialects.options import options_of, topic_of
+from wsi_chat.dialects.refusal import declines
 from wsi_chat.errors import AnswerError, SettingError
 from wsi_chat.evaluation.classes import Choices, Chosen, ClassScores, Named, score_choices, score_classes
 from wsi_chat.evaluation.grounding import GroundingCase, GroundingScores, score_grounding
@@ -36,10 +37,11 @@ UNBOUNDED = 1_000_000.0
 
 
 class Counts(Record):
-    """Rows by what became of them. All but ``skipped`` and ``refused`` are in the scores, ``failed`` as wrong.
+    """Rows by what became of them. All but ``skipped`` and ``unscored`` are in the scores, ``failed`` as wrong.
 
-    ``unparsed``: an answer that names no option or class, or holds neither a box nor words for none. ``refused``:
-    the row itself cannot be scored (an option listed twice, a label that is none of the options).
+    ``refused``: an answer in which the model declines to answer, and names nothing. ``unparsed``: any other that names
+    no option or class, or holds neither a box nor words for none. ``unscored``: the row itself cannot be scored (an
+    option listed twice, a label that is none of the options).
     """
 
     rows: int
@@ -48,11 +50,12 @@ class Counts(Record):
     failed: int
     unparsed: int
     refused: int
+    unscored: int
     skipped: int
 
 
 class Problem(Record):
-    """A row that was refused or skipped."""
+    """A row that was skipped or cannot be scored."""
 
     line: int
     reason: str
@@ -102,17 +105,19 @@ def evaluate(
     if not read.named:
         notes.append("The rows name no image: intervals take each row for an image of its own.")
     kinds = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
-    chosen, refused = _chosen(kinds["mcq"])
+    picked, unscored = _chosen(kinds["mcq"])
     boxes = _Boxes(rows, dialect, image_size)
     cases, misfits = boxes.cases(kinds["ground"])
-    problems += [*refused, *misfits]
+    problems += [*unscored, *misfits]
     notes += boxes.notes
     referred = [_named(row) for row in kinds["refer"]]
     phrased = [_phrase(row) for row in kinds["phrase"]]
-    named = [*(row.predicted for row in chosen), *(row.predicted for row in (*referred, *phrased))]
-    unread = sum(predicted is None for predicted in named) + sum(not case.answered for case in cases)
-    failed = sum(row.status == "failed" for row in rows)
-    lost = sum(row.status == "failed" and row.kind not in TEXT_KINDS for row in rows)
+    chosen = [choice for _, choice in picked]
+    named = zip((*kinds["refer"], *kinds["phrase"]), (*referred, *phrased), strict=True)
+    silent = [row for row, choice in picked if choice.predicted is None]
+    silent += [row for row, name in named if name.predicted is None]
+    unread = [row for row in (*silent, *boxes.unread) if row.status != "failed"]
+    refused = sum(declines(row.predict) for row in unread)
     if boxed := [row.line for kind in TEXT_KINDS for row in kinds[kind] if BOX.search(row.predict)]:  # type: ignore[index]
         notes.append(
             f"{counted(len(boxed), 'answer')} scored as free text also {'holds' if len(boxed) == 1 else 'hold'} boxes, "
@@ -127,9 +132,10 @@ def evaluate(
             rows=len(rows),
             by_kind={kind: len(some) for kind, some in kinds.items() if some},
             truncated=sum(row.status == "truncated" for row in rows),
-            failed=failed,
-            unparsed=max(0, unread - lost),
-            refused=len(refused) + len(misfits),
+            failed=sum(row.status == "failed" for row in rows),
+            unparsed=len(unread) - refused,
+            refused=refused,
+            unscored=len(unscored) + len(misfits),
             skipped=len(read.skipped),
         ),
         images=len({row.image for row in rows}),
@@ -148,23 +154,25 @@ def evaluate(
 # -------------------------------------------------------------------------------------------- one class
 
 
-def _chosen(rows: Sequence[Prediction]) -> tuple[list[Chosen], list[Problem]]:
-    found: list[Chosen] = []
-    refused: list[Problem] = []
+def _chosen(rows: Sequence[Prediction]) -> tuple[list[tuple[Prediction, Chosen]], list[Problem]]:
+    """Each row that can be scored with what was chosen there, and why the others cannot."""
+    found: list[tuple[Prediction, Chosen]] = []
+    unscored: list[Problem] = []
     for row in rows:
         options = tuple(text for _, text in options_of(row.question))
         try:
             ask = Ask("mcq", topic=topic_of(row.question), options=options)
         except SettingError as error:
-            refused.append(Problem(line=row.line, reason=error.message))
+            unscored.append(Problem(line=row.line, reason=error.message))
             continue
         truth = chosen_option(row.label, options)
         if truth is None:
-            refused.append(Problem(line=row.line, reason=f"the label {row.label[:60]!r} is none of the options"))
+            unscored.append(Problem(line=row.line, reason=f"the label {row.label[:60]!r} is none of the options"))
             continue
         choice = None if row.status == "failed" else chosen_option(row.predict, options)
-        found.append(Chosen(row.image, ask.topic, options, options[truth], None if choice is None else options[choice]))
-    return found, refused
+        said = None if choice is None else options[choice]
+        found.append((row, Chosen(row.image, ask.topic, options, options[truth], said)))
+    return found, unscored
 
 
 def _named(row: Prediction) -> Named:
@@ -176,11 +184,12 @@ def _named(row: Prediction) -> Named:
         name = dialect.read_label(answer).casefold()
         return class_names().get(" ".join(name.split()), name)
 
-    return Named(row.image, code(Answer("", "refer", row.label)), code(row.answer) or None)
+    named = "" if declines(row.predict) else code(row.answer)
+    return Named(row.image, code(Answer("", "refer", row.label)), named or None)
 
 
 def _phrase(row: Prediction) -> Named:
-    predicted = _bare(row.predict)
+    predicted = "" if declines(row.predict) else _bare(row.predict)
     return Named(row.image, _bare(row.label), predicted if predicted and row.status != "failed" else None)
 
 
@@ -208,6 +217,7 @@ class _Boxes:
         self.predicted = main_dialect([row.predict for row in grounded], default=labels or "cytochat")
         self.labelled = labels or self.predicted
         self.odd: Counter[tuple[str, str]] = Counter()
+        self.unread: list[Prediction] = []
         self.notes: list[str] = []
         if grounded and not self.size and any(row.size is None for row in grounded):
             self.notes.append(
@@ -220,9 +230,13 @@ class _Boxes:
         problems: list[Problem] = []
         for row in rows:
             try:
-                found += self._case(row)
+                made = self._case(row)
             except AnswerError as error:
                 problems.append(Problem(line=row.line, reason=error.message))
+                continue
+            found += made
+            if not all(case.answered for case in made):
+                self.unread.append(row)
         for (named, written), number in sorted(self.odd.items()):
             have, were = ("has its", "was") if number == 1 else ("have their", "were")
             self.notes.append(
@@ -232,7 +246,9 @@ class _Boxes:
 
     def _case(self, row: Prediction) -> list[GroundingCase]:
         target = target_of(row.question)
-        truth, _ = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
+        truth, known = self._read(Answer("", "ground", row.label), row, label_side=True, target=target)
+        if not known:  # nothing is not there because nobody can read where it is
+            raise AnswerError(f"the label {row.label[:60]!r} has neither a box nor words for none")
         predicted, understood = self._read(row.answer, row, label_side=False, target=target)
         if row.confidence is not None:
             predicted = [LabelledBox(one.label, one.box, row.confidence) for one in predicted]
@@ -267,7 +283,8 @@ class _Boxes:
         given = (int(width), int(height))
         reading = dialect.read_boxes(answer, Frame(given, given, spaces[dialect.spec.coordinates]), target)
         found = [LabelledBox(class_names().get(one.label.casefold(), one.label), one.box) for one in reading.boxes]
-        return found, reading.understood
+        broken = label_side and reading.dropped > 0 and not found
+        return found, reading.understood and not broken
 
     def _dialect(self, text: str, own: str, *, label_side: bool) -> Dialect:
         """The dialect in which a text is read: the one given, the row's own where it fits, else the one it shows."""

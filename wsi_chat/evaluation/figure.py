@@ -32,7 +32,7 @@ def draw(result: Evaluation, path: Path) -> None:
     counts = result.counts
     figure.suptitle(
         f"{Path(result.file).name}: {counts.rows} rows, {result.images} images; {counts.truncated} cut off, "
-        f"{counts.failed} failed, {counts.unparsed} unparsed, {counts.refused} refused",
+        f"{counts.failed} failed, {counts.refused} refused, {counts.unparsed} unparsed",
         fontsize=11,
     )
     for number, (title, bars, marks) in enumerate(panels, start=1):

@@ -10,6 +10,7 @@ from wsi_chat.evaluation.classes import ChoiceScores, ClassScores
 from wsi_chat.evaluation.evaluate import Evaluation
 from wsi_chat.evaluation.grounding import GroundingScores
 from wsi_chat.evaluation.resampling import Estimate
+from wsi_chat.remarks import counted
 
 SHOWN = 12
 
@@ -29,8 +30,9 @@ def render(result: Evaluation) -> Group:
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.by_kind.items())
     head = Text(f"{result.file}: {counts.rows} rows on {result.images} images: {kinds}")
     became = Text(
-        f"{counts.truncated} cut off, {counts.failed} failed, {counts.unparsed} unparsed (all counted as they are), "
-        f"{counts.refused} refused, {counts.skipped} lines are no prediction"
+        f"{counts.truncated} cut off, {counts.failed} failed, {counts.refused} refused by the model, "
+        f"{counts.unparsed} unparsed (all counted as they are); left out: {counts.unscored} that cannot be scored, "
+        f"{counted(counts.skipped, 'line')} without a prediction"
     )
     parts: list[Text | Table] = [head, became]
     if result.choice is not None:
@@ -39,7 +41,7 @@ def render(result: Evaluation) -> Group:
         parts += _grounding(result.grounding)
     named = {"referring": result.referring, "single phrase": result.phrase}
     if any(named.values()):
-        table = _table("classes named", "rows", "unparsed", "accuracy", "balanced", "macro-F1")
+        table = _table("classes named", "rows", "no answer", "accuracy", "balanced", "macro-F1")
         for name, scores in named.items():
             if scores is not None:
                 table.add_row(name, *_class_cells(scores)[:5])
@@ -77,7 +79,7 @@ def _class_cells(scores: ClassScores) -> tuple[str, ...]:
 def _choice(result: Evaluation) -> Table:
     assert result.choice is not None
     table = _table(
-        "multiple choice", "rows", "unparsed", "accuracy", "majority", "first", "gain", "balanced", "macro-F1", "MCC"
+        "multiple choice", "rows", "no answer", "accuracy", "majority", "first", "gain", "balanced", "macro-F1", "MCC"
     )
 
     def add(name: str, scores: ChoiceScores) -> None:

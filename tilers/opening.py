@@ -1,0 +1,113 @@
+"""How a slide is opened: what it names is looked at, then each reader that may know it is tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from tilers.dicom import dicom_files
+from tilers.photographs import photographs_in
+from tilers.readers import candidates
+from tilers.readers.memory import NAME as MEMORY
+from tilers.readers.memory import open_memory
+from tilers.remote import STORE_MARKS, RemotePath, slide_path
+from tilers.slide import Slide
+from tilers.tiff_header import read_tiff_header
+from tilers.unreadable import describe_file, way_out
+from wsi_chat.errors import SlideNotFound, SlideUnreadable, SlideUnsupported
+from wsi_chat.names import Names
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    reader: str | None = None,
+    z: str | int = "best",
+    names: Names | None = None,
+) -> Slide:
+    """Open a slide with the first reader that takes it.
+
+    Args:
+        path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
+            photographs or a listing of them (``.fields``), which are one specimen and are shown side by side. An
+            address (``https://``, ``s3://`` and the like) of a TIFF, a picture or an OME-Zarr is read part by part.
+        mpp: µm per level-0 pixel; overrides the file's own metadata.
+        reader: the only reader to try.
+        z: of a stack, the focal plane to show: ``best`` (the sharpest of each tile), ``fused`` (each place from the
+            plane in which it is sharp), ``mid``, or its number from 0.
+        names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
+            function itself name the file.
+
+    Raises:
+        SlideNotFound: no such file, or a folder that is not a slide.
+        SlideUnsupported: no reader opens it; the message has each reader's reason.
+        SlideUnreadable: an image that is damaged.
+        SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
+    """
+    path = slide_path(path)
+    _check_path(path)
+    _check_header(path)
+    reasons, errors = [], []
+    for candidate in candidates(path, reader):
+        try:
+            backend = candidate.open(path)
+        except SlideUnreadable:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
+            reasons.append(f"{candidate.name}: {reason}")
+            errors.append(error)
+            continue
+        try:
+            return Slide(path, reader=candidate.name, opener=candidate.open, backend=backend, mpp=mpp, z=z, names=names)
+        except BaseException:
+            backend.close()
+            raise
+    raise SlideUnsupported(
+        f"{path.name} cannot be opened as a slide: {describe_file(path)}{'; '.join(reasons)}.",
+        hint=way_out(path, errors),
+    )
+
+
+def slide_of(picture: ArrayLike | Image.Image, *, mpp: float | None = None) -> Slide:
+    """A picture in memory as an open slide of one level.
+
+    Args:
+        picture: see `tilers.readers.memory.open_memory`.
+        mpp: µm per pixel, None where it is not known.
+
+    Raises:
+        SettingError: it is not a picture, or ``mpp`` is implausible.
+    """
+    backend = open_memory(picture)
+    return Slide(Path(MEMORY), reader="memory", opener=lambda _: backend, backend=backend, mpp=mpp)
+
+
+def _check_path(path: Path) -> None:
+    if isinstance(path, RemotePath):
+        path.look()  # says itself what is wrong
+    elif not path.exists():
+        raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
+    if path.is_dir():
+        slide = any((path / mark).is_file() for mark in STORE_MARKS)
+        if not slide and (isinstance(path, RemotePath) or not (dicom_files(path) or photographs_in(path))):
+            raise SlideNotFound(
+                f"{path} is a folder, not a slide, and no photographs of fields lie in it.",
+                hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
+                "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
+            )
+    elif path.stat().st_size == 0:
+        raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what makes a library abort the process or allocate without bound, before any library sees the file."""
+    header = read_tiff_header(path)
+    if header is not None and header.objection:
+        raise SlideUnsupported(
+            f"{path.name} cannot be opened as a slide: {header.objection}.",
+            hint="Copy the file again from its source; it looks damaged.",
+        )

@@ -1,0 +1,80 @@
+"""The stores behind addresses, through fsspec: which package reads a protocol, time limits, and when a file changed."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from wsi_chat.errors import SlideUnsupported
+
+HTTP = ("http", "https")
+CONNECT_S, READ_S = 20.0, 60.0  # how long a server may take to be reached, and to send the next part of an answer
+COPY = "Copy the slide to this machine."
+
+
+def file_system(scheme: str) -> Any:
+    """The fsspec file system of a protocol.
+
+    Raises:
+        SlideUnsupported: its package is not installed, or it cannot be set up.
+    """
+    try:
+        import fsspec
+
+        return fsspec.filesystem(scheme, **options(scheme))
+    except ImportError as error:
+        raise missing_package(scheme, error) from error
+    except ValueError as error:
+        raise SlideUnsupported(f"{scheme}:// cannot be read: {error}.", hint=COPY) from error
+
+
+def options(scheme: str) -> dict[str, Any]:
+    """Time limits, where the user's own configuration of fsspec says nothing of the client."""
+    from fsspec.config import conf
+
+    if scheme in HTTP and "client_kwargs" not in conf.get(scheme, {}):
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+        return {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    if scheme in ("s3", "s3a") and "config_kwargs" not in conf.get("s3", {}):
+        return {"config_kwargs": {"connect_timeout": CONNECT_S, "read_timeout": READ_S}}
+    return {}
+
+
+def missing_package(scheme: str, error: ImportError) -> SlideUnsupported:
+    """What to say of a protocol whose package is not there, with the cure."""
+    from fsspec.registry import known_implementations
+
+    said = str(known_implementations.get(scheme, {}).get("err", error))
+    if scheme in (*HTTP, "s3", "s3a"):
+        return SlideUnsupported(
+            f"{scheme}:// needs a package that is not installed ({error}).", hint="pip install 'wsi-chat[remote]'"
+        )
+    return SlideUnsupported(f"{scheme}:// needs a package that is not installed ({error}).", hint=said)
+
+
+def changed_ns(info: dict[str, Any]) -> int:
+    """When a file changed, in ns; where a store gives no time, a number that its checksum determines."""
+    for name in ("mtime", "LastModified", "last_modified", "last-modified", "updated", "created"):
+        value = info.get(name)
+        try:
+            if isinstance(value, datetime):
+                return int(value.timestamp() * 1e9)
+            if isinstance(value, int | float):
+                return int(value * 1e9)
+            if isinstance(value, str):
+                return int(_date(value).timestamp() * 1e9)
+        except (ValueError, TypeError, OverflowError):
+            continue
+    tag = str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or "")
+    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:7], "big") if tag else 0
+
+
+def _date(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
