@@ -1,4 +1,4 @@
-"""An engine core for vLLM that answers at once, and checkpoints without a model: what feeding a GPU costs, without a GPU.
+"""An engine core for vLLM that answers at once, and checkpoints without a model: feeding a GPU, without a GPU.
 
 Everything in front of the core is vLLM's own: renderer, input processor, serialisation, output processor. The core is a
 process of its own that decodes each request as vLLM's does and answers it with fixed tokens. Used by
@@ -7,7 +7,6 @@ process of its own that decodes each request as vLLM's does and answers it with 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import multiprocessing
 import tempfile

@@ -1,9 +1,9 @@
 """Questions as vLLM's renderer gives them, each wording rendered once and only the picture made anew.
 
-Screening asks thousands of tiles the same words. The first question of a wording goes through vLLM's own renderer (chat
-template, tokenizer, the model's processor); the next ones take its tokens around the picture and put the new picture's
-patches in, which a table makes (see `patches`). What comes out is the same, tokens and pixels: this is tried when the
-engine starts, and where it is not so (another family, another version of vLLM) every question goes through the renderer.
+Screening asks thousands of tiles the same words. The first question of a wording goes through vLLM's own renderer
+(chat template, tokenizer, the model's processor); the next ones take its tokens around the picture and put the new
+picture's patches in, which a table makes (see `patches`). What comes out is the same, tokens and pixels: this is tried
+when the engine starts, and where it is not so (another family, another version of vLLM) the renderer makes them all.
 """
 
 from __future__ import annotations
