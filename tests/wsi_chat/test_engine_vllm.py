@@ -55,6 +55,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         renderer=Renderer(), model_config=SimpleNamespace(max_model_len=50), shutdown=lambda: None
     )
     made._control = CONTROL
+    made._prompts = VLLMPrompts(made._vllm, made._rendered, None)
     yield made
     made.close()
 

@@ -129,7 +129,7 @@ def count_parameters(folder: Path) -> int | None:
         files, missing = _weights(folder)
         if missing:
             return None
-        return sum(math.prod(entry["shape"]) for file in files for entry in _tensors(file)[0].values())
+        return sum(int(math.prod(entry["shape"])) for file in files for entry in _tensors(file)[0].values())
     except (EngineError, *UNREADABLE):
         return None
 

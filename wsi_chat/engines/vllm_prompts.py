@@ -14,7 +14,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Render = Callable[[Query], Awaitable[Any]]
+Render = Callable[[Query], Coroutine[Any, Any, Any]]
 WORDINGS = 512
 PICTURES = 32
 """Pictures whose patches are kept, so that the questions about one tile share them."""
