@@ -79,21 +79,28 @@ def zmq_seconds() -> float:
     return spent
 
 
-def of_vllm(engine: VLLMEngine, queries: list[Query], *, before: bool) -> Parts:
-    """CPU milliseconds a question in the front process, by part."""
-    prompts, vllm = engine._prompts, engine._vllm
-    table, sampling = prompts._table, engine._sampling
-    assert table is not None, "vLLM's renderer is all there is for this checkpoint"
+def as_before(engine: VLLMEngine) -> None:
+    """Put every question through vLLM's renderer, and its words through vLLM's detokenizer."""
+    sampling = engine._sampling
 
-    def as_before(*given: Any, **named: Any) -> Any:
+    def plain(*given: Any, **named: Any) -> Any:
         settings = sampling(*given, **named)
         settings.detokenize, settings.skip_clone = True, False
         return settings
 
+    engine._prompts._table = None
+    engine._sampling = plain  # type: ignore[method-assign]
+
+
+def of_vllm(engine: VLLMEngine, queries: list[Query], *, before: bool) -> Parts:
+    """CPU milliseconds a question in the front process, by part."""
+    prompts, vllm = engine._prompts, engine._vllm
+    table = prompts._table
+    assert table is not None, "vLLM's renderer is all there is for this checkpoint"
     clock = Clock()
     processor = vllm.renderer.get_mm_processor()
     if before:
-        prompts._table, engine._sampling = None, as_before  # type: ignore[method-assign]
+        as_before(engine)
     prompts._pictures.clear()
     try:
         with (
@@ -221,10 +228,13 @@ def questions(dialect: Dialect, count: int) -> dict[str, list[Query]]:
     }
 
 
-def loaded(folder: Path, dtype: str) -> VLLMEngine:
+def loaded(folder: Path, dtype: str, *, before: bool = False) -> VLLMEngine:
     """A vLLM engine over a stand-in core."""
     with stand_in_core():
-        return VLLMEngine(folder, dtype=dtype)
+        engine = VLLMEngine(folder, dtype=dtype)
+    if before:
+        as_before(engine)
+    return engine
 
 
 def from_slide(engine: Engine, path: Path, dialect: Dialect, limit: int) -> tuple[float, int]:
@@ -253,12 +263,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--fronts", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--parts", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         for name in given.checkpoints:
             folder = embedded_checkpoint() if name == "embedded" else shaped_checkpoint(name, Path(root) / name)
             dialect = get_dialect(name)
-            by_part(name, folder, dialect, given)
+            if given.parts:
+                by_part(name, folder, dialect, given)
             if given.slide:
                 feed(name, folder, dialect, given)
 
@@ -287,15 +299,13 @@ def by_part(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
 
 
 def feed(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
-    for fronts in given.fronts:
-        pool = EnginePool([partial(loaded, folder, given.dtype)] * fronts)
+    for fronts, before in [(1, True), *((fronts, False) for fronts in given.fronts)]:
+        pool = EnginePool([partial(loaded, folder, given.dtype, before=before)] * fronts)
         try:
             from_slide(pool, given.slide, dialect, given.tiles)
             rates = [from_slide(pool, given.slide, dialect, given.tiles * 8) for _ in range(given.rounds)]
-            rate = statistics.median(each for each, _ in rates)
-            print(
-                f"{name}: {fronts} front processes, {rate:.0f} tiles/s from the slide ({rates[0][1]} tiles)", flush=True
-            )
+            rate, way = statistics.median(each for each, _ in rates), "before" if before else "after"
+            print(f"{name} {way}, front processes: {fronts}; {rate:.1f} of {rates[0][1]} tiles a second", flush=True)
         finally:
             pool.close()
 
