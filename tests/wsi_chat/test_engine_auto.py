@@ -135,6 +135,9 @@ def test_the_choice_goes_by_the_tiles_to_come_until_a_model_is_loaded(
     assert f"engine transformers: {model.choice.reason}" in caplog.messages
     model.expect(10**6)
     assert model.choice.name == "transformers", "the answers of one run are one engine's"
+    cohort = Model(Settings(), several=True)
+    cohort.expect(10**6)
+    assert cohort.choice.name == "transformers", "whichever slide of a cohort comes first"
 
 
 def test_what_takes_a_minute_is_said(

@@ -122,6 +122,7 @@ def analyze_slides(
         OutputError: the run folder cannot be written.
     """
     effective, origin, model = _resolved(settings, engine, config, environ)
+    model.several = len(slides) > 1
     check_settings(effective, model)
     run = RunFolder(Path(out)).open()
     samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
@@ -180,6 +181,7 @@ def analyze_cohort(
     if executor not in ("local", "ray"):
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin, model = _resolved(settings, engine, config, environ, executor=executor)
+    model.several = True
     samples = _samples(source, Path(out))
     check_settings(effective, model)
     _check_specimen(effective)

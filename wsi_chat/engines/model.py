@@ -21,14 +21,16 @@ class Model:
     settings: Settings
     given: engines.Engine | None = None
     start: Callable[[], engines.Engine] | None = None
+    several: bool = False
+    """Whether it answers about several slides: one engine for all, whichever of them comes first."""
     _engine: engines.Engine | None = None
     _dialect: Dialect | None = None
     _choice: engines.EngineChoice | None = None
     _tiles: int | None = None
 
     def expect(self, tiles: int) -> None:
-        """So many tiles will be asked about: what `choice` goes by, as long as nothing is loaded."""
-        if self._engine is None:
+        """So many tiles of a slide will be asked about: what `choice` goes by, as long as nothing is loaded."""
+        if self._engine is None and not self.several:
             self._tiles, self._choice = tiles, None
 
     @property
