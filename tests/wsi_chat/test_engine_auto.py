@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 import sys
 import types
@@ -15,10 +16,12 @@ from typer.testing import CliRunner
 
 from wsi_chat.dialects import dialect_of_name, get_dialect
 from wsi_chat.engines import choose_engine, embedded_checkpoint, load_engine
-from wsi_chat.engines.checkpoint import read_config
-from wsi_chat.engines.selection import list_gpus, parse_gpus
+from wsi_chat.engines.checkpoint import count_parameters, read_config
+from wsi_chat.engines.model import Model
+from wsi_chat.engines.selection import list_gpus, parse_gpus, quicker_engine
 from wsi_chat.engines.serving import pixel_bounds, plan_serving, serve_line
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.settings import Settings
 
 
 @pytest.fixture
@@ -45,6 +48,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 QWEN3 = ["Qwen3VLForConditionalGeneration"]
 
 
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A checkpoint's folder that says that it holds 8 billion parameters."""
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2_000_000, 4000], "data_offsets": [0, 16_000_000_000]}})
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": QWEN3}), encoding="utf-8")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("gpus", "knows", "device", "engine", "reason"),
     [
@@ -52,16 +64,103 @@ QWEN3 = ["Qwen3VLForConditionalGeneration"]
         (1, None, "auto", "transformers", "vLLM is not installed"),
         (1, ["LlamaForCausalLM"], "auto", "transformers", "vLLM does not know Qwen3VLForConditionalGeneration"),
         (1, QWEN3, "cpu", "transformers", "--device cpu is not a CUDA GPU"),
-        (1, QWEN3, "auto", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
-        (2, QWEN3, "cuda:1", "vllm", "a CUDA GPU is here, and vLLM knows the architecture"),
+        (1, QWEN3, "auto", "vllm", "a CUDA GPU is here, and vLLM knows the architecture; a large model"),
+        (2, QWEN3, "cuda:1", "vllm", "a CUDA GPU is here, and vLLM knows the architecture; a large model"),
     ],
 )
 def test_auto_takes_vllm_only_where_it_can_run(
-    machine: Any, gpus: int, knows: list[str] | None, device: str, engine: str, reason: str
+    machine: Any, large: Path, gpus: int, knows: list[str] | None, device: str, engine: str, reason: str
 ) -> None:
     machine(gpus, knows)
-    chosen = choose_engine("auto", folder=embedded_checkpoint(), device=device)
-    assert (chosen.name, chosen.reason) == (engine, reason)
+    chosen = choose_engine("auto", folder=large, device=device)
+    assert (chosen.name, chosen.reason, chosen.device) == (engine, reason, device)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tiles", "cores", "engine", "device", "reason"),
+    [
+        (8_000_000_000, 10, 64, "vllm", "auto", "a large model"),
+        (None, None, 64, "vllm", "auto", "a large model"),
+        (1_000_000_000, 10, 64, "vllm", "auto", "a large model"),
+        # small enough for the processor, where there is one worth the name and it may be used
+        (8_000_000, 100_000, 16, "transformers", "cpu", "a model of 8 M parameters is as fast on this machine's"),
+        (50_000_000, None, 8, "transformers", "cpu", "starts at once"),
+        (50_000_001, None, 8, "transformers", "auto", "answers before vLLM has started"),
+        (8_000_000, 100_000, 7, "vllm", "auto", "about 2590 s with transformers and about 1400 s with vllm"),
+        # 65.6 s of start against 12.5 ms a tile: 5,232 tiles
+        (8_000_000, 5_200, 0, "transformers", "auto", "a model of 8 M parameters and 5,200 tiles: about 140 s"),
+        (8_000_000, 5_300, 0, "vllm", "auto", "starting included"),
+        (800_000_000, 300, 64, "transformers", "auto", "a model of 800 M parameters and 300 tiles"),
+        (100, None, 2, "transformers", "auto", "a model of 1 M parameters answers"),
+    ],
+)
+def test_a_small_model_is_not_made_to_wait_for_vllm(
+    parameters: int | None, tiles: int | None, cores: int, engine: str, device: str, reason: str
+) -> None:
+    chosen = quicker_engine(parameters, tiles, cores=cores)
+    assert (chosen.name, chosen.device) == (engine, device)
+    assert reason in chosen.reason
+
+
+def test_the_embedded_model_runs_on_the_processor_unless_gpus_are_named(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2, QWEN3)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    folder = embedded_checkpoint()
+    assert choose_engine("auto", folder=folder, tiles=10**6).device == "cpu"
+    assert choose_engine("auto", folder=folder, device="cuda", tiles=10).name == "transformers"
+    assert choose_engine("auto", folder=folder, device="cuda", tiles=10).device == "cuda"
+    assert choose_engine("auto", folder=folder, device="cuda", tiles=10**6).name == "vllm"
+    assert choose_engine("auto", folder=folder, gpus="2").name == "vllm"
+    assert choose_engine("vllm", folder=folder, tiles=10).name == "vllm"
+
+
+def test_the_choice_goes_by_the_tiles_to_come_until_a_model_is_loaded(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(1, QWEN3)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    model = Model(Settings())
+    assert model.choice.name == "transformers"
+    model.expect(10**6)
+    assert model.choice.name == "vllm"
+    model.expect(12)
+    assert "12 tiles" in model.choice.reason
+    started = []
+    monkeypatch.setattr("wsi_chat.engines._start_transformers", lambda folder, **given: started.append(given))
+    with caplog.at_level("INFO", logger="wsi_chat.engines"):
+        _ = model.engine
+    assert started[0]["device"] == "auto"
+    assert f"engine transformers: {model.choice.reason}" in caplog.messages
+    model.expect(10**6)
+    assert model.choice.name == "transformers", "the answers of one run are one engine's"
+    cohort = Model(Settings(), several=True)
+    cohort.expect(10**6)
+    assert cohort.choice.name == "transformers", "whichever slide of a cohort comes first"
+
+
+def test_what_takes_a_minute_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from wsi_chat.commands.console import set_up_logging
+
+    set_up_logging()
+    monkeypatch.setattr("wsi_chat.engines._start_vllm", lambda folder, **given: None)
+    load_engine(None, engine="vllm")
+    shown = capsys.readouterr().err
+    assert shown == "Starting vLLM, which compiles the model: about a minute the first time ...\n"
+
+
+def test_parameters_are_counted_by_the_headers(tmp_path: Path, large: Path) -> None:
+    assert count_parameters(large) == 8_000_000_000
+    from safetensors import safe_open
+
+    with safe_open(embedded_checkpoint() / "model.safetensors", "numpy") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    assert count_parameters(embedded_checkpoint()) == sum(map(math.prod, shapes))
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    assert count_parameters(tmp_path) is None
 
 
 def test_a_named_server_comes_first_and_contradictions_are_refused() -> None:

@@ -14,6 +14,7 @@ from wsi_chat.engines.feeding import LoopThread
 from wsi_chat.engines.prompts import CONTROL
 from wsi_chat.engines.protocol import MeasuringEngine
 from wsi_chat.engines.vllm import VLLMEngine
+from wsi_chat.engines.vllm_prompts import VLLMPrompts
 from wsi_chat.errors import AnswerError, EngineError
 
 
@@ -54,6 +55,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         renderer=Renderer(), model_config=SimpleNamespace(max_model_len=50), shutdown=lambda: None
     )
     made._control = CONTROL
+    made._prompts = VLLMPrompts(made._vllm, made._rendered, None)
     yield made
     made.close()
 
@@ -78,3 +80,28 @@ def test_a_question_that_cannot_be_asked_has_no_room(engine: Any, asking: Any) -
     engine.close()
     with pytest.raises(EngineError, match="engine is closed"):
         engine.room(asking.query(0))
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+def test_where_a_prompt_cannot_be_proved_the_renderer_makes_every_one(asking: Any) -> None:
+    rendered: list[Any] = []
+
+    async def render(query: Any) -> Any:
+        rendered.append(query)
+        return {"prompt_token_ids": [1]}
+
+    # a version of vLLM that has no such renderer, and a family whose pictures are all resized
+    for vllm, bounds in ((SimpleNamespace(), (3136, 10**6)), (SimpleNamespace(renderer=Renderer()), None)):
+        loop = LoopThread("test-prompts")
+        prompts = VLLMPrompts(vllm, render, bounds)
+        loop.run(prompts.prove())
+        assert not prompts.quick
+        rendered.clear()
+        query = asking.query(0)
+        for _ in range(2):
+            assert loop.run(prompts.prompt(query)) == {"prompt_token_ids": [1]}
+        assert rendered == [query, query]
+        prompts.close()
+        loop.close()

@@ -288,6 +288,7 @@ def ready_to_ask(
         if not folder.journal_path.exists():
             take_over_answers(folder, slide.fingerprint)
         journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
+        model.expect(len(plan.tiles))
         provenance = provenance_of(plan, settings, model, prepared.foreground, system)
         if plan.tiles:
             score = score.under(conditions_of(provenance, system=system.code, system_version=str(system.version)))

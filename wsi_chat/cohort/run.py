@@ -125,6 +125,7 @@ def analyze_slides(
     effective, origin, model = _resolved(settings, engine, config, environ)
     from wsi_chat.analysis.pipeline import check_settings
 
+    model.several = len(slides) > 1
     check_settings(effective, model)
     run = RunFolder(Path(out)).open()
     samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
@@ -186,6 +187,7 @@ def analyze_cohort(
     samples = _samples(source, Path(out))
     from wsi_chat.analysis.pipeline import check_settings
 
+    model.several = True
     check_settings(effective, model)
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()

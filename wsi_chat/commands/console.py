@@ -54,6 +54,15 @@ class _ToStderr(logging.Handler):
         say(f"{record.levelname}: {record.getMessage()}", err=True)
 
 
+class _Waiting(logging.Handler):
+    """What a user waits for, said where nothing else would be."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "waited_for", False) and _stderr.level > logging.INFO:
+            message = record.getMessage()
+            say(f"{message[0].upper()}{message[1:]} ...", err=True)
+
+
 _stderr = _ToStderr(logging.WARNING)
 # an error that `complain` prints is logged too, for run.log
 _stderr.addFilter(lambda record: not getattr(record, "printed", False))
@@ -75,6 +84,9 @@ def set_up_logging() -> None:
     """
     if _stderr not in logging.getLogger().handlers:
         logging.getLogger().addHandler(_stderr)
+        engines = logging.getLogger("wsi_chat.engines")
+        engines.addHandler(_Waiting(logging.INFO))
+        engines.setLevel(logging.INFO)
     for name in ("tifffile", "tiffslide", "PIL", "matplotlib", "fsspec", "transformers"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore")

@@ -77,7 +77,7 @@ def find_checkpoint(model: str | Path | None) -> Path:
 def load_engine(
     model: str | Path | None = None,
     *,
-    engine: str = "auto",
+    engine: str | EngineChoice = "auto",
     adapter: str | Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -94,7 +94,8 @@ def load_engine(
     Args:
         model: a checkpoint folder, the name of a downloaded repository, or None for the embedded checkpoint; for
             a server the name that it lists, or None for its only one.
-        engine: ``auto``, ``transformers``, ``vllm`` or ``openai``; see `choose_engine` for what ``auto`` takes.
+        engine: ``auto``, ``transformers``, ``vllm`` or ``openai``; see `choose_engine` for what ``auto`` takes. Or what
+            that gave, with its device.
         adapter: folder of a LoRA adapter that was trained on the model.
         dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -113,7 +114,11 @@ def load_engine(
             server that does not answer.
     """
     folder = None if base_url else find_checkpoint(model)
-    chosen = choose_engine(engine, base_url=base_url, folder=folder, device=device)
+    chosen = (
+        engine
+        if isinstance(engine, EngineChoice)
+        else choose_engine(engine, base_url=base_url, folder=folder, device=device, gpus=gpus)
+    )
     log.info("engine %s: %s", chosen.name, chosen.reason)
     if folder is None:
         if gpus or adapter:
@@ -127,9 +132,10 @@ def load_engine(
     common: dict[str, Any] = {"name": name, "adapter": adapter, "dtype": dtype, "seed": seed}
     start: Callable[[], Engine]
     if chosen.name == "vllm":
+        log.info("starting vLLM, which compiles the model: about a minute the first time", extra={"waited_for": True})
         start = partial(_start_vllm, folder, images=images, slots=concurrency, **common)
     else:
-        start = partial(_start_transformers, folder, device=device, batch_size=batch_size, **common)
+        start = partial(_start_transformers, folder, device=chosen.device, batch_size=batch_size, **common)
     if gpus is None:
         return SupervisedEngine(start)
     from wsi_chat.engines.engine_pool import EnginePool

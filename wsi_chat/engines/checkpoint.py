@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,17 +98,40 @@ def _check_weights(path: Path) -> None:
     """The header of a safetensors file promises a length; a cut-off copy is shorter."""
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size, MAX_HEADER_BYTES):
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        needed = 8 + length + max(ends, default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        tensors, start = _tensors(path)
+        needed = start + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except UNREADABLE as error:
         raise EngineError(f"{path} is not a safetensors file: {error}", hint="Copy it again.") from error
     if size < needed:
         raise EngineError(f"{path} is cut off: {size} bytes of {needed}", hint="Copy it again.")
+
+
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)
+"""What reading a header that is none raises."""
+
+
+def _tensors(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors that a safetensors file's header lists, by name, and where their numbers begin."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(path.stat().st_size, MAX_HEADER_BYTES):
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(file.read(length))
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}, 8 + length
+
+
+def count_parameters(folder: Path) -> int | None:
+    """How many numbers the weights of a checkpoint hold, by their headers; None where those cannot be read.
+
+    Weights in 4 or 8 bits that share a number of their file count as one.
+    """
+    try:
+        files, missing = _weights(folder)
+        if missing:
+            return None
+        return sum(int(math.prod(entry["shape"])) for file in files for entry in _tensors(file)[0].values())
+    except (EngineError, *UNREADABLE):
+        return None
 
 
 def revision(folder: Path) -> str:

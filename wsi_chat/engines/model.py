@@ -21,9 +21,17 @@ class Model:
     settings: Settings
     given: engines.Engine | None = None
     start: Callable[[], engines.Engine] | None = None
+    several: bool = False
+    """Whether it answers about several slides: one engine for all, whichever of them comes first."""
     _engine: engines.Engine | None = None
     _dialect: Dialect | None = None
     _choice: engines.EngineChoice | None = None
+    _tiles: int | None = None
+
+    def expect(self, tiles: int) -> None:
+        """So many tiles of a slide will be asked about: what `choice` goes by, as long as nothing is loaded."""
+        if self._engine is None and not self.several:
+            self._tiles, self._choice = tiles, None
 
     @property
     def choice(self) -> engines.EngineChoice:
@@ -31,10 +39,12 @@ class Model:
         if self._choice is None:
             s = self.settings
             if self.given is not None or self.start is not None:
-                self._choice = engines.EngineChoice(s.engine, "given by the caller")
+                self._choice = engines.EngineChoice(s.engine, "given by the caller", s.device)
             else:
                 folder = None if s.base_url else engines.find_checkpoint(s.model)
-                self._choice = engines.choose_engine(s.engine, base_url=s.base_url, folder=folder, device=s.device)
+                self._choice = engines.choose_engine(
+                    s.engine, base_url=s.base_url, folder=folder, device=s.device, gpus=s.gpus, tiles=self._tiles
+                )
         return self._choice
 
     @property
@@ -64,7 +74,7 @@ class Model:
             s = self.settings
             self._engine = engines.load_engine(
                 s.model,
-                engine=self.choice.name,
+                engine=self.choice,
                 adapter=s.adapter,
                 dtype=s.dtype,
                 device=s.device,

@@ -89,7 +89,8 @@ class Prompts(Protocol):
 
 def image_key(images: Sequence[Image.Image]) -> tuple[int, int, str]:
     """The same for the same RGB pixels: width and height of the first image, and a hash over all of them."""
-    digest = hashlib.blake2b(digest_size=16)
+    # processors of today have instructions for this one: twice as fast as the others of the standard library
+    digest = hashlib.sha256()
     for number, image in enumerate(images):
         if number:
             digest.update(f"{image.width}x{image.height}".encode())

@@ -7,30 +7,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_chat.engines.checkpoint import read_config
+from wsi_chat.engines.checkpoint import count_parameters, read_config
 from wsi_chat.errors import SettingError
 
 ENGINES = ("auto", "transformers", "vllm", "openai")
 
+STARTS = {"transformers": 10.0, "vllm": 75.6}
+"""Seconds until the first question can be asked on a GPU. This and the next table were measured on one H200 in bfloat16
+with the embedded checkpoint and, for vLLM, also with a model of Qwen3-VL's 8B shape."""
+SECONDS_A_TILE = {"transformers": (1 / 38.8, 0.6e-12), "vllm": (1 / 75.6, 0.6e-12)}
+"""Of a screening question: with the smallest model, and more for each parameter (as between vLLM's two points)."""
+
+LARGE = 1_000_000_000
+"""Parameters from which on vLLM is taken however few the questions: it writes many answers at once, a token of each in
+one launch, where transformers writes one batch after the other."""
+SMALL = 50_000_000
+"""Parameters up to which a GPU waits for its launches most of the time, and processor cores are as fast."""
+CORES = 8
+"""So many of them screened as fast as that GPU did with transformers (75.3 tiles/s on 16, 38.8 on it)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """The engine taken, and the reason in words; both are written into the report."""
+    """The engine taken, and the reason in words; both are written into the report.
+
+    ``device`` is where it runs: as the settings say, or what was chosen for ``auto``.
+    """
 
     name: str
     reason: str
+    device: str = "auto"
 
 
 def choose_engine(
-    wanted: str = "auto", *, base_url: str | None = None, folder: Path | None = None, device: str = "auto"
+    wanted: str = "auto",
+    *,
+    base_url: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+    gpus: str | None = None,
+    tiles: int | None = None,
 ) -> EngineChoice:
     """The engine for these settings.
 
-    ``auto``: a server where one is named, else vLLM where it is installed, runs the checkpoint's architecture and
-    finds a CUDA GPU, else transformers.
+    ``auto``: a server where one is named; else, where a CUDA GPU is, what `quicker_engine` expects to be done first,
+    as far as vLLM is installed and runs the checkpoint's architecture; else transformers.
 
     Args:
         folder: the checkpoint's folder; None where only a server has it.
+        gpus: the setting ``--gpus``: who names GPUs wants them used.
+        tiles: that will be asked about; None where nobody knows yet.
 
     Raises:
         SettingError: an unknown engine, or one that does not go with ``base_url``.
@@ -47,22 +73,58 @@ def choose_engine(
             hint="Leave one of them out.",
         )
     if wanted != "auto":
-        return EngineChoice(wanted, "asked for with --engine")
+        return EngineChoice(wanted, "asked for with --engine", device)
     if base_url:
-        return EngineChoice("openai", "a server is named with --base-url")
-    missing = _why_not_vllm(folder, device)
+        return EngineChoice("openai", "a server is named with --base-url", device)
+    missing = _why_no_gpu(device)
     if missing:
-        return EngineChoice("transformers", missing)
-    return EngineChoice("vllm", "a CUDA GPU is here, and vLLM knows the architecture")
+        return EngineChoice("transformers", missing, device)
+    quicker = None
+    if folder is not None and gpus is None:
+        here = device == "auto"
+        quicker = quicker_engine(count_parameters(folder), tiles, cores=(os.cpu_count() or 1) if here else 0)
+        if quicker.name == "transformers":
+            return quicker if here else EngineChoice(quicker.name, quicker.reason, device)
+    # only now: to ask vLLM takes as long as to import it
+    missing = _why_not_vllm(folder)
+    if missing:
+        return EngineChoice("transformers", missing, device)
+    reason = "a CUDA GPU is here, and vLLM knows the architecture"
+    return EngineChoice("vllm", f"{reason}; {quicker.reason}" if quicker else reason, device)
 
 
-def _why_not_vllm(folder: Path | None, device: str) -> str:
+def quicker_engine(parameters: int | None, tiles: int | None, *, cores: int) -> EngineChoice:
+    """What is expected to be done first on a machine with a CUDA GPU, were vLLM installed.
+
+    Args:
+        parameters: of the model; None where unknown, which counts as many.
+        tiles: that will be screened; None where unknown, which counts as few: a conversation should begin at once.
+        cores: of the processor, 0 where it may not be used.
+    """
+    if parameters is None or parameters >= LARGE:
+        return EngineChoice("vllm", "a large model")
+    size = f"a model of {round(parameters / 1e6) or 1:,} M parameters"
+    if parameters <= SMALL and cores >= CORES:
+        return EngineChoice("transformers", f"{size} is as fast on this machine's processor, and starts at once", "cpu")
+    if tiles is None:
+        return EngineChoice("transformers", f"{size} answers before vLLM has started")
+    seconds = {
+        name: STARTS[name] + tiles * (least + parameters * more) for name, (least, more) in SECONDS_A_TILE.items()
+    }
+    name = min(seconds, key=seconds.__getitem__)
+    either = " and ".join(f"about {round(spent, -1):.0f} s with {each}" for each, spent in seconds.items())
+    return EngineChoice(name, f"{size} and {tiles:,} tiles: {either}, starting included")
+
+
+def _why_no_gpu(device: str) -> str:
     import torch
 
     if not torch.cuda.is_available():
         return "no CUDA GPU is here"
-    if not device.startswith(("auto", "cuda")):
-        return f"--device {device} is not a CUDA GPU"
+    return "" if device.startswith(("auto", "cuda")) else f"--device {device} is not a CUDA GPU"
+
+
+def _why_not_vllm(folder: Path | None) -> str:
     from wsi_chat.engines.vllm import why_not
 
     architectures = read_config(folder).get("architectures") if folder is not None else None

@@ -25,6 +25,7 @@ from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.prompts import choice_token_ids, control_tokens, count_marks, message_parts
 from wsi_chat.engines.protocol import EngineCrashed, failed
 from wsi_chat.engines.serving import CPU_BLOCK, ServingPlan, plan_serving
+from wsi_chat.engines.vllm_prompts import VLLMPrompts
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
@@ -106,6 +107,8 @@ class VLLMEngine:
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
         check_template(getattr(self._vllm.renderer.get_tokenizer(), "chat_template", None), path)
         self._control = control_tokens(self._vllm.renderer.get_tokenizer())
+        self._prompts = VLLMPrompts(self._vllm, self._rendered, self._plan.pixel_bounds)
+        self._loop.run(self._prompts.prove())
         self.model_name = name or checkpoint.name
         revision = checkpoint.revision
         if lora is not None:
@@ -172,6 +175,7 @@ class VLLMEngine:
             self._loop.submit(shut_down()).result(timeout=STOP_SECONDS)
         except Exception as error:
             log.debug("vLLM did not shut down cleanly: %s", describe_error(error))
+        self._prompts.close()
         self._loop.close()
 
     def forget(self) -> None:
@@ -263,7 +267,7 @@ class VLLMEngine:
     async def _generated(
         self, query: Query, ids: tuple[tuple[int, ...], ...], say: Callable[[str], None] | None
     ) -> Any:
-        prompt = await self._rendered(query)
+        prompt = await self._prompts.prompt(query)
         stream = self._vllm.generate(
             prompt,
             self._sampling(query, ids, whole=say is None),
@@ -297,6 +301,9 @@ class VLLMEngine:
             max_tokens=1 if ids else query.max_tokens,
             # boxes of some dialects are written with special tokens
             skip_special_tokens=False,
+            # whole answers are decoded once, at their end; and nothing else holds these settings
+            detokenize=not whole,
+            skip_clone=True,
             output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.CUMULATIVE,
             **choice,
         )
@@ -308,16 +315,19 @@ class VLLMEngine:
         if ids:
             return _choice(query, said_.logprobs[0], ids, prompt, seconds)
         cut = said_.finish_reason == "length"
+        spoken = list(said_.token_ids)
+        # the token that ended the answer is not part of its text; there are no other ways to stop
+        words = spoken if cut else spoken[:-1]
         return Answer(
             key=query.key,
             task=query.task,
-            text=said_.text,
+            text=said_.text or str(self._vllm.renderer.get_tokenizer().decode(words, skip_special_tokens=False)),
             status="truncated" if cut else "ok",
             finish_reason="length" if cut else "stop",
             logprob=said_.cumulative_logprob,
             seconds=seconds,
             prompt_tokens=prompt,
-            new_tokens=len(said_.token_ids),
+            new_tokens=len(spoken),
         )
 
 
