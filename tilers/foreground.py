@@ -8,7 +8,6 @@ tried, and recorded as unreadable.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -17,21 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilers.background import TEXTURE, Background, estimate_background, texture
+from tilers.cell_grid import ASSUMED_MPP, CellGrid, read_grid
 from tilers.deposit import Deposit, find_deposit
-from tilers.reduce import UNREADABLE_RGB, Piece, cell_mean, level_for, pieces
 from wsi_chat.errors import SettingError, SlideUnreadable
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, Remark
 
 if TYPE_CHECKING:
     from tilers.slide import Slide
 
-FINE_UM = 2.0  # a lymphocyte's nucleus (7 µm) covers several such pixels, and noise is averaged
-CELL_UM = 8.0  # about a small cell
-ASSUMED_MPP = 0.5  # where a slide has none; it only sets how fine the mask is
-MAX_CELLS = 16_000_000
-PIECE_PX = 2048
-OVERVIEW_PX = 2048  # what Slide.overview shows unless told otherwise
-MAX_OVERVIEW_PIXELS = 40_000_000
 # Absorbance (log10) above background. Pale superficial cytoplasm in a Pap stain has 0.1 to 0.2, nuclei 0.5 and
 # more; glass and mountant vary by about 0.03.
 ABSORBANCE = 0.08
@@ -125,7 +118,13 @@ def _summed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def find_foreground(
-    slide: Slide, *, mask: bool = True, absorbance: float = ABSORBANCE, signal: float = SIGNAL
+    slide: Slide,
+    *,
+    mask: bool = True,
+    absorbance: float = ABSORBANCE,
+    signal: float = SIGNAL,
+    workers: int = 2,
+    progress: Progress = no_progress,
 ) -> Foreground:
     """Find what is worth looking at.
 
@@ -133,6 +132,8 @@ def find_foreground(
         mask: False takes the whole scan (within the bounds that the file states) without reading it.
         absorbance: least log10 absorbance above a bright background, in any channel.
         signal: least grey levels above a dark background, in any channel.
+        workers: reading threads; each holds one piece of 2048 px.
+        progress: told as stage ``mask`` how many pieces of the slide were read.
 
     Raises:
         SlideUnreadable: nothing of the slide can be read.
@@ -142,7 +143,7 @@ def find_foreground(
         raise SettingError(f"absorbance is {absorbance:g} and signal {signal:g}.", hint="Both must be above 0.")
     if not mask:
         return _everything(slide)
-    grid = _read_grid(slide)
+    grid = read_grid(slide, workers, progress)
     if not (grid.scanned & ~grid.unreadable).any():
         if grid.unreadable.any():
             raise SlideUnreadable(
@@ -197,113 +198,6 @@ def find_foreground(
     )
 
 
-@dataclass(slots=True)
-class _Grid:
-    """Per cell and channel: the darkest, the brightest and the mean colour, uint8 (rows, columns, 3)."""
-
-    low: NDArray[np.uint8]
-    high: NDArray[np.uint8]
-    mean: NDArray[np.uint8]
-    scanned: NDArray[np.bool_]
-    unreadable: NDArray[np.bool_]
-    cell: float
-    error: str = ""
-
-
-def _read_grid(slide: Slide) -> _Grid:
-    mpp = slide.mpp or ASSUMED_MPP
-    level = level_for(slide, FINE_UM / mpp)
-    scale = slide.level_downsamples[level]
-    width, height = slide.level_sizes[level]
-    average = max(1, int(FINE_UM / (mpp * scale)))
-    pool = max(1, round(CELL_UM / (mpp * scale * average)))
-    while -(-width // (average * pool)) * -(-height // (average * pool)) > MAX_CELLS:
-        pool *= 2
-    side = average * pool
-    rows, columns = -(-height // side), -(-width // side)
-    shape = (rows, columns, 3)
-    grid = _Grid(
-        low=np.zeros(shape, np.uint8),
-        high=np.zeros(shape, np.uint8),
-        mean=np.zeros(shape, np.uint8),
-        scanned=np.zeros((rows, columns), bool),
-        unreadable=np.zeros((rows, columns), bool),
-        cell=side * scale,
-    )
-    overview = _overview_to_fill(slide, level, side)
-    step = side if overview is None else math.lcm(side, overview.cell)
-    least = step * max(1, -(-256 // step))
-    for plane in slide.candidate_planes:
-        _read_plane(slide, level, plane, grid, average, pool, least, overview if plane == slide.middle_plane else None)
-    if overview is not None:
-        slide.keep_overview(overview.pixels, overview.cell * scale)
-    return grid
-
-
-@dataclass(frozen=True, slots=True)
-class _Overview:
-    """A picture of the whole slide that is filled while the mask is read; ``cell``: side of its pixel, level px."""
-
-    pixels: NDArray[np.uint8]
-    cell: int
-
-
-def _overview_to_fill(slide: Slide, level: int, side: int) -> _Overview | None:
-    """A canvas where an overview would have to read the mask's level again; None where a smaller level serves."""
-    ratio = max(slide.size) / OVERVIEW_PX / slide.level_downsamples[level]
-    if level_for(slide, max(1.0, max(slide.size) / OVERVIEW_PX)) != level:
-        return None
-    ratio = max(1.0, ratio)
-    cell = side * int(ratio / side) if ratio >= side else max(n for n in range(1, int(ratio) + 1) if side % n == 0)
-    width, height = slide.level_sizes[level]
-    if -(-width // cell) * -(-height // cell) > MAX_OVERVIEW_PIXELS:
-        return None
-    return _Overview(np.zeros((-(-height // cell), -(-width // cell), 3), np.uint8), cell)
-
-
-def _read_plane(
-    slide: Slide, level: int, plane: int, grid: _Grid, average: int, pool: int, least: int, overview: _Overview | None
-) -> None:
-    """Add one focal plane to the grid: the darkest and brightest spots of all planes count."""
-    side = average * pool
-    first = plane == slide.candidate_planes[0]
-    for piece in pieces(slide, level, side=least * max(1, PIECE_PX // least), least=least, z=plane):
-        r0, c0 = piece.y // side, piece.x // side
-        place = np.s_[r0 : r0 + -(-piece.height // side), c0 : c0 + -(-piece.width // side)]
-        if overview is not None:
-            _fill(overview, piece)
-        if piece.rgb is None:
-            grid.unreadable[place] = True
-            grid.scanned[place] = True
-            grid.error = piece.error
-            continue
-        fine = cell_mean(piece.rgb, average)
-        low, high = _pool(fine, pool, np.minimum), _pool(fine, pool, np.maximum)
-        grid.low[place] = low if first else np.minimum(grid.low[place], low)
-        grid.high[place] = high if first else np.maximum(grid.high[place], high)
-        if first or plane == slide.middle_plane:
-            grid.mean[place] = cell_mean(fine, pool)
-        if piece.scanned is None:
-            grid.scanned[place] = True
-        else:
-            grid.scanned[place] |= _pool(piece.scanned[..., None].view(np.uint8), side, np.maximum)[..., 0] > 0
-
-
-def _fill(overview: _Overview, piece: Piece) -> None:
-    cell = overview.cell
-    top, left = piece.y // cell, piece.x // cell
-    place = np.s_[top : top + -(-piece.height // cell), left : left + -(-piece.width // cell)]
-    overview.pixels[place] = UNREADABLE_RGB if piece.rgb is None else cell_mean(piece.rgb, cell)
-
-
-def _pool(pixels: NDArray[np.uint8], factor: int, choose: np.ufunc) -> NDArray[np.uint8]:
-    h, w, channels = pixels.shape
-    grown = np.pad(pixels, ((0, -h % factor), (0, -w % factor), (0, 0)), mode="edge")
-    cells = grown.reshape(grown.shape[0] // factor, factor, grown.shape[1] // factor, factor, channels)
-    pooled: NDArray[np.uint8] = choose.reduce(choose.reduce(cells, axis=3), axis=1)
-    return pooled
-
-
 def _everything(slide: Slide) -> Foreground:
     width, height = slide.size
     cell = max(1.0, max(width, height) / 4096)
@@ -328,7 +222,7 @@ def _everything(slide: Slide) -> Foreground:
     )
 
 
-def _blank(slide: Slide, grid: _Grid, why: Remark) -> Foreground:
+def _blank(slide: Slide, grid: CellGrid, why: Remark) -> Foreground:
     nothing = np.zeros(grid.scanned.shape, bool)
     return Foreground(
         mask=nothing,

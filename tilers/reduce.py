@@ -51,6 +51,13 @@ class Piece:
     error: str = ""
 
 
+@dataclass(slots=True)
+class Damage:
+    """How many smallest pieces of a level could not be read so far; threads that read it together share one."""
+
+    lost: int = 0
+
+
 def pieces(
     slide: Pyramid,
     level: int,
@@ -59,6 +66,7 @@ def pieces(
     least: int,
     area: tuple[int, int, int, int] | None = None,
     z: int | None = None,
+    damage: Damage | None = None,
 ) -> Iterator[Piece]:
     """Read a level piece by piece, row-major; a piece that fails is quartered down to ``least`` px.
 
@@ -67,16 +75,17 @@ def pieces(
         area: x, y, width, height in level pixels (may reach beyond the slide); the whole level by default.
             Pieces start at multiples of ``least`` from its origin, and their places count from there.
         z: the focal plane; None leaves it to the slide.
+        damage: what was lost before, where the level is read in several calls.
     """
     x0, y0, width, height = area or (0, 0, *slide.level_sizes[level])
     scale = slide.level_downsamples[level]
-    lost = 0
+    damage = damage or Damage()
     for y in range(0, height, side):
         for x in range(0, width, side):
             w, h = min(side, width - x), min(side, height - y)
-            whole = lost >= MAX_NARROWED
+            whole = damage.lost >= MAX_NARROWED
             for piece in _piece(slide, level, (x0, y0), scale, x, y, w, h, max(w, h) if whole else least, z):
-                lost += piece.rgb is None
+                damage.lost += piece.rgb is None
                 yield piece
 
 
@@ -139,9 +148,10 @@ def cell_mean(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     if factor == 1:
         return rgb
     h, w = rgb.shape[:2]
-    grown = cv2.copyMakeBorder(rgb, 0, -h % factor, 0, -w % factor, cv2.BORDER_REPLICATE)
-    size = (grown.shape[1] // factor, grown.shape[0] // factor)
-    return np.asarray(cv2.resize(grown, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if h % factor or w % factor:
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, -h % factor, 0, -w % factor, cv2.BORDER_REPLICATE), np.uint8)
+    size = (rgb.shape[1] // factor, rgb.shape[0] // factor)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def shrink(picture: NDArray[np.uint8], extent: tuple[float, float], px: int) -> NDArray[np.uint8]:

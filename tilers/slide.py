@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from tilers.cards import slide_card
 from tilers.fingerprint import fingerprint
 from tilers.focus import NEIGHBOURHOOD_PX, NEIGHBOURHOOD_UM, fixed_plane, focus_score, fuse_planes, read_focus
 from tilers.photographs import is_photograph
-from tilers.readers import Backend, Pixels
+from tilers.readers import Backend, Pixels, Region
 from tilers.reduce import shrink, view
 from tilers.resolution import resolve_mpp
 from wsi_chat.errors import (
@@ -56,6 +57,8 @@ class Slide:
         background_rgb: the colour outside the scan.
         planes: how many focal planes it has; ``candidate_planes``: those among which the sharpest is shown, one
             where the setting ``z`` names it. ``fused``: they are shown as one picture.
+        shares_pieces: whether regions may be read one by one at no more cost than together; see `readers.Backend`.
+        decoding: who decodes the pixels and why, where there is a choice; "" where there is none.
         properties: allow-listed, nothing personal.
         fields: places of the photographs that are shown side by side; empty for a slide, which is one picture.
         notes: what a reader of the report should know of the file (cut off, pixels not square ...).
@@ -85,6 +88,8 @@ class Slide:
         self.implausible_mpp = settled.implausible
         self.mpp_stated = settled.stated
         self.vendor = backend.vendor
+        self.decoding = backend.decoding
+        self.shares_pieces = backend.shares_pieces
         self.objective_power = backend.objective_power
         self.bounds: Box | None = backend.bounds
         self.background_rgb = backend.background
@@ -231,6 +236,10 @@ class Slide:
 
     # ------------------------------------------------------------------------------------------ pixels
 
+    def expect(self, regions: Iterable[Region]) -> None:
+        """A hint that these regions will be read, each once, by this slide or its clones; see `Backend.expect`."""
+        self._backend.expect(regions)
+
     def read_region(self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None) -> NDArray[np.uint8]:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.
 
@@ -311,8 +320,8 @@ class Slide:
         if pixels.shape[2] == 3:
             return pixels, None
         alpha = pixels[..., 3]
-        rgb = np.ascontiguousarray(pixels[..., :3])
-        if alpha.min() == 255:
+        rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8)
+        if cv2.extractChannel(pixels, 3).min() == 255:
             return rgb, None
         weight = alpha[..., None].astype(np.float32) / 255
         ground = np.asarray(self.background_rgb, np.float32)

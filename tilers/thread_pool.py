@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +26,7 @@ def in_order(
     broken: Callable[[Item, Exception], Result],
     workers: int,
     ahead: int,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield ``work(slide, item)`` for each item, in order, with at most ``ahead`` results begun and not taken.
 
     ``work`` runs on ``workers`` threads, each with its own clone of the slide. Closing the generator early

@@ -327,4 +327,4 @@ def test_a_slide_that_is_lost_altogether_is_not_searched_piece_by_piece(
     faults.bad = lambda x, y, w, h: True
     with pytest.raises(SlideUnreadable, match="Nothing of"):
         find_foreground(slide)
-    assert len(faults.reads) < 2 * (36 + 85)  # each of 36 pieces, and one of them narrowed down, all tried twice
+    assert len(faults.reads) < 2 * (36 + 2 * 85)  # 36 pieces, one a thread narrowed down, all tried twice

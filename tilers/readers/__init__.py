@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "wsi_chat.readers"
 Pixels = NDArray[np.uint8]
+Region = tuple[int, int, int, int, int]
+"""x, y at level 0, the level, width and height at that level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Backend(ABC):
     ``shareable`` says that one handle may serve several threads and needs no reopening after an error.
     ``fields`` are the places of photographs that are shown side by side, ``digest`` the fingerprint of all of them.
     ``planes`` counts the focal planes; a backend with more than one overrides ``read_plane``.
+    ``shares_pieces`` says that small regions cost no more than large ones that hold them all, since what is decoded for
+    one is kept for the next; and that each region comes as an array of its own.
+    ``decoding`` says in a clause who decodes the pixels and why, where there is a choice.
     """
 
     level_sizes: Sequence[tuple[int, int]]
@@ -64,6 +69,8 @@ class Backend(ABC):
     fields: Sequence[FieldRecord] = ()
     digest: str = ""
     planes: int = 1
+    shares_pieces: bool = False
+    decoding: str = ""
 
     @abstractmethod
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
@@ -76,6 +83,10 @@ class Backend(ABC):
     def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         """Like ``read``, of one focal plane, counted from 0."""
         return self.read(x, y, level, width, height)
+
+    def expect(self, regions: Iterable[Region]) -> None:
+        """A hint that these regions will each be read once; a backend that keeps decoded pixels may plan with it."""
+        del regions
 
     @abstractmethod
     def close(self) -> None:

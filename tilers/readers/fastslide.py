@@ -1,8 +1,12 @@
-"""Slides through fastslide (optional): a fast, thread-safe decoder. Used only where it is asked for by name.
+"""Slides through fastslide (optional), only where it is asked for by name: it is fast, and neither exact nor strict.
+
+It decodes JPEG as libjpeg-turbo does with its fast DCT and without smooth chroma (the same pixels, bit for bit), where
+OpenSlide, Pillow and the other readers here take the accurate modes; those cost 5 % more. And it passes over damaged
+JPEG data without an error. So no file is read with it unless the user says so (``benchmarks/fastslide_modes.py``).
 
 It gives no transparency, so a file with tiles that were never written, or that end beyond the file, is refused: they
-would come as pixels. So are JPEG tiles with subsampled chroma, of which its colours differ from libjpeg's by more than
-3 grey levels, and a generic TIFF of which it would show other levels or colours than are stored.
+would come as pixels. So are JPEG tiles in YCbCr, of which its colours differ by more than 3 grey levels, and a generic
+TIFF of which it would show other levels or colours than are stored.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ class FastSlideBackend(WindowBackend):
     """One fastslide handle, which several threads may read."""
 
     shareable = True
+    decoding = "by fastslide, as asked; it shows damaged JPEG data as if they were sound"
 
     def __init__(self, slide: Any) -> None:
         self._slide = slide
@@ -62,12 +67,15 @@ def _check_faithful(path: Path) -> None:
         raise SlideUnsupported("some of its tiles are missing, which fastslide would show as pixels")
     with tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages[0]
-        subsampled = int(page.photometric) == YCBCR and tuple(page.subsampling or (1, 1)) != (1, 1)
+        ycbcr = int(page.photometric) == YCBCR
+        subsampled = ycbcr and tuple(page.subsampling or (1, 1)) != (1, 1)
     if subsampled:
         raise SlideUnsupported(
-            "its JPEG tiles have subsampled chroma, which fastslide enlarges in another way than libjpeg: colours at"
-            " edges differ by up to 37 grey levels"
+            "its JPEG tiles have subsampled chroma, which fastslide does not smooth as libjpeg does: colours at edges"
+            " differ by up to 37 grey levels"
         )
+    if ycbcr:
+        raise SlideUnsupported("its JPEG tiles are in YCbCr, which fastslide decodes with up to 5 grey levels of error")
 
 
 def open_backend(path: Path) -> Backend:

@@ -11,6 +11,7 @@ import openslide
 from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
+from tilers.readers.aperio import direct_or_openslide
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
@@ -84,7 +85,7 @@ def open_backend(path: Path) -> Backend:
         raise SlideUnsupported(str(error)) from error
     if backend.vendor == "generic-tiff":
         _check_generic(path, backend)
-    return backend
+    return direct_or_openslide(path, backend, lambda: OpenSlideBackend(path))
 
 
 def _check_generic(path: Path, backend: OpenSlideBackend) -> None:

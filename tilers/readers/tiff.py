@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +21,8 @@ from numpy.typing import NDArray
 from tilers.channels import ChannelStatement, Mixing, choose_mixing
 from tilers.orientation import UPRIGHT, upright
 from tilers.properties import allow_listed, origin_of, tiff_resolution
-from tilers.readers import Backend, Pixels, WindowBackend
+from tilers.readers import Backend, Pixels
+from tilers.readers.pieces import PieceBackend
 from tilers.remote import RemotePath
 from tilers.samples import (
     ALPHAS,
@@ -47,19 +46,18 @@ from wsi_chat.schema import Remark
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 32 * 2**20
 SAMPLED_PIECES = 16  # of the coarsest level, to learn which values are in use
 MAX_COARSEST_PIXELS = 40_000_000_000  # a level that must be read whole for the mask: 200,000 x 200,000 px
 UNITS = {1: "none", 2: "inch", 3: "centimeter"}
 
 
-class TiffBackend(WindowBackend):
+class TiffBackend(PieceBackend):
     """One TIFF; a handle serves every thread, and a failed read leaves nothing behind."""
 
-    shareable = True
     vendor = "generic-tiff"
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._file = path.open("rb")
         self._read_at = path.read_range if isinstance(path, RemotePath) else self._read_local
         source = self._file if isinstance(path, RemotePath) else path
@@ -77,9 +75,6 @@ class TiffBackend(WindowBackend):
         except BaseException:
             self.close()
             raise
-        self._lock = threading.Lock()
-        self._pieces: OrderedDict[tuple[int, int, int, int], Pixels] = OrderedDict()
-        self._cached = 0
 
     def _describe(self, content: Content, file_size: int) -> None:
         first = self._levels[0].first
@@ -199,44 +194,12 @@ class TiffBackend(WindowBackend):
 
     # -------------------------------------------------------------------------------------- pixels
 
-    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return self.plane_window(self.planes // 2, level, x, y, width, height)
+    def grid(self, level: int) -> tuple[int, int, int, int]:
+        image = self._levels[level].first
+        return image.rows, image.columns, *image.piece
 
-    def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        image = self._levels[level].images[plane][0]
-        rows, columns = image.piece
-        out: Pixels | None = None
-        for row in range(y // rows, -(-(y + height) // rows)):
-            for column in range(x // columns, -(-(x + width) // columns)):
-                piece = self._piece(level, plane, row, column)
-                if out is None:
-                    out = np.zeros((height, width, piece.shape[2]), np.uint8)
-                if piece.shape[2] == 4 and out.shape[2] == 3:
-                    out = np.dstack([out, np.full(out.shape[:2], 255, np.uint8)])
-                top, left = row * rows - y, column * columns - x
-                y0, x0 = max(0, top), max(0, left)
-                y1, x1 = min(height, top + piece.shape[0]), min(width, left + piece.shape[1])
-                out[y0:y1, x0:x1, :3] = piece[y0 - top : y1 - top, x0 - left : x1 - left, :3]
-                if out.shape[2] == 4:
-                    solid = piece.shape[2] == 3
-                    out[y0:y1, x0:x1, 3] = 255 if solid else piece[y0 - top : y1 - top, x0 - left : x1 - left, 3]
-        assert out is not None
-        return out
-
-    def _piece(self, level: int, plane: int, row: int, column: int) -> Pixels:
-        key = (level, plane, row, column)
-        with self._lock:
-            if key in self._pieces:
-                self._pieces.move_to_end(key)
-                return self._pieces[key]
-        piece = self._shown(self._levels[level].images[plane], row, column)
-        with self._lock:
-            if key not in self._pieces:
-                self._pieces[key] = piece
-                self._cached += piece.nbytes
-            while self._cached > CACHE_BYTES and len(self._pieces) > 1:
-                self._cached -= self._pieces.popitem(last=False)[1].nbytes
-        return piece
+    def piece(self, plane: int, level: int, row: int, column: int) -> Pixels:
+        return self._shown(self._levels[level].images[plane], row, column)
 
     def _shown(self, images: Sequence[TiffImage], row: int, column: int) -> Pixels:
         first = images[0]

@@ -113,10 +113,12 @@ def ask_slide(
     folder = run.slide(name)
     earlier = EarlierDocuments(folder)
     earlier.expect("provenance", {"config": config_of(settings)})
+
+    def prepare() -> Prepared:
+        return prepare_slide(path, settings, model.dialect, names=names, progress=progress)
+
     with ExitStack() as stack:
-        slide = stack.enter_context(
-            _opened(prepared or (lambda: prepare_slide(path, settings, model.dialect, names=names)), earlier)
-        )
+        slide = stack.enter_context(_opened(prepared or prepare, earlier))
         asking = stack.enter_context(
             ready_to_ask(slide, folder, settings, model, score, earlier=earlier, clock=clock, progress=progress)
         )

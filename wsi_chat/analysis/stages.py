@@ -38,7 +38,7 @@ from wsi_chat.analysis.supplied import what_was_supplied
 from wsi_chat.atomic import sweep
 from wsi_chat.engines.asker import Asker
 from wsi_chat.journal import Journal
-from wsi_chat.progress import Progress
+from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import (
     ASSUMED_SCALE,
     Box,
@@ -195,13 +195,20 @@ class Judged:
 
 
 def prepare_slide(
-    path: Path, settings: Settings, dialect: Dialect, *, names: Names | None = None, read_ahead: bool = False
+    path: Path,
+    settings: Settings,
+    dialect: Dialect,
+    *,
+    names: Names | None = None,
+    read_ahead: bool = False,
+    progress: Progress = no_progress,
 ) -> Prepared:
     """Open a slide and plan its tiles: everything that comes before the first question. Needs no engine.
 
     Args:
         names: what the slide is called in documents, and what must not show there; None is its own name.
         read_ahead: also begin to read tiles, on threads of their own, so that the first questions need not wait.
+        progress: told how much of the slide was read for the mask.
 
     Raises:
         WsiChatError: the slide or a setting cannot be used.
@@ -220,7 +227,7 @@ def prepare_slide(
             slide.assume_mpp(tile_mpp)
         slide.require_mpp()
         what_was_supplied(settings, system)  # a preparation that the system does not know is named before any question
-        foreground = find_foreground(slide, mask=settings.mask != "off")
+        foreground = find_foreground(slide, mask=settings.mask != "off", workers=settings.workers, progress=progress)
         plan = plan_tiles(
             slide,
             foreground,

@@ -25,14 +25,14 @@ def info(
     json_: Json = False,
     **settings: Any,
 ) -> None:
-    """Show what a slide file is: size, resolution and its source, levels, reader. Reads no pixels."""
+    """Show what a slide file is: size, resolution and its source, levels, reader, and who decodes its tiles and why."""
     chosen, _ = resolve(settings)
     payload, lines = describe_slide(slide, mpp=chosen.mpp, reader=chosen.reader)
     show(payload, lines, as_json=json_)
 
 
 def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tuple[dict[str, Any], RenderableType]:
-    """The slide's record without reading a pixel. Raises SlideError as :func:`tilers.open_slide` does."""
+    """The slide's record; only opening it decodes a few tiles. Raises SlideError as :func:`tilers.open_slide` does."""
     with open_slide(path, mpp=mpp, reader=reader) as slide:
         width, height = slide.size
         known = slide.mpp is not None
@@ -40,6 +40,7 @@ def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tupl
             "id": slide_id(path),
             "file": path.name,
             "reader": slide.reader,
+            "decoding": slide.decoding,
             "vendor": slide.vendor,
             "width": width,
             "height": height,
@@ -57,6 +58,7 @@ def describe_slide(path: Path, *, mpp: float | None, reader: str | None) -> tupl
             ("file", str(path)),
             ("id", payload["id"]),
             ("reader", f"{slide.reader}" + (f" ({slide.vendor})" if slide.vendor else "")),
+            *([("decoding", slide.decoding)] if slide.decoding else []),
             ("size", f"{width} x {height} px{size_mm}"),
             ("levels", ", ".join(f"{w} x {h}" for w, h in slide.level_sizes)),
             *([("planes", f"{slide.planes} focal planes")] if slide.planes > 1 else []),

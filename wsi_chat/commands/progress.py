@@ -11,11 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from wsi_chat.commands.terminal import Console
 
 STAGES = {
+    "mask": "finding the cells",
     "screen": "screening",
     "detail": "looking closer",
     "adequacy": "counting cells",
     "documents": "writing the report",
 }
+
+TILES = ("screen", "zoom", "detail", "adequacy")  # stages that count tiles
 
 
 @contextmanager
@@ -50,7 +53,7 @@ class SlideBar:
         if stage not in self._tasks:
             self._tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
         elapsed = next(task.elapsed for task in bars.tasks if task.id == self._tasks[stage])
-        rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage != "documents" else ""
+        rate = f"{done / elapsed:.1f} tiles/s" if done and elapsed and stage in TILES else ""
         bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
 
     @property

@@ -1,0 +1,306 @@
+"""JPEG tiles of Aperio's slides decoded directly: OpenSlide's pixels, strictly, each once; or OpenSlide itself."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tilers import TileStream, find_foreground, open_slide, plan_tiles
+from tilers.readers import Pixels
+from tilers.readers.aperio import AperioBackend
+from tilers.readers.pieces import PieceBackend, PieceCache
+from wsi_chat.errors import SlideUnreadable
+from wsi_chat.schema import Box
+
+from .conftest import halved, textured
+
+WIDTH, HEIGHT, TILE = 1100, 900, 128
+
+
+def write_svs(path: Path, *, levels: int = 3, compression: str = "jpeg", **how: Any) -> Path:
+    """A slide in Aperio's layout: tiles of 128 px, levels halved twice each time (downsamples 1, 4 and 16.1)."""
+    image = textured(WIDTH, HEIGHT)
+    with tifffile.TiffWriter(path) as writer:
+        for level in range(levels):
+            h, w = image.shape[:2]
+            text = f"Aperio Image Library v11.2.1 \n{WIDTH}x{HEIGHT} [0,0 {w}x{h}] (128x128) JPEG/RGB Q=90"
+            text += "|AppMag = 20|MPP = 0.5" if level == 0 else ""
+            writer.write(
+                image, tile=(TILE, TILE), compression=compression, metadata=None, description=text,
+                **{"photometric": "ycbcr", **how},
+            )  # fmt: skip
+            image = halved(halved(image))
+    return path
+
+
+def place_of_tile(path: Path, level: int, index: int) -> tuple[int, int]:
+    """Offset and length of a tile's bytes."""
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[level]
+        return page.dataoffsets[index], page.databytecounts[index]
+
+
+def of_openslide(path: Path, x: int, y: int, level: int, width: int, height: int) -> Pixels:
+    with openslide.OpenSlide(path) as slide:
+        rgba = np.asarray(slide.read_region((x, y), level, (width, height)))
+    return np.where(rgba[..., 3:] > 0, rgba[..., :3], 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 1), (2, 2)])
+def test_pixels_are_openslides_at_every_subsampling(tmp_path: Path, subsampling: tuple[int, int]) -> None:
+    path = write_svs(tmp_path / "a.svs", subsampling=subsampling)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        assert slide.mpp_source == "aperio.MPP"
+        assert slide.decoding == "directly, strictly: 9 of 9 JPEG tiles tried are as OpenSlide shows them"
+        for x, y, w, h in (
+            (0, 0, WIDTH, HEIGHT),
+            (77, 131, 300, 260),
+            (WIDTH - 50, HEIGHT - 60, 90, 90),
+            (-20, -9, 60, 60),
+        ):
+            assert np.array_equal(slide.read_region(x, y, 0, w, h), of_openslide(path, x, y, 0, w, h))
+        for level in (1, 2):  # between the pixels of a level OpenSlide interpolates, and so it reads them
+            for x, y in ((0, 0), (400, 200), (401, 203)):
+                assert np.array_equal(slide.read_region(x, y, level, 40, 40), of_openslide(path, x, y, level, 40, 40))
+
+
+def test_a_real_scan_is_decoded_directly_with_openslides_pixels(shared_data: Path) -> None:
+    path = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    with open_slide(path) as slide:
+        assert slide.decoding.startswith("directly, strictly: 4 of 4")
+        assert np.array_equal(slide.read_region(0, 0, 0, *slide.size), of_openslide(path, 0, 0, 0, *slide.size))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_every_tile_of_the_file_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: float
+) -> None:
+    path = write_svs(tmp_path / "a.svs", levels=1)
+    decoded: Counter[tuple[int, ...]] = Counter()
+    decode = AperioBackend.piece
+
+    def counted(self: AperioBackend, *key: int) -> Pixels:
+        decoded[key] += 1
+        return decode(self, *key)
+
+    with open_slide(path) as slide:
+        monkeypatch.setattr(AperioBackend, "piece", counted)
+        plan = plan_tiles(slide, None, tile_px=200, mpp=0.5, overlap=overlap)
+        patches = list(TileStream(slide, plan, workers=3, focus=False))
+        assert all(np.array_equal(p.pixels, of_openslide(path, p.tile.x, p.tile.y, 0, 200, 200)) for p in patches)
+        assert {p.focus for p in patches} == {None}
+        assert slide._backend._cache._bytes == 0  # what nobody needs any more is not kept
+    assert len(decoded) == 9 * 8
+    assert set(decoded.values()) == {1}
+
+
+@pytest.mark.parametrize("how", ["zeros", "bytes that belong to nothing"])
+def test_a_damaged_tile_is_unreadable_and_never_asked_of_openslide(tmp_path: Path, how: str) -> None:
+    """OpenSlide itself passes over surplus bytes before a marker, behind which pixels are wrong."""
+    path = write_svs(tmp_path / "a.svs", levels=1)
+    at, count = place_of_tile(path, 0, 9 * 3 + 4)
+    data = bytearray(path.read_bytes())
+    if how == "zeros":
+        data[at + count // 2 : at + count - 2] = bytes(count - 2 - count // 2)
+    else:
+        data[at + count - 60 : at + count] = bytes([*data[at + count - 60 : at + count - 12], 0xFF, 0xD9, *bytes(10)])
+        data[at + count - 14 : at + count] = bytes([17] * 12) + b"\xff\xd9"
+    (tmp_path / "hurt.svs").write_bytes(data)
+    hurt = Box(4 * TILE, 3 * TILE, 5 * TILE, 4 * TILE)
+    with open_slide(tmp_path / "hurt.svs") as slide, open_slide(path) as sound:
+        assert slide.decoding.startswith("directly")
+        plan = plan_tiles(slide, None, tile_px=100, mpp=0.5, overlap=0.0)
+        statuses = Counter()
+        for patch in TileStream(slide, plan):
+            t = patch.tile
+            statuses[patch.status] += 1
+            if t.box.intersection(hurt) > 0:
+                assert (patch.status, patch.pixels) == ("unreadable", None)
+            else:
+                assert np.array_equal(patch.pixels, sound.read_region(t.x, t.y, 0, 100, 100))
+        assert statuses["unreadable"] == 6  # 3 x 2 tiles of the plan lie on it
+
+
+def test_tiles_that_were_never_written_are_shown_as_openslide_shows_them(tmp_path: Path) -> None:
+    path = write_svs(tmp_path / "a.svs")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags["TileByteCounts"]
+        data[counts.valueoffset + 4 * 11 : counts.valueoffset + 4 * 12] = bytes(4)
+        assert counts.dtype == 4
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        assert slide.decoding.startswith("directly")
+        for x, y in ((2 * TILE, TILE), (2 * TILE - 40, TILE - 30)):
+            wanted = of_openslide(path, x, y, 0, TILE, TILE)
+            assert np.array_equal(slide.read_region(x, y, 0, TILE, TILE), wanted)
+
+
+def test_other_colours_than_openslides_leave_the_file_to_openslide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import simplejpeg
+
+    path = write_svs(tmp_path / "a.svs", subsampling=(2, 2))
+    decode = simplejpeg.decode_jpeg
+
+    def fast(*given: Any, **how: Any) -> Any:
+        return decode(*given, **how, fastdct=True, fastupsample=True)
+
+    monkeypatch.setattr("tilers.segments.simplejpeg.decode_jpeg", fast)
+    with open_slide(path) as slide:
+        assert slide.decoding.startswith(
+            "by OpenSlide; of 9 JPEG tiles tried, 9 are not as OpenSlide shows them: their"
+        )
+        assert np.array_equal(slide.read_region(3, 5, 0, 300, 300), of_openslide(path, 3, 5, 0, 300, 300))
+        plan = plan_tiles(slide, None, tile_px=200, mpp=0.5)
+        assert all(
+            np.array_equal(p.pixels, of_openslide(path, p.tile.x, p.tile.y, 0, 200, 200))
+            for p in TileStream(slide, plan)
+        )
+
+
+def test_a_writer_whose_tiles_a_strict_decoder_refuses_is_left_to_openslide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*given: Any, **how: Any) -> Any:
+        raise ValueError("3 extraneous bytes before marker 0xd9")
+
+    monkeypatch.setattr("tilers.readers.aperio.decode_jpeg", refuses)
+    with open_slide(write_svs(tmp_path / "a.svs")) as slide:
+        assert slide.decoding.endswith("are not as OpenSlide shows them: 3 extraneous bytes before marker 0xd9")
+        assert slide.read_region(0, 0, 0, 50, 50).shape == (50, 50, 3)
+
+
+def test_one_damaged_tile_among_those_tried_does_not_turn_the_decision(tmp_path: Path) -> None:
+    path = write_svs(tmp_path / "a.svs", levels=1)
+    at, count = place_of_tile(path, 0, 0)  # the first tile is always tried
+    data = bytearray(path.read_bytes())
+    data[at + count - 14 : at + count] = bytes([17] * 12) + b"\xff\xd9"
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        assert slide.decoding.startswith("directly, strictly: 3 of 4") or slide.decoding.startswith(
+            "directly, strictly: 3 of 3"
+        )
+        with pytest.raises(SlideUnreadable):
+            slide.read_region(0, 0, 0, 50, 50)
+
+
+def test_what_is_no_jpeg_says_so(tmp_path: Path, shared_data: Path) -> None:
+    with open_slide(write_svs(tmp_path / "a.svs", compression="deflate", photometric="rgb")) as slide:
+        assert slide.decoding == "by OpenSlide; its tiles are compressed as DEFLATE, no 8-bit JPEG"
+    with open_slide(shared_data / "slides" / "boxes_0.dcm") as slide:
+        assert slide.decoding == "by OpenSlide; only Aperio's JPEG tiles are decoded directly, and this is dicom"
+
+
+def test_an_openslide_handle_that_failed_is_replaced(tmp_path: Path) -> None:
+    """Its errors latch; the level with fractional downsamples is read through it by all threads."""
+    with open_slide(write_svs(tmp_path / "a.svs")) as slide:
+        backend = slide._backend
+        wanted = slide.read_region(401, 203, 1, 60, 50)
+        failed = backend._slide
+
+        def broken(*_: int) -> Pixels:
+            raise OSError("latched")
+
+        failed.read = broken
+        assert np.array_equal(slide.read_region(401, 203, 1, 60, 50), wanted)  # retried on the fresh handle
+        assert backend._slide is not failed
+
+
+# ------------------------------------------------------------------------------------------ pieces
+
+
+class Grid(PieceBackend):
+    """A picture in pieces of 16 px, which counts what is decoded."""
+
+    def __init__(self, image: Pixels, limit: int) -> None:
+        super().__init__()
+        self._cache = PieceCache(limit)
+        self.image, self.decoded, self.lock = image, Counter[tuple[int, int]](), threading.Lock()
+        self.level_sizes, self.level_downsamples = ((image.shape[1], image.shape[0]),), (1.0,)
+
+    def grid(self, level: int) -> tuple[int, int, int, int]:
+        return -(-self.image.shape[0] // 16), -(-self.image.shape[1] // 16), 16, 16
+
+    def piece(self, plane: int, level: int, row: int, column: int) -> Pixels:
+        with self.lock:
+            self.decoded[row, column] += 1
+        return np.array(self.image[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16])
+
+    def close(self) -> None:
+        pass
+
+
+REGIONS = st.lists(
+    st.tuples(st.integers(-9, 99), st.integers(-9, 69), st.just(0), st.integers(1, 60), st.integers(1, 60)), max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(regions=REGIONS, limit=st.sampled_from([1, 3000, 10**6]), announced=st.booleans())
+def test_regions_are_the_picture_and_announced_pieces_are_decoded_once(
+    regions: list[tuple[int, int, int, int, int]], limit: int, announced: bool
+) -> None:
+    image = textured(100, 70)
+    backend = Grid(image, limit)
+    if announced:
+        backend.expect(regions)
+    for x, y, level, w, h in regions:
+        framed = np.pad(image, ((9, 130), (9, 160), (0, 0)))[y + 9 : y + 9 + h, x + 9 : x + 9 + w]
+        read = backend.read(x, y, level, w, h)
+        assert np.array_equal(read[..., :3], framed)
+        assert backend._cache._bytes <= max(limit, 16 * 16 * 3)
+        assert backend._cache._bytes == sum(piece.nbytes for piece in backend._cache._pieces.values())
+    if limit == 10**6:
+        assert set(backend.decoded.values()) <= {1}
+        assert not (announced and backend._cache._pieces)
+
+
+def test_threads_that_want_the_same_piece_decode_it_once() -> None:
+    backend = Grid(textured(320, 320), 10**6)
+    regions: Iterable[tuple[int, ...]] = [(x, y, 0, 40, 40) for y in range(0, 280, 20) for x in range(0, 280, 20)]
+    backend.expect(list(regions) * 4)  # type: ignore[arg-type]
+    threads = [threading.Thread(target=lambda: [backend.read(*r) for r in regions]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(backend.decoded.values()) == {1}
+    assert backend._cache._pieces == {}
+
+
+def test_what_a_failed_decoding_leaves_behind_is_nothing() -> None:
+    backend = Grid(textured(64, 64), 10**6)
+    backend.expect([(0, 0, 0, 40, 40), (20, 20, 0, 40, 40)])
+    decode, backend.piece = backend.piece, lambda *_: (_ for _ in ()).throw(OSError("a hiccup"))  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="hiccup"):
+        backend.read(0, 0, 0, 40, 40)
+    backend.piece = decode  # type: ignore[method-assign]
+    assert np.array_equal(backend.read(20, 20, 0, 40, 40), backend.image[20:60, 20:60])
+    assert backend._cache._bytes == 0
+
+
+# ------------------------------------------------------------------------------------------ the mask
+
+
+def test_the_mask_does_not_depend_on_the_number_of_threads_and_tells_its_progress(tmp_path: Path) -> None:
+    path = write_svs(tmp_path / "a.svs")
+    told: list[tuple[str, int, int]] = []
+    with open_slide(path, mpp=2.0) as slide:
+        alone = find_foreground(slide, workers=1)
+        together = find_foreground(slide, workers=3, progress=lambda *now: told.append(now))
+    assert np.array_equal(alone.mask, together.mask)
+    assert np.array_equal(alone.strength, together.strength)
+    assert told == [("mask", 0, 1), ("mask", 1, 1)]
