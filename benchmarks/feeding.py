@@ -238,7 +238,7 @@ def loaded(folder: Path, dtype: str, *, before: bool = False) -> VLLMEngine:
 
 
 def from_slide(engine: Engine, path: Path, dialect: Dialect, limit: int) -> tuple[float, int]:
-    """Tiles a second that are read, asked about and answered, and how many."""
+    """Seconds in which tiles are read, asked about and answered, and how many."""
     system = load_system("cervix")
     with open_slide(path) as slide:
         plan = plan_tiles(
@@ -252,7 +252,7 @@ def from_slide(engine: Engine, path: Path, dialect: Dialect, limit: int) -> tupl
                 dialect.build(ask, Image.fromarray(patch.pixels), model_id="any", decoding={})[0] for patch in patches
             )
             count = sum(answer.status != "failed" for answer in engine.answer(queries))
-    return count / (time.perf_counter() - started), count
+    return time.perf_counter() - started, count
 
 
 def main() -> None:
@@ -299,13 +299,25 @@ def by_part(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
 
 
 def feed(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
+    """Tiles a second through front processes, and what the CPU of each kind of process would allow."""
+    import psutil
+
     for fronts, before in [(1, True), *((fronts, False) for fronts in given.fronts)]:
         pool = EnginePool([partial(loaded, folder, given.dtype, before=before)] * fronts)
         try:
             from_slide(pool, given.slide, dialect, given.tiles)
-            rates = [from_slide(pool, given.slide, dialect, given.tiles * 8) for _ in range(given.rounds)]
-            rate, way = statistics.median(each for each, _ in rates), "before" if before else "after"
-            print(f"{name} {way}, front processes: {fronts}; {rate:.1f} of {rates[0][1]} tiles a second", flush=True)
+            processes = [psutil.Process(worker.process.pid) for worker in pool._workers]
+            began = time.process_time(), sum(sum(process.cpu_times()[:2]) for process in processes)
+            runs = [from_slide(pool, given.slide, dialect, given.tiles * 8) for _ in range(given.rounds)]
+            tiles = sum(count for _, count in runs)
+            reading = time.process_time() - began[0]
+            asking = sum(sum(process.cpu_times()[:2]) for process in processes) - began[1]
+            rate, way = statistics.median(count / spent for spent, count in runs), "before" if before else "after"
+            print(
+                f"{name} {way}, front processes: {fronts}; {rate:.1f} tiles/s from the slide; CPU a tile: "
+                f"{1e3 * reading / tiles:.2f} ms to read and build, {1e3 * asking / tiles:.2f} ms in front",
+                flush=True,
+            )
         finally:
             pool.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -61,10 +62,15 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     yield SimpleNamespace(
         ours=lambda query: plain._loop.run(prompts.prompt(query)),
         theirs=lambda query: plain._loop.run(plain._rendered(query)),
+        together=lambda queries: plain._loop.run(_together(prompts, queries)),
         prompts=prompts, policy=policy, dtype=dtype, on_device=on_device,
     )  # fmt: skip
     prompts.close()
     plain._loop.close()
+
+
+async def _together(prompts: VLLMPrompts, queries: list[Query]) -> list[Any]:
+    return await asyncio.gather(*(prompts.prompt(query) for query in queries))
 
 
 def _noise(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -104,6 +110,26 @@ def test_the_same_tokens_places_and_pixels(way: Any) -> None:
             query = Query("k", "vqa", turns, images)
             _same(way.ours(query), way.theirs(query), dtype)
     assert len(way.prompts._wordings) == len(wordings)
+
+
+def test_words_that_come_many_times_at_once_are_rendered_once(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = way.policy.sent_size(256, 256)
+    turns = (Turn("user", "<image>All at once?"),)
+    queries = [Query(f"{seed}", "vqa", turns, (_noise(seed, size),)) for seed in range(8)]
+    rendered = []
+    render = way.prompts._render
+
+    async def counted(query: Query) -> Any:
+        rendered.append(query.key)
+        return await render(query)
+
+    monkeypatch.setattr(way.prompts, "_render", counted)
+    prompts = way.together(queries)
+    assert len(rendered) == 1
+    for query, prompt in zip(queries, prompts, strict=True):
+        theirs = way.theirs(query)
+        assert prompt["prompt_token_ids"] == theirs["prompt_token_ids"]
+        assert len(prompt["mm_kwargs"]["image"]) == 1
 
 
 def test_other_pixels_have_another_key_and_the_same_ones_the_same(way: Any) -> None:

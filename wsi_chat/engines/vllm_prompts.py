@@ -68,7 +68,7 @@ class VLLMPrompts:
         self._vllm, self._render, self._bounds = vllm, render, bounds
         self._table: PatchTable | None = None
         self._image_token = -1
-        self._wordings: OrderedDict[tuple[Turn, ...], _Wording] = OrderedDict()
+        self._wordings: OrderedDict[tuple[Turn, ...], asyncio.Task[_Wording]] = OrderedDict()
         self._pictures: OrderedDict[str, _Picture] = OrderedDict()
         self._items: dict[tuple[int, int, int], Any] = {}
         self._lock = threading.Lock()
@@ -87,14 +87,12 @@ class VLLMPrompts:
         """A query as vLLM takes it. Raises what its renderer raises."""
         if not (self._table is not None and query.images and all(map(self._as_it_is, query.images))):
             return await self._render(query)
-        wording = self._wordings.get(query.turns)
-        if wording is None:
-            prompt = await self._render(query)
-            self._wordings[query.turns] = self._worded(prompt)
-            while len(self._wordings) > WORDINGS:
-                self._wordings.popitem(last=False)
-            return prompt
-        self._wordings.move_to_end(query.turns)
+        try:
+            wording = await self._wording(query)
+        except Exception:
+            # perhaps of the one question that was rendered for all with these words, and not of this one
+            self._wordings.pop(query.turns, None)
+            return await self._render(query)
         run = asyncio.get_running_loop().run_in_executor
         pictures = [await run(self._pool, self._seen, image) for image in query.images]
         return self._joined(wording, pictures)
@@ -183,8 +181,18 @@ class VLLMPrompts:
 
     # ------------------------------------------------------------------------------------------ words
 
-    def _worded(self, prompt: Any) -> _Wording:
+    async def _wording(self, query: Query) -> _Wording:
+        """The words of a question as tokens: rendered once, however many questions with them come at once."""
+        if query.turns not in self._wordings:
+            self._wordings[query.turns] = asyncio.ensure_future(self._worded(query))
+            while len(self._wordings) > WORDINGS:
+                self._wordings.popitem(last=False)
+        self._wordings.move_to_end(query.turns)
+        return await asyncio.shield(self._wordings[query.turns])
+
+    async def _worded(self, query: Query) -> _Wording:
         """What is left of a rendered prompt without its pictures."""
+        prompt = await self._render(query)
         ids, pieces, end = prompt["prompt_token_ids"], [], 0
         for place in sorted(prompt["mm_placeholders"]["image"], key=lambda place: int(place.offset)):
             pieces.append(tuple(ids[end : place.offset]))
@@ -219,7 +227,6 @@ class VLLMPrompts:
         first, second = (Image.new("RGB", (side, side), colour) for colour in ((1, 2, 3), (250, 120, 7)))
         query = replace(_probe_query(first), images=(first, second))
         query = replace(query, turns=(Turn("system", "Be brief."), Turn("user", "<image>One, <image>two?")))
-        await self.prompt(query)
         ours = await self.prompt(replace(query, images=(second, first)))
         theirs = await self._render(replace(query, images=(second, first)))
         if set(theirs) - {"prompt", "arrival_time"} != set(ours) or set(theirs["mm_kwargs"]) != {"image"}:
