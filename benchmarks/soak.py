@@ -13,7 +13,6 @@ import argparse
 import os
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -57,10 +56,12 @@ def make_slides(folder: Path, count: int) -> None:
 
 
 class Meter(Silent):
-    """Notes after each slide: MiB resident, open files, processor seconds since the slide before."""
+    """Notes after each slide: MiB resident, open files, processor seconds since the slide before; a row a tenth."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: ScriptedEngine, slides: int) -> None:
         self.rows: list[tuple[float, int, float]] = []
+        self._engine = engine
+        self._tenth = max(1, slides // 10)
         self._last = time.process_time()
 
     def ended(self, outcome: Outcome) -> None:
@@ -70,8 +71,12 @@ class Meter(Silent):
         resident = pages * resource.getpagesize() / 2**20
         self.rows.append((resident, len(os.listdir("/proc/self/fd")), now - self._last))  # noqa: PTH208
         self._last = now
-        if len(self.rows) % 100 == 0:
-            print(f"  {len(self.rows)} slides, {resident:.0f} MiB", file=sys.stderr, flush=True)
+        self._engine.asked.clear()  # it keeps every question with its picture, for tests
+        if len(self.rows) % self._tenth == 0:
+            rows = self.rows[-self._tenth :]
+            memory, files, seconds = (statistics.median(column) for column in zip(*rows, strict=True))
+            place = f"{len(self.rows) - self._tenth + 1} to {len(self.rows)}"
+            print(f"| {place} | {memory:.0f} | {files:.0f} | {seconds:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -80,23 +85,18 @@ def main() -> None:
     parser.add_argument("--format", default="html,json", help="documents; a PDF takes about a second of its own")
     parser.add_argument("--out", type=Path, help="run folder, kept; a temporary one where it is left out")
     given = parser.parse_args()
-    meter = Meter()
+    engine = ScriptedEngine(says)
+    print("| slides | resident MiB | open files | processor seconds for a slide |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         slides = Path(scratch) / "slides"
         slides.mkdir()
         make_slides(slides, given.slides)
         result = wsi_chat.analyze_cohort(
-            slides, out=given.out or Path(scratch) / "out", engine=ScriptedEngine(says), watcher=meter,
+            slides, out=given.out or Path(scratch) / "out", engine=engine, watcher=Meter(engine, given.slides),
             specimen="cervix", top_k=2, format=given.format, controls=False,
         )  # fmt: skip
     assert result.counts == {"done": given.slides}, result.counts
-    print("| slides | resident MiB | open files | processor seconds for a slide |")
-    print("|---|---|---|---|")
-    tenth = max(1, given.slides // 10)
-    for first in range(0, given.slides, tenth):
-        rows = meter.rows[first : first + tenth]
-        memory, files, seconds = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"| {first + 1} to {first + len(rows)} | {memory:.0f} | {files:.0f} | {seconds:.2f} |")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from wsi_chat.errors import as_utf8
 
@@ -60,7 +61,14 @@ def shown_names(path: Path, shown: str) -> Names:
 
 
 def without_folder(value: str) -> str:
-    """A setting's value as documents show it: of a path the last part alone, anything else as it is."""
+    """A setting's value as documents show it: of a path the last part alone, of an address no path, else as it is.
+
+    Some gateways have a key in the path of their address; the usual ``/v1`` is none.
+    """
+    if "://" in value:
+        address = urlsplit(value)
+        plain = address.path.strip("/") in ("", "v1")
+        return value if plain else f"{address.scheme}://{address.netloc}/{ELSEWHERE}"
     return Path(value).name if is_path(value) else value
 
 

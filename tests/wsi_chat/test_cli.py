@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsi_chat import cli
+from wsi_chat.commands import doctor
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import EngineDied
 
@@ -288,6 +290,26 @@ def test_doctor_has_a_fix_on_every_line_that_needs_one() -> None:
     assert [c["name"] for c in checks if c["state"] != "PASS" and not c["fix"]] == []
     assert done.exit_code == (1 if any(c["state"] == "FAIL" for c in checks) else 0)
     assert [c for c in checks if c["state"] == "FAIL"] == []
+
+
+def test_doctor_names_versions_with_known_faults_and_the_way_past_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    installed = {"pillow": "12.1.9", "jinja2": "3.1.6", "torch": "2.6.0+cu124", "urllib3": "2.5"}
+
+    def version(name: str) -> str:
+        if name in installed:
+            return installed[name]
+        if name in doctor.FLOORS:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = doctor._known_faults()
+    assert found.state == "WARN"
+    assert found.fix == "pip install -U 'pillow>=12.2' 'urllib3>=2.6'"
+    assert "heap overflow" in found.seen
+    installed.update(pillow="12.2", urllib3="2.6.0rc1")
+    assert doctor._known_faults().state == "PASS"
 
 
 def test_doctor_fails_on_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import json
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from wsi_chat.analysis.pseudonyms import Pseudonyms
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.run_log import run_log
 from wsi_chat.app.source import find_slides
-from wsi_chat.cohort import CohortResult
+from wsi_chat.cohort import CohortResult, analyze_slides
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError
+from wsi_chat.names import Names, hiding, without_folder
 from wsi_chat.schema import Query
 from wsi_chat.scoring.fitting import read_labelled
 
@@ -229,3 +232,62 @@ def test_a_damaged_table_of_pseudonyms_is_named(content: str, tmp_path: Path) ->
     with pytest.raises(SettingError, match=r"pseudonyms: .*names\.json"):
         Pseudonyms(path)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("https://gateway.example/sk-12345/v1", "https://gateway.example/..."),
+        ("/data/models/mine", "mine"),
+        ("qwen2.5-vl", "qwen2.5-vl"),
+        ("Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL-3B"),
+        ("HPV 16/18 positive", "HPV 16/18 positive"),
+    ],
+)
+def test_a_setting_is_shown_without_folders_and_an_address_without_its_path(value: str, shown: str) -> None:
+    assert without_folder(value) == shown
+
+
+def test_a_name_is_hidden_where_it_stands_alone_and_the_longest_first() -> None:
+    real = {"Roe": "slide-1", "/data/Roe/Roe.svs": "slide-1.svs", "/data/Roe": "..."}
+    names = Names("slide-1.svs", hidden=hiding(real))
+    text = "/data/Roe/Roe.svs and /data/Roe/other.svs of Roe, Roebuck and (Roe)."
+    assert names.hide(text) == "slide-1.svs and .../other.svs of slide-1, Roebuck and (slide-1)."
+
+
+@pytest.mark.parametrize("status", [200, 500, 401])
+def test_a_servers_key_is_sent_and_written_nowhere(status: int, tmp_path: Path, small_slide: Path) -> None:
+    key, seen = "sk-very-secret-key", []
+
+    class Server(BaseHTTPRequestHandler):
+        def _say(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = json.dumps({"data": [{"id": "m"}]} if status == 200 else {"error": f"no, {key}"}).encode()
+            self.send_response(status if self.command == "POST" or status != 200 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = _say  # noqa: N815
+
+        def log_message(self, *given: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        environ = {"WSI_CHAT_API_KEY": key, "OPENAI_API_KEY": key}
+        with pytest.MonkeyPatch.context() as patch, run_log(tmp_path / "out"):
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            result = analyze_slides(
+                [small_slide], out=tmp_path / "out", base_url=f"http://127.0.0.1:{server.server_port}/v1", model="m",
+                **RUN | {"limit": 2, "top_k": 0, "format": "json", "controls": False},
+            )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert f"Bearer {key}" in seen
+    assert where_held(tmp_path / "out", (key,)) == {}
+    assert key not in str(result.rows) + str(result.stopped_by)

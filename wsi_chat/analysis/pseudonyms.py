@@ -24,7 +24,7 @@ from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError, SlideError, as_utf8
-from wsi_chat.names import Names, hiding, is_path, places
+from wsi_chat.names import Names, hiding, is_path, places, without_folder
 from wsi_chat.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ def names_of(sample: Sample, run: RunFolder, settings: Settings) -> Names:
     photographs = _photographs(sample)
     files = [path, *photographs, *(Path(value) for value in paths_in(settings)), run.path / "x"]
     hidden = places(files)
+    if settings.base_url is not None and (shown := without_folder(settings.base_url)) != settings.base_url:
+        hidden[settings.base_url.rstrip("/")] = shown
     if not sample.alias:
         return Names(sample.file_name, hidden=hiding(hidden))
     fields = {p.name: f"{sample.alias}-{n:03}{p.suffix}" for n, p in enumerate(photographs, start=1)}

@@ -31,6 +31,7 @@ from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError, WsiChatError
 from wsi_chat.journal import lock_file
+from wsi_chat.names import without_folder
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
 from wsi_chat.terminology import load_system
@@ -225,7 +226,9 @@ def _work_through(
     sweep(book.run.path)
     try:
         slides = {job.slide_id: job.sample.path.resolve() for job in jobs if not job.sample.alias}
-        files = {Path(path).name: path for job in jobs for path in paths_in(job.settings)}
+        files = {without_folder(path): path for job in jobs for path in paths_in(job.settings)}
+        if config.base_url is not None:
+            files[without_folder(config.base_url)] = config.base_url
         book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides, files=files)
         try:
             work()

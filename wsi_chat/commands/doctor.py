@@ -6,10 +6,12 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -24,8 +26,22 @@ from wsi_chat.errors import WsiChatError
 State = Literal["PASS", "WARN", "FAIL"]
 STYLE = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
-# below these, known faults: OpenSlide 4.0.1 fixes crashes on damaged files, Pillow 12.2 a heap overflow in its decoders
-OPENSLIDE_FLOOR, PILLOW_FLOOR, PYTHON_FLOOR = (4, 0, 1), (12, 2), (3, 11)
+PYTHON_FLOOR = (3, 11)
+
+# package -> (the first version without a known fault, what the fault was); only what reads bytes that others made
+FLOORS: Mapping[str, tuple[str, str]] = {
+    "openslide-bin": ("4.0.1", "damaged files crash the process"),
+    "pillow": ("12.2", "a heap overflow in its decoders"),
+    "torch": ("2.6", "torch.load runs code of a checkpoint even with weights_only (CVE-2025-32434)"),
+    "h11": ("0.16", "chunked replies of a server are read wrongly (CVE-2025-43859)"),
+    "jinja2": ("3.1.6", "a chat template leaves the sandbox (CVE-2025-27516)"),
+    "starlette": ("0.49.1", "a Range header takes processor time without bound (CVE-2025-62727)"),
+    "python-multipart": ("0.0.18", "a form takes processor time without bound (CVE-2024-53981)"),
+    "aiohttp": ("3.12.14", "requests can be smuggled in (CVE-2025-53643)"),
+    "urllib3": ("2.6", "a compressed reply takes memory without bound (CVE-2025-66471)"),
+    "ray": ("2.52", "a page in the browser can start jobs (CVE-2025-62593)"),
+    "vllm": ("0.11.1", "a question with an embedding crashes the server or runs code (CVE-2025-62164)"),
+}
 
 
 class Check(NamedTuple):
@@ -56,7 +72,7 @@ def examine(out: Path | None = None) -> list[Check]:
         ("tifffile", lambda: _package("tifffile", needed=True)),
         ("simplejpeg", lambda: _package("simplejpeg", needed=True)),
         ("tiffslide", lambda: _package("tiffslide", needed=False)),
-        ("pillow", _pillow),
+        ("pillow", lambda: Check("PASS", "pillow", importlib.metadata.version("pillow"))),
         ("zarr", lambda: _package("zarr", needed=True)),
         ("torch", _torch),
         ("transformers", lambda: _package("transformers", needed=True)),
@@ -64,6 +80,7 @@ def examine(out: Path | None = None) -> list[Check]:
         ("vllm", _vllm),
         ("embedded checkpoint", _embedded),
         ("pdf", _pdf),
+        ("known faults", _known_faults),
         ("memory", _memory),
         ("output", lambda: _output(out)),
     ]
@@ -92,9 +109,10 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
         )
 
 
-def _version(name: str) -> tuple[int, ...]:
-    parts = importlib.metadata.version(name).split("+")[0].split(".")
-    return tuple(int(part) for part in parts if part.isdigit())
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a release; what follows them (``+cu128``, ``rc1``) is left out."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def _package(name: str, *, needed: bool) -> Check:
@@ -113,19 +131,23 @@ def _python() -> Check:
 def _openslide() -> Check:
     import openslide
 
-    version = openslide.__library_version__
-    if tuple(int(part) for part in version.split(".")[:3]) < OPENSLIDE_FLOOR:
-        return Check(
-            "WARN", "openslide", version, "pip install -U openslide-bin (4.0.1 fixes crashes on damaged files)"
-        )
+    version, (floor, fault) = openslide.__library_version__, FLOORS["openslide-bin"]
+    if _numbers(version) < _numbers(floor):
+        return Check("WARN", "openslide", version, f"pip install -U openslide-bin ({fault})")
     return Check("PASS", "openslide", version)
 
 
-def _pillow() -> Check:
-    version = importlib.metadata.version("pillow")
-    if _version("pillow")[:2] < PILLOW_FLOOR:
-        return Check("WARN", "pillow", version, "pip install -U 'pillow>=12.2'")
-    return Check("PASS", "pillow", version)
+def _known_faults() -> Check:
+    """Whether an installed package has a known fault, mended since, in what reads bytes that others made."""
+    old = {}
+    for name, (floor, fault) in FLOORS.items():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            if _numbers(importlib.metadata.version(name)) < _numbers(floor):
+                old[name] = f"{name} {importlib.metadata.version(name)}: {fault}"
+    if old:
+        wanted = " ".join(f"'{name}>={FLOORS[name][0]}'" for name in old)
+        return Check("WARN", "known faults", "; ".join(old.values()), f"pip install -U {wanted}")
+    return Check("PASS", "known faults", "none in the installed versions of what reads other people's bytes")
 
 
 def _torch() -> Check:
