@@ -91,6 +91,19 @@ def test_a_real_level_0_a_little_coarser_than_asked_is_used_as_it_is() -> None:
     assert tile.mpp == pytest.approx(0.499)
 
 
+@pytest.mark.parametrize(
+    ("base", "mpp", "read_px"),
+    [(0.2527, 0.5, 512), (0.2461, 0.5, 512), (0.1253, 0.5, 1024), (0.226, 0.5, 566), (0.34, 0.5, 376), (0.5, 0.5, 256)],
+)
+def test_a_near_whole_fraction_of_the_target_is_averaged_over_whole_pixels(
+    base: float, mpp: float, read_px: int
+) -> None:
+    plan = plan_tiles(slide_of((9000, 9000), base), None, tile_px=256, mpp=mpp)
+    assert {t.read_px for t in plan.tiles} == {(read_px, read_px)}
+    assert plan.tiles[0].mpp == pytest.approx(base * read_px / 256, rel=1e-6)  # the tile says at which scale it is
+    assert plan.tiles[0].mpp == pytest.approx(mpp, rel=0.0201)
+
+
 def test_upsampling_is_refused_or_marked() -> None:
     slide = slide_of((5000, 5000), 0.5)
     with pytest.raises(SettingError, match=r"0\.25 µm/px, but the finest level of slide\.x has 0\.5"):

@@ -265,3 +265,30 @@ def test_focus_falls_with_blur() -> None:
     blurred = cv2.GaussianBlur(sharp, (0, 0), 3)
     assert focus_score(sharp) > 5 * focus_score(blurred)
     assert focus_score(np.full((64, 64, 3), 90, np.uint8)) == 0.0
+
+
+@pytest.mark.parametrize("size", [(507, 507), (300, 300), (257, 400), (512, 512), (256, 256), (200, 200)])
+def test_a_fraction_of_a_pixel_is_averaged_as_opencv_does_it(size: tuple[int, int]) -> None:
+    import cv2
+
+    yy, xx = np.mgrid[0 : size[0], 0 : size[1]] / 9
+    read = (128 + 60 * np.stack([np.sin(xx), np.cos(yy), np.sin(xx + yy)], axis=2)).astype(np.uint8)
+    small = resample(read, 256)
+    method = cv2.INTER_AREA if min(size) >= 256 else cv2.INTER_LINEAR
+    wanted = cv2.resize(read, (256, 256), interpolation=method)
+    gap = np.abs(small.astype(int) - wanted)
+    assert small.shape == (256, 256, 3)
+    assert small.flags.c_contiguous
+    assert small.base is None or small.base is not read
+    assert gap.max() <= 3
+    assert gap.mean() < 0.5
+
+
+def test_focus_is_the_variance_of_the_laplacian_in_whole_numbers() -> None:
+    import cv2
+
+    pixels = textured(97, 61)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.int64)
+    framed = np.pad(grey, 1, mode="reflect")
+    edges = framed[:-2, 1:-1] + framed[2:, 1:-1] + framed[1:-1, :-2] + framed[1:-1, 2:] - 4 * grey
+    assert focus_score(pixels) == pytest.approx(edges.var(), rel=1e-9)
