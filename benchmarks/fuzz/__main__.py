@@ -160,7 +160,9 @@ def print_table(out: Path, seed: int, kinds: Iterable[str] = KINDS) -> None:
         print()
         for key, found in sorted(seen.items(), key=lambda item: (item[0][0], -len(item[1]))):
             first = found[0]
-            print(f"{len(found):5} x {' '.join(key)}  {kind}/{first['target']}/{first['number']} {first.get('why', '')}")
+            print(
+                f"{len(found):5} x {' '.join(key)}  {kind}/{first['target']}/{first['number']} {first.get('why', '')}"
+            )
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def _memory_disk() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _work(
-    case: Case, numbers: Sequence[int], name: str, hang: float, answers: int, trace: int, scratch: Path
-) -> None:
+def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: int, trace: int, scratch: Path) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)  # what libraries print of damaged files

@@ -63,7 +63,9 @@ def make(seed: Path, data: bytes, rng: random.Random, scratch: Path) -> tuple[Pa
         return (place / "boxes_0.dcm" if (place / "boxes_0.dcm").exists() else place), kind, said
     place = scratch / seed.name
     tell = {b"II": damaged_tiff, b"MM": damaged_tiff, b"\x89P": damaged_png, b"\xff\xd8": damaged_jpeg}.get(data[:2])
-    kind = rng.choice(["structure", "structure", "bytes", "bytes", "sectors"] if tell else ["bytes", "bytes", "sectors"])
+    kind = rng.choice(
+        ["structure", "structure", "bytes", "bytes", "sectors"] if tell else ["bytes", "bytes", "sectors"]
+    )
     damage = {"structure": tell or damaged_bytes, "bytes": damaged_bytes, "sectors": lost_sectors}[kind]
     made, said = damage(data, rng)
     place.write_bytes(made)

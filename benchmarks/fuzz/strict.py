@@ -111,9 +111,8 @@ def _piece(piece: bytes, page: Any, sound: bytes) -> str:
     kind = int(page.compression)
     width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, 0)
     need = width * height * (1 if page.planarconfig == 2 else page.samplesperpixel) * page.bitspersample // 8
-    if kind == JPEG:
-        if said := _jpeg(page.jpegtables[:-2] + piece[2:] if page.jpegtables else piece):
-            return said
+    if kind == JPEG and (said := _jpeg(page.jpegtables[:-2] + piece[2:] if page.jpegtables else piece)):
+        return said
     try:
         if kind in DEFLATES and len(zlib.decompress(piece)) < need:
             return "deflate: too little"

@@ -222,7 +222,9 @@ def _damage_dicom(file: Path, rng: random.Random) -> str:
         del data[name]
     else:
         value = getattr(data, name, 0)
-        odd = rng.choice([0, 1, 17, 65535, 2**31 - 1]) if isinstance(value, int) else rng.choice(["", "x" * 70, "1.2.3"])
+        odd = (
+            rng.choice([0, 1, 17, 65535, 2**31 - 1]) if isinstance(value, int) else rng.choice(["", "x" * 70, "1.2.3"])
+        )
         setattr(data, name, min(odd, 65535) if name in ("Rows", "Columns") else odd)
     data.save_as(file)
     return f"{file.name}: {name}"
