@@ -99,7 +99,7 @@ def write_tiles_parquet(
     )
     table = pa.Table.from_pydict({name: values for name, (_, values) in columns.items()}, schema=schema)
     with replacing(path) as scratch:
-        pq.write_table(table, scratch, compression="zstd")
+        pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
     return Path(path)
 
 
@@ -245,7 +245,7 @@ def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:
     """
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
         return [_tile_verdict(row) for row in rows]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise OutputError(

@@ -18,7 +18,8 @@ from typing import Any
 
 from wsi_chat.errors import WsiChatError
 
-HANG = 20.0  # seconds that a case may take
+HANG = 20.0  # seconds of processor time that a case may take; others may load the machine
+WAIT = 20.0  # times as long may it take by the clock
 PEAK = 1200 * 2**20  # resident bytes that a case may reach
 ADDRESS_SPACE = 6 * 2**30  # beyond what the process has mapped when it starts
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def run(case: Case, numbers: Sequence[int], name: str, *, hang: float = HANG) ->
             left = left[done:]
             continue
         kind, _, where = ended.partition("|")
-        outcome = {"timeout": "hang", "SIGKILL": "memory"}.get(kind, "abort")
+        outcome = {"timeout": "hang", "SIGPROF": "hang", "SIGKILL": "memory"}.get(kind, "abort")
         yield {"number": left[done], "outcome": outcome, "kind": kind, "where": where}
         left = left[done + 1 :]
 
@@ -89,11 +90,14 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
     faulthandler.enable(trace, all_threads=False)
+    faulthandler.register(signal.SIGPROF, trace, all_threads=False, chain=True)  # then it ends the process
     for number in numbers:
         os.ftruncate(trace, 0)
         os.lseek(trace, 0, os.SEEK_SET)
-        faulthandler.dump_traceback_later(hang, exit=True, file=trace)
+        faulthandler.dump_traceback_later(hang * WAIT, exit=True, file=trace)
+        signal.setitimer(signal.ITIMER_PROF, hang)
         row = {"number": number, **attempt(case, random.Random(f"{name}/{number}"), number, scratch)}
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if peak > PEAK:

@@ -101,6 +101,11 @@ def _pieces(path: Path, data: bytes, spots: Sequence[Spot]) -> Iterator[tuple[by
                     if column >= across or n >= len(page.dataoffsets):
                         continue
                     at, count = page.dataoffsets[n], page.databytecounts[n]
+                    if (
+                        not tiled and int(page.compression) == NONE
+                    ):  # the rows of the tile, of a piece that is one strip
+                        stop = min(int(y / scale) + side - row * high, high)
+                        count = stop * wide * page.samplesperpixel * page.bitspersample // 8
                     if at + count > len(data):
                         raise _BeyondTheEndError("a piece lies beyond the end of the file")
                     if count:

@@ -212,7 +212,7 @@ def test_a_truncated_or_edited_aggregator_is_refused(fitted, tmp_path):
     path = fitted.aggregator.save(tmp_path)
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(SettingError, match="cut off or no JSON"):
+    with pytest.raises(SettingError, match="cut off or damaged: it is not JSON"):
         load_fitted(tmp_path)
     data = json.loads(text)
     data["calibration"]["slope"] *= 2

@@ -236,7 +236,7 @@ class SlideFolder:
         from pyarrow import parquet
 
         try:
-            return parquet.read_table(self.tiles_path, columns=columns)
+            return parquet.read_table(self.tiles_path, columns=columns, page_checksum_verification=True)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise OutputError(
