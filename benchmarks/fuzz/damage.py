@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 WORDS = [0, 1, 2, 3, 7, 8, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1]
-BYTE_KINDS = ("flip", "flip", "flip", "set", "cut off", "cut off", "cut out", "repeat", "swap", "insert", "ff", "append",
-              "word", "word")  # fmt: skip
+BYTE_KINDS = ("flip", "flip", "flip", "set", "cut off", "cut off", "cut out", "repeat", "swap", "insert", "ff",
+              "append", "word", "word")  # fmt: skip
 SECTORS = (512, 4096, 65536)
 
 

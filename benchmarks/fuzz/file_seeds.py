@@ -137,6 +137,7 @@ def _write_attention(folder: Path) -> None:
     told.pop("sha256")
     told |= {
         "head": "attention", "logistic": None, "features": feature_set("attention"),
-        "feature_names": feature_names("attention", labels), "weights_sha256": hashlib.sha256(to_bytes(head)).hexdigest(),
+        "feature_names": feature_names("attention", labels),
+        "weights_sha256": hashlib.sha256(to_bytes(head)).hexdigest(),
     }  # fmt: skip
     FittedAggregator(Aggregator.model_validate(told), head).save(folder / "attention")

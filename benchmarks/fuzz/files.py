@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,38 +45,40 @@ CONFIGS = (
     "tokenizer_config.json",
 )
 TARGETS = {
-    "journal": Target(reading.journal, RUN, ("journal.sqlite",), "database", 3),
-    "review": Target(reading.review, RUN, ("review.sqlite",), "database", 2),
-    "tiles": Target(reading.tiles, RUN, ("tiles.parquet",), "database", 2),
-    "features": Target(reading.features, RUN, ("features.zarr/features/c/0/0", "features.zarr/zarr.json"), "bytes"),
-    "conversation": Target(reading.conversation, "", ("conversation.json",), "json"),
-    "settings": Target(reading.settings, "", ("settings.yaml",), "yaml", 2),
-    "manifest": Target(reading.manifest, "", ("manifest.csv",), "csv", 2),
-    "system": Target(reading.system, "", ("system.yaml",), "yaml", 0.5),
+    "journal": Target(reading.journal, RUN, ("journal.sqlite",), "database", 6),
+    "review": Target(reading.review, RUN, ("review.sqlite",), "database", 4),
+    "tiles": Target(reading.tiles, RUN, ("tiles.parquet",), "database", 4),
+    "features": Target(
+        reading.features, RUN, ("features.zarr/features/c/0/0", "features.zarr/zarr.json"), "bytes", 0.5
+    ),
+    "conversation": Target(reading.conversation, "", ("conversation.json",), "json", 3),
+    "settings": Target(reading.settings, "", ("settings.yaml",), "yaml", 8),
+    "manifest": Target(reading.manifest, "", ("manifest.csv",), "csv", 6),
+    "system": Target(reading.system, "", ("system.yaml",), "yaml", 0.3),
     "system-extends": Target(reading.system, "", ("system-own.yaml",), "yaml", 1),
-    "dialect": Target(reading.dialect, "", DIALECTS, "yaml", 2),
-    "dataset": Target(reading.dataset, "data", ("cytology_train.jsonl",), "jsonl"),
-    "dataset-info": Target(reading.dataset, "data", ("dataset_info.json", "build.json"), "json"),
-    "predictions": Target(reading.predictions, "", ("predictions.jsonl",), "jsonl"),
-    "aggregator": Target(reading.aggregator, "aggregator", ("aggregator.json",), "json"),
-    "aggregator-signed": Target(reading.signed_aggregator, "aggregator", ("aggregator.json",), "json"),
-    "attention": Target(reading.aggregator, "attention", ("aggregator.json", "attention.safetensors"), "json"),
-    "model-config": Target(reading.model_config, "model", CONFIGS, "json", 0.5),
-    "model-load": Target(reading.model, "model", (*CONFIGS, "tokenizer.json", "chat_template.jinja"), "json", 0.02),
-    "model-weights": Target(reading.model, "model", ("model.safetensors",), "weights", 0.02),
-    "report": Target(reading.report, RUN, ("report.json",), "json"),
-    "report-others": Target(reading.report, RUN, ("tiles.parquet", "maps.zarr/zarr.json", "../run.json"), "bytes"),
-    "report-written": Target(reading.report_written, RUN, ("report.json",), "json", 0.05),
-    "chat": Target(reading.chat, RUN, ("report.json",), "json", 0.5),
-    "chat-others": Target(reading.chat, RUN, ("tiles.parquet", "journal.sqlite", "../run.json"), "bytes", 0.5),
+    "dialect": Target(reading.dialect, "", DIALECTS, "yaml", 1),
+    "dataset": Target(reading.dataset, "data", ("cytology_train.jsonl",), "jsonl", 0.3),
+    "dataset-info": Target(reading.dataset, "data", ("dataset_info.json", "build.json"), "json", 0.3),
+    "predictions": Target(reading.predictions, "", ("predictions.jsonl",), "jsonl", 0.1),
+    "aggregator": Target(reading.aggregator, "aggregator", ("aggregator.json",), "json", 1),
+    "aggregator-signed": Target(reading.signed_aggregator, "aggregator", ("aggregator.json",), "json", 1),
+    "attention": Target(reading.aggregator, "attention", ("aggregator.json", "attention.safetensors"), "json", 0.5),
+    "model-config": Target(reading.model_config, "model", CONFIGS, "json", 0.3),
+    "model-load": Target(reading.model, "model", (*CONFIGS, "tokenizer.json", "chat_template.jinja"), "json", 0.01),
+    "model-weights": Target(reading.model, "model", ("model.safetensors",), "weights", 0.01),
+    "report": Target(reading.report, RUN, ("report.json",), "json", 0.3),
+    "report-others": Target(reading.report, RUN, ("tiles.parquet", "maps.zarr/zarr.json", "../run.json"), "bytes", 0.3),
+    "report-written": Target(reading.report_written, RUN, ("report.json",), "json", 0.01),
+    "chat": Target(reading.chat, RUN, ("report.json",), "json", 0.1),
+    "chat-others": Target(reading.chat, RUN, ("tiles.parquet", "journal.sqlite", "../run.json"), "bytes", 0.1),
     "run": Target(reading.run_folder, RUN, ("../run.json", "../summary.csv"), "json", 2),
     "state": Target(reading.state, RUN, ("state.json",), "json", 2),
-    "ancillary": Target(reading.ancillary, "", ("ancillary.yaml",), "yaml"),
-    "box-precision": Target(reading.box_precision, "", ("evaluation.json",), "json"),
-    "coco": Target(reading.coco, "", ("coco.json",), "json", 2),
-    "voc": Target(reading.voc, "", ("voc.xml",), "bytes", 2),
-    "geojson": Target(reading.geojson, "", ("annotations.geojson",), "json", 2),
-    "captions": Target(reading.captions, "", ("captions.csv",), "csv"),
+    "ancillary": Target(reading.ancillary, "", ("ancillary.yaml",), "yaml", 4),
+    "box-precision": Target(reading.box_precision, "", ("evaluation.json",), "json", 4),
+    "coco": Target(reading.coco, "", ("coco.json",), "json", 0.5),
+    "voc": Target(reading.voc, "", ("voc.xml",), "bytes", 1),
+    "geojson": Target(reading.geojson, "", ("annotations.geojson",), "json", 0.5),
+    "captions": Target(reading.captions, "", ("captions.csv",), "csv", 0.5),
 }
 
 
@@ -98,8 +98,6 @@ def _source(target: Target, seeds: Path) -> Path | None:
 
 def prepare(name: str, seeds: Path) -> Callable[[random.Random, int, Path], Row]:
     """What does one case of a target. Raises AssertionError where the sound files do not pass."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
     target = TARGETS[name]
     source = _source(target, seeds / "files")
     assert source is not None
@@ -202,11 +200,13 @@ TAILS = [
     "\nx: " + "9" * 5000 + "\n", "\n1: 2\n", "\nx: !!binary '@@'\n", "\n<<: 5\n", "\nx: " + "[" * 2000 + "\n",
     "\nx: 0x" + "f" * 3000 + "\n", "\ntrue: 1\n", "\nx: !!timestamp 'abc'\n", "\nx: 190:20:30:99999999999999999999\n",
     "\n.nan: 1\n", "\nx: " + "[" * 2000 + "]" * 2000 + "\n", "\nx: !!set {? a, ? b}\n", "\nx: !!omap [a: 1]\n",
-    "\nx: 2001-12-14t21:59:43.10-05:00\n", "\nx: !!float 'nope'\n", "\nx: *nobody\n", "\n---\nx: 1\n", "\nx: !!int ''\n",
+    "\nx: 2001-12-14t21:59:43.10-05:00\n", "\nx: !!float 'nope'\n", "\nx: *nobody\n", "\n---\nx: 1\n",
+    "\nx: !!int ''\n",
 ]  # fmt: skip
 CELLS = [
-    "", "nan", "-1", "1e999", '"', "'", "=cmd|' /C calc'!A0", "../../x", "\x00", "a" * 200_000, "é", "\ud83d", "1,2", ";",
-    "\t", "/etc/passwd", "inf", "0x1", " ", "a\nb", '"a', "\ufeff", "~root/x", "0,25", "1_0", "٠.٢٥", "CON", "\x1b[2J",
+    "", "nan", "-1", "1e999", '"', "'", "=cmd|' /C calc'!A0", "../../x", "\x00", "a" * 200_000, "é", "\ud83d", "1,2",
+    ";", "\t", "/etc/passwd", "inf", "0x1", " ", "a\nb", '"a', "\ufeff", "~root/x", "0,25", "1_0", "٠.٢٥", "CON",
+    "\x1b[2J",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     name = sys.argv.pop(1)
     with tempfile.TemporaryDirectory(prefix=f"samples-{name}-") as samples:
-        for number, sample in enumerate(parsers.TARGETS[name][1]):
+        for number, sample in enumerate(parsers.SAMPLES[name]):
             (Path(samples) / str(number)).write_bytes(sample)
         folders = [word for word in sys.argv[1:] if not word.startswith("-")] or [tempfile.mkdtemp()]
         options = [word for word in sys.argv[1:] if word.startswith("-")]

@@ -6,12 +6,14 @@ import contextlib
 import faulthandler
 import gc
 import json
+import logging
 import os
 import random
 import resource
 import signal
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,8 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)  # what libraries print of damaged files
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)

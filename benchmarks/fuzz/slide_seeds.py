@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 
 def make_slides(folder: Path, data: Path | None) -> None:
-    """Writes them; ``data`` is a folder with a real SVS and DICOM slides that cannot be made here, where there is one."""
+    """Writes them; ``data`` is a folder with a real SVS and DICOM slides, which cannot be made here, or None."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "scratch.tiff"
     render_slide(scratch, seed=5, width_px=1024, height_px=768, recipe="abnormal", density=900.0)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +36,6 @@ def targets(seeds: Path) -> dict[str, float]:
 
 def prepare(name: str, seeds: Path) -> Callable[[random.Random, int, Path], Row]:
     """What does one case of a target."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
     cv2.setNumThreads(1)
     sound = Sound(seeds / "slides" / name)
 

@@ -1,4 +1,4 @@
-"""Damage that knows the format: directories of a TIFF, chunks of a PNG, segments of a JPEG, metadata of Zarr and DICOM."""
+"""Damage that knows the format: directories of a TIFF, chunks of a PNG, segments of a JPEG, metadata of Zarr, DICOM."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.fuzz.damage import WORDS, as_json, damaged_bytes, damaged_tree, lost_sectors
 
-TAGS = [254, 256, 257, 258, 259, 262, 270, 273, 274, 277, 278, 279, 282, 284, 296, 317, 322, 323, 324, 325, 330, 338, 339,
-        347, 530, 532, 700, 33003, 65420, 0, 65535]  # fmt: skip
+TAGS = [254, 256, 257, 258, 259, 262, 270, 273, 274, 277, 278, 279, 282, 284, 296, 317, 322, 323, 324, 325, 330, 338,
+        339, 347, 530, 532, 700, 33003, 65420, 0, 65535]  # fmt: skip
 OFFSETS = (273, 324)
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
