@@ -6,8 +6,8 @@
     python -m benchmarks.fuzz table --out FUZZ                                     what came of it
     python -m benchmarks.fuzz case --out FUZZ --seed 1 slides/jpeg.tiff/1234       one case again, with its traceback
     python -m benchmarks.fuzz.parsers --n 5000                                     damaged texts for the parsers
-    python -m benchmarks.fuzz.parsers --n 5000                                     damaged texts for the parsers
     python -m benchmarks.fuzz.guided json -runs=100000                             these, guided by coverage (atheris)
+
 A case is a seed, a target and a number, and nothing else: the same command makes the same bytes. A run that was cut
 goes on where it stopped.
 
