@@ -287,9 +287,9 @@ def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:
     Raises:
         OutputError: see `read_tiles_table`, or it is not a table of tiles.
     """
-    rows = read_tiles_table(path).to_pylist()
+    table = read_tiles_table(path)
     try:
-        return [_tile_verdict(row) for row in rows]
+        return [_tile_verdict(row) for row in table.to_pylist()]
     except (KeyError, TypeError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be read as a table of tiles ({' '.join(str(error).split())[:200]}).",
