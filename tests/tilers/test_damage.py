@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import simplejpeg
 import tifffile
-import zarr
 from PIL import Image
 
 from tilers import open_picture, open_slide
+from tilers.foreground import Foreground
 from tilers.segments import LOST_SECTOR, check_jpeg_sectors
+from tilers.slide import Slide
 from tilers.tiff_header import read_tiff_header
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
+from wsi_chat.schema import Box, Remark
 
-from .conftest import halved, textured, write_tiff
+from .conftest import Faults, textured, write_tiff
 from .test_readers import damage
 
 FIELD = textured(300, 220)
@@ -135,20 +137,27 @@ def test_compressed_tiles_that_are_called_raw_are_not_shown_as_noise(tiff: Calla
         assert np.array_equal(slide.read_region(0, 0, 0, 300, 220), FIELD)
 
 
-def test_a_zarr_level_of_other_proportions_is_refused(tmp_path: Path) -> None:
+def test_a_level_of_other_proportions_is_refused(memory_slide: Callable[..., tuple[Slide, Faults]]) -> None:
     """Its scale would put the tiles where something else lies, or beyond the mask."""
-    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
-    scales = [{"type": "scale", "scale": [0.5 * 2**n, 0.5 * 2**n]} for n in range(2)]
-    sets = [{"path": str(n), "coordinateTransformations": [scale]} for n, scale in enumerate(scales)]
-    path = tmp_path / "a.ome.zarr"
-    group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": sets}]}
-    group.create_array("0", shape=(220, 300), chunks=(64, 64), dtype="uint8")[:] = FIELD[..., 0]
-    small = halved(FIELD)[..., 0]
-    group.create_array("1", shape=small.shape, chunks=(64, 64), dtype="uint8")[:] = small
-    with open_slide(path) as slide:
-        assert slide.level_sizes == ((300, 220), (150, 110))
-    shape = (path / "1/zarr.json").read_text().replace("150", "250")
-    (path / "1/zarr.json").write_text(shape)
-    with pytest.raises(SlideUnsupported, match="level 1 has 250 x 110 px, which is not 300 x 220 px made smaller"):
-        open_slide(path)
+    slide, _ = memory_slide(FIELD, levels=3)
+    backend = slide._backend
+    backend.shareable = True  # a clone is checked as an opened slide is
+    for bad in ([(300, 220), (250, 110)], [(300, 220), (150, 60)], [(300, 220), (600, 440)]):
+        backend.level_sizes = bad
+        with pytest.raises(SlideUnsupported, match=r"Level 1 of .* is not 300 x 220 px made smaller"):
+            slide.clone()
+    for rounded in ([(300, 220), (149, 111), (76, 54)], [(3000, 2200), (1500, 1100), (10, 8)]):
+        backend.level_sizes = rounded
+        slide.clone()
+
+
+def test_a_mask_that_ends_before_the_slide_gives_its_last_cells_for_the_rest() -> None:
+    mask = np.zeros((3, 4), bool)
+    mask[2] = True
+    ground = Foreground(
+        mask=mask, cell=10.0, size=(42, 36), strength=mask.astype(np.float32), scanned=~mask | mask,
+        unreadable=~mask & mask, kind="bright", background_rgb=(9, 9, 9), deposit=None, is_blank=False,
+        method=Remark("about.rendered"),
+    )  # fmt: skip
+    assert ground.fraction(Box(0, 33, 42, 36)) == 1.0
+    assert ground.fraction(Box(41, 0, 42, 10)) == 0.0
