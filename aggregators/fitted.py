@@ -33,7 +33,8 @@ from aggregators.features import (
 )
 from aggregators.logistic import LogisticHead
 from wsi_chat.atomic import write_bytes, write_text
-from wsi_chat.errors import SettingError
+from wsi_chat.bounded import load_json
+from wsi_chat.errors import DocumentError, SettingError
 from wsi_chat.remarks import read_remark
 from wsi_chat.schema import Fitted, Probability, Record, Remark
 
@@ -277,12 +278,12 @@ def load_fitted(folder: Path | str) -> FittedAggregator:
     """
     path = Path(folder) / FILE
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "Name the folder that wsi-chat fit wrote with -o."
-        raise SettingError(f"--aggregator {folder}: no {FILE} ({error.strerror}).", hint=hint) from error
-    except (ValueError, RecursionError) as error:
-        raise SettingError(f"{path} is cut off or no JSON: {error}.", hint=_AGAIN) from error
+        payload = load_json(path)
+    except DocumentError as error:
+        if error.missing:
+            hint = "Name the folder that wsi-chat fit wrote with -o."
+            raise SettingError(f"--aggregator {folder}: there is no {FILE}.", hint=hint) from error
+        raise SettingError(f"{path} is cut off or damaged: it {error.reason}.", hint=_AGAIN) from error
     stated = payload.pop("sha256", None) if isinstance(payload, dict) else None
     try:
         record = Aggregator.model_validate(payload)
@@ -290,7 +291,11 @@ def load_fitted(folder: Path | str) -> FittedAggregator:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
         raise SettingError(f"{path}: {place}: {first['msg']}.", hint=_AGAIN) from error
-    if stated != _digest(record):
+    try:
+        is_signed = stated == _digest(record)
+    except UnicodeEncodeError:  # half a surrogate pair, which no file of ours holds
+        is_signed = False
+    if not is_signed:
         raise SettingError(f"{path} was changed after it was written: its SHA-256 does not fit.", hint=_AGAIN)
     if record.head == "logistic":
         return FittedAggregator(record)

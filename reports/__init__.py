@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reports.scan import read_scan, write_scan
     from reports.tables import (
         read_tiles_parquet,
+        read_tiles_table,
         write_differential_csv,
         write_fields_csv,
         write_findings_csv,
@@ -52,6 +53,7 @@ __all__ = [
     "read_report_json",
     "read_scan",
     "read_tiles_parquet",
+    "read_tiles_table",
     "verdict_html",
     "write_differential_csv",
     "write_fields_csv",
@@ -86,6 +88,7 @@ _HOMES = {
     "read_report_json": "documents",
     "read_scan": "scan",
     "read_tiles_parquet": "tables",
+    "read_tiles_table": "tables",
     "verdict_html": "html",
     "write_differential_csv": "tables",
     "write_fields_csv": "tables",

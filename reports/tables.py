@@ -7,12 +7,15 @@ What is not known is null or empty, never 0 and never 'normal'.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsi_chat.atomic import replacing, write_bytes
@@ -27,6 +30,8 @@ FIELD_COLUMNS = (
     "number", "field", "status", "reason", "width_px", "height_px", "tiles", "tiles_screened", "tiles_detailed",
     "p_highest", "findings", "findings_abnormal",
 )  # fmt: skip
+DIGEST = b"wsi-chat sha256"
+"""Metadata of tiles.parquet: SHA-256 of its values, since Parquet's own checksums do not cover its headers."""
 UNITS = {
     "field": "name of the photograph, where the specimen is several; null for a slide",
     "field_x": "px of that photograph",
@@ -99,8 +104,28 @@ def write_tiles_parquet(
     )
     table = pa.Table.from_pydict({name: values for name, (_, values) in columns.items()}, schema=schema)
     with replacing(path) as scratch:
-        pq.write_table(table, scratch, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({DIGEST: _digest(table)}), scratch, compression="zstd")
     return Path(path)
+
+
+def _digest(table: pa.Table) -> str:
+    """Hex SHA-256 over names, types and values of a table, however its file stores them."""
+    # Parquet gives the values of a list another name than Arrow
+    kinds = [(field.name, "list" if pa.types.is_list(field.type) else str(field.type)) for field in table.schema]
+    digest = hashlib.sha256(repr(kinds).encode())
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        parts = [pc.is_null(column)]
+        if pa.types.is_list(column.type):
+            parts.append(pc.fill_null(pc.list_value_length(column), 0))
+            column = pc.list_flatten(column)
+        if pa.types.is_string(column.type):
+            digest.update(json.dumps(column.to_pylist()).encode())
+        else:
+            parts.append(pc.fill_null(column, False if pa.types.is_boolean(column.type) else 0))
+        for part in parts:
+            digest.update(part.to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()
 
 
 def write_findings_csv(report: Report, path: Path | str) -> Path:
@@ -237,17 +262,35 @@ def _write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[Mapping[
     return write_bytes(path, text.getvalue().encode("utf-8-sig"))
 
 
+def read_tiles_table(path: Path | str) -> pa.Table:
+    """The table of a run's tiles as it was written, compared with its SHA-256 where it states one.
+
+    Raises:
+        OutputError: the file is missing, is no Parquet, or was changed or damaged since.
+    """
+    hint = "Run wsi-chat analyze again; it resumes from the journal and asks nothing twice."
+    try:
+        table = pq.read_table(path)
+        stated = (table.schema.metadata or {}).get(DIGEST)
+        damaged = stated is not None and stated.decode("ascii") != _digest(table)
+    except Exception as error:  # Arrow raises many kinds on damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(f"{path} cannot be read as a table of tiles ({reason}).", hint=hint) from error
+    if damaged:
+        raise OutputError(f"{path} was changed or damaged after it was written: its SHA-256 does not fit.", hint=hint)
+    return table
+
+
 def read_tiles_parquet(path: Path | str) -> list[TileVerdict]:
     """The tiles of a run as its table holds them: all but the boxes, of which it has only the number.
 
     Raises:
-        OutputError: the file is missing, is no Parquet, or is not a table of tiles.
+        OutputError: see `read_tiles_table`, or it is not a table of tiles.
     """
-
+    table = read_tiles_table(path)
     try:
-        rows = pq.read_table(path).to_pylist()
-        return [_tile_verdict(row) for row in rows]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        return [_tile_verdict(row) for row in table.to_pylist()]
+    except (KeyError, TypeError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be read as a table of tiles ({' '.join(str(error).split())[:200]}).",
             hint="Run wsi-chat analyze again; it resumes from the journal and asks nothing twice.",

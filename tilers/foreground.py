@@ -100,8 +100,9 @@ class Foreground:
 
     def _count(self, inside: Box, sums: NDArray[np.float64]) -> tuple[float, int]:
         rows, columns = self.mask.shape
-        c0, c1 = int(inside.x0 // self.cell), min(columns, -int(-inside.x1 // self.cell))
-        r0, r1 = int(inside.y0 // self.cell), min(rows, -int(-inside.y1 // self.cell))
+        # the level of the mask may end a little before the slide: then its last cells stand for the rest
+        c0, r0 = min(columns - 1, int(inside.x0 // self.cell)), min(rows - 1, int(inside.y0 // self.cell))
+        c1, r1 = min(columns, -int(-inside.x1 // self.cell)), min(rows, -int(-inside.y1 // self.cell))
         return sums[r1, c1] - sums[r0, c1] - sums[r1, c0] + sums[r0, c0], (r1 - r0) * (c1 - c0)
 
     @property

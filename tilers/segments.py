@@ -1,11 +1,13 @@
 """Tiles and strips of one TIFF image, decoded strictly: a piece is what its directory says, or an error.
 
 Decoders that fill up what is missing in silence are checked first: JPEG by libjpeg's own warnings, deflate by its
-checksum, LZW and uncompressed data by their length. Sizes are compared with the directory before anything is decoded.
+checksum, LZW and uncompressed data by their length, all that is compressed for zeros where a disk lost a sector.
+Sizes are compared with the directory before anything is decoded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import imagecodecs
@@ -25,6 +27,7 @@ MAX_SIDE = 4_000_000
 MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of another format may be
 RAW_ROWS = 256
 LOST_SECTOR = bytes(512)
+"""Compressed data look random: so many zeros in a row are what a disk or a copy lost."""
 SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
 
 
@@ -132,6 +135,8 @@ class TiffImage:
     def _decode_layer(self, data: bytes, row: int, column: int, layer: int) -> NDArray[Any]:
         height, width = self.piece_shape(row, column)
         samples = 1 if self.separate else self.samples
+        if self.compression not in (NONE, JPEG, DEFLATE, DEFLATE_OLD):  # two are judged closer, the others by checksum
+            check_lost_sectors(data)
         if self.compression == JPEG and self.bits == 8:
             return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric)
         row_bytes = -(-width * samples * self.bits // 8)
@@ -156,6 +161,43 @@ class TiffImage:
         if array.shape != (height, width, samples):
             raise ValueError(f"a piece of shape {array.shape} instead of {(height, width, samples)}")
         return array
+
+
+def check_lost_sectors(data: bytes) -> None:
+    """Raises ValueError where compressed data hold a lost sector."""
+    if LOST_SECTOR in data:
+        raise ValueError(f"compressed pixels hold {len(LOST_SECTOR)} zero bytes in a row: a lost sector")
+
+
+def check_jpeg_sectors(data: bytes) -> None:
+    """As `check_lost_sectors`, of JPEG data, where zeros may also be a blank area.
+
+    Huffman codes that are all zeros stand for the first value of their table. Only where that is "as before" (DC) and
+    "the rest of the block is zero" (AC) in every table do zeros draw a blank area; progressive data may hold them too.
+    """
+    if LOST_SECTOR not in data:
+        return
+    blank = True
+    for kind, start, stop in jpeg_segments(data):
+        if kind == 0xC2:
+            return
+        at = start
+        while kind == 0xC4 and at + 17 < stop:  # DHT: class and number, 16 counts, the values
+            blank = blank and data[at + 17] == 0
+            at += 17 + sum(data[at + 1 : at + 17])
+    if not blank:
+        check_lost_sectors(data)
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker's second byte, start, stop of its content) of each segment of JPEG data up to the first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0x01, 0xFF, *range(0xD0, 0xDA)):
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2:
+            return
+        yield data[at + 1], at + 4, min(at + 2 + length, len(data))
+        at += 2 + length
 
 
 def _inflate(data: bytes, compression: int, need: int, most: int) -> bytes:
@@ -193,7 +235,8 @@ def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], 
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
     inner = tables[2:-2] if tables and tables[:2] == b"\xff\xd8" else b""
     height, width, samples = shape
-    stream = b"\xff\xd8" + (adobe if samples >= 3 else b"") + inner + _without_adobe(data[2:])
+    stream = b"\xff\xd8" + (adobe if samples >= 3 else b"") + inner + _without_adobe(data)
+    check_jpeg_sectors(stream)
     h, w, _, _ = simplejpeg.decode_jpeg_header(stream, strict=True)
     if (h, w) != (height, width):
         raise ValueError(f"a JPEG piece is {w} x {h} px instead of {width} x {height}")
@@ -204,22 +247,17 @@ def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], 
 
 
 def _without_adobe(data: bytes) -> bytes:
-    """JPEG segments up to the scan without APP14."""
-    out, at = [], 0
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] in (0x01, 0xFF, *range(0xD0, 0xDA)) or length < 2:
-            break
-        if data[at + 1] != 0xEE:
-            out.append(data[at : at + 2 + length])
-        at += 2 + length
+    """A JPEG stream's content behind its first marker, without the segments APP14."""
+    out, at = [], 2
+    for kind, _, stop in jpeg_segments(data):
+        if kind != 0xEE:
+            out.append(data[at:stop])
+        at = stop
     return b"".join(out) + data[at:]
 
 
 def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
-    """The size in the codestream, before a decoder allocates it, and what decoders paint over in silence."""
-    if LOST_SECTOR in data:  # coded data look random, and empty packets are one byte each
-        raise ValueError(f"a JPEG 2000 piece holds {len(LOST_SECTOR)} zero bytes in a row: a lost sector")
+    """The size in the codestream, before a decoder allocates it."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(data) < at + 24:
         raise ValueError("a JPEG 2000 piece holds no codestream")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_SIDE = 4_000_000
 MAX_COARSEST_PIXELS = 40_000_000_000  # 200,000 x 200,000 px
+ROUNDING_PX, MISFIT = 2.0, 0.05  # by how much a level may miss the proportions of the first: rounding, padding
 
 
 class Slide:
@@ -415,3 +417,19 @@ def _check_sizes(path: Path, backend: Backend) -> None:
             f"The smallest level of {path.name} has {sizes[-1][0]:,} x {sizes[-1][1]:,} px.",
             hint="Convert it to a pyramidal TIFF with smaller levels.",
         )
+    for number, size in enumerate(sizes[1:], start=1):
+        if not _is_smaller(size, sizes[0]):
+            (w, h), (w0, h0) = size, sizes[0]
+            raise SlideUnsupported(
+                f"Level {number} of {path.name} has {w:,} x {h:,} px, which is not {w0:,} x {h0:,} px made smaller: "
+                "a tile would be read where something else lies.",
+                hint="Copy the file again from its source; it looks damaged.",
+            )
+
+
+def _is_smaller(size: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Whether one factor, not below 1, makes a level of this size of the whole, but for rounding and padding."""
+    off = [max(ROUNDING_PX, MISFIT * side) for side in size]
+    least = max(w0 / (w + d) for w0, w, d in zip(whole, size, off, strict=True))
+    most = min((w0 / (w - d) for w0, w, d in zip(whole, size, off, strict=True) if w > d), default=math.inf)
+    return max(least, 1.0) <= most

@@ -17,15 +17,20 @@ MAX_ENTRIES = 1024
 MAX_TEXT = 4096
 MAX_TILES = 4_000_000  # of an image, when gaps among them are looked for
 MAX_TILE_BYTES = 256 * 2**20  # a tile is decoded whole
+LOOKED_AT = 64  # tiles of an image whose sizes are compared with its directory
+RAW = 1
 
-WIDTH, LENGTH, BITS, DESCRIPTION, SAMPLES, SOFTWARE, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 270, 277, 305, 322, 323
-TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, XMP, HAMAMATSU = 324, 325, 330, 700, 65420
+WIDTH, LENGTH, BITS, COMPRESSION, DESCRIPTION, SAMPLES, SOFTWARE = 256, 257, 258, 259, 270, 277, 305
+TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
+SUB_DIRECTORIES, XMP, HAMAMATSU, PLANAR = 330, 700, 65420, 284
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WANTED = {
     WIDTH,
     LENGTH,
     BITS,
+    COMPRESSION,
+    PLANAR,
     DESCRIPTION,
     SAMPLES,
     SOFTWARE,
@@ -78,6 +83,9 @@ def read_tiff_header(path: Path) -> TiffHeader | None:
             return None
         vendor, objection = "", ""
         for number, entries in enumerate(_directories(file, form)):
+            if entries is None:
+                objection = objection or "its directories lead in a circle"
+                continue
             vendor = vendor or _vendor(file, form, entries)
             objection = objection or _objection(file, form, entries, number)
     return TiffHeader(vendor, objection)
@@ -87,7 +95,7 @@ def has_gaps(path: Path) -> bool:
     """Whether a tile of a TIFF was never written, or lies beyond the end of the file."""
     with path.open("rb") as file:
         form = _form(file, path.stat().st_size)
-        return form is not None and any(_has_gaps(file, form, entries) for entries in _directories(file, form))
+        return form is not None and any(_has_gaps(file, form, entries or {}) for entries in _directories(file, form))
 
 
 def _form(file: BinaryIO, size: int) -> _Form | None:
@@ -99,8 +107,8 @@ def _form(file: BinaryIO, size: int) -> _Form | None:
     return _Form(order, version == 43, size) if version in (42, 43) else None
 
 
-def _directories(file: BinaryIO, form: _Form) -> Iterator[_Entries]:
-    """Every directory of the chain, each followed by its sub-directories; loops end."""
+def _directories(file: BinaryIO, form: _Form) -> Iterator[_Entries | None]:
+    """Every directory of the chain, each followed by its sub-directories; a loop ends, and gives None."""
     width = struct.calcsize(form.offset)
     file.seek(8 if form.big else 4)
     waiting = _unpack(form.offset, file.read(width))
@@ -112,6 +120,8 @@ def _directories(file: BinaryIO, form: _Form) -> Iterator[_Entries]:
         visited.add(at)
         entries, following = _directory(file, form, at)
         yield entries
+        if visited.intersection(following):
+            yield None
         waiting = [*_integers(file, form, entries.get(SUB_DIRECTORIES), most=64), *following, *waiting]
 
 
@@ -184,7 +194,8 @@ def _objection(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> s
     )
     size = width * height * max(samples, 1) * max(bits, 1) // 8
     if size <= MAX_TILE_BYTES:
-        return _too_few_tiles(file, form, entries, number, width, height)
+        too_few = _too_few_tiles(file, form, entries, number, width, height)
+        return too_few or _too_short_tiles(file, form, entries, number, size)
     return (
         f"a tile of its image {number} claims {width:,} x {height:,} px ({size / 2**20:,.0f} MiB, "
         f"at most {MAX_TILE_BYTES // 2**20} MiB, since a tile is decoded whole)"
@@ -203,6 +214,16 @@ def _too_few_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, 
         f"its image {number} claims {image_w:,} x {image_h:,} px, which need {needed:,} tiles, "
         f"but its directory lists {listed:,}"
     )
+
+
+def _too_short_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, size: int) -> str:
+    """Tiles that cannot hold the raw pixels that the directory claims would be shown as noise: they are compressed."""
+    compression = (_integers(file, form, entries.get(COMPRESSION)) or [RAW])[0]
+    separate = (_integers(file, form, entries.get(PLANAR)) or [1])[0] != 1
+    counts = [count for count in _integers(file, form, entries.get(TILE_COUNTS), most=LOOKED_AT) if count]
+    if compression != RAW or separate or not counts or max(counts) >= size:
+        return ""
+    return f"its image {number} claims tiles of {size:,} uncompressed bytes, but they have {max(counts):,} at most"
 
 
 def _has_gaps(file: BinaryIO, form: _Form, entries: _Entries) -> bool:

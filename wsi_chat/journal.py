@@ -73,7 +73,7 @@ class Journal:
         self._lock = self._locked()
         try:
             if overwrite:
-                for file in self._files():
+                for file in files_of_database(self.path):
                     file.unlink(missing_ok=True)
             self._database = self._open_to_write()
         except BaseException:
@@ -82,20 +82,17 @@ class Journal:
 
     # ------------------------------------------------------------------------------------------ opening
 
-    def _files(self) -> list[Path]:
-        return [self.path.with_name(self.path.name + tail) for tail in ("", "-wal", "-shm")]
-
     def _open_to_write(self) -> sqlite3.Connection:
         try:
             return self._connected()
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise self._refused(error) from error
             return self._started_anew(error)
 
     def _started_anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
         """A new journal in place of a damaged one, which is set aside, with every answer that is whole in it."""
-        aside = self._moved_aside()
+        aside = set_aside(self.path)
         try:
             database = self._connected()
             rows = list(_whole_rows(aside))
@@ -115,7 +112,7 @@ class Journal:
         database = sqlite3.connect(
             place, uri=not self._locks, isolation_level=None, check_same_thread=False, timeout=30
         )
-        database.text_factory = _text
+        database.text_factory = lenient_text
         try:
             if not self._locks:
                 database.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -170,20 +167,11 @@ class Journal:
                 # on read-only media the log's index cannot be made; then no writer can be there either
                 database = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
                 self._check(database)
-            database.text_factory = _text
+            database.text_factory = lenient_text
             self._columns = _columns(_version(database))
             return database
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
-
-    def _moved_aside(self) -> Path:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
-        for file in self._files():
-            if file.exists():
-                file.rename(aside.with_name(aside.name + file.name.removeprefix(self.path.name)))
-        return aside
 
     def _refused(self, error: Exception) -> OutputError:
         return OutputError(
@@ -253,7 +241,7 @@ class Journal:
         """Set a file that is damaged aside. Raises OutputError where the error is of another kind."""
         if self._read_only:
             raise self._unreadable(error) from error
-        if not _is_damage(error):
+        if not is_damage(error):
             raise self._refused(error) from error
         self._open.close()
         self._database = self._started_anew(error)
@@ -285,7 +273,7 @@ class Journal:
             answer.prompt_tokens,
             answer.new_tokens,
         )
-        row = (*row, _checksum(row))
+        row = (*row, checksum_of_row(row))
         with self._mutex:
             try:
                 return self._insert(row, replace=replace)
@@ -345,6 +333,22 @@ class Journal:
 # ---------------------------------------------------------------------------------------------- rows
 
 
+def files_of_database(path: Path) -> list[Path]:
+    """A database and the files that SQLite keeps beside it, there or not."""
+    return [path.with_name(path.name + tail) for tail in ("", "-wal", "-shm")]
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, ``NAME.damaged-1``, with what SQLite keeps beside it; returns where it is."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for file in files_of_database(path):
+        if file.exists():
+            file.rename(aside.with_name(aside.name + file.name.removeprefix(path.name)))
+    return aside
+
+
 def _columns(version: int) -> str:
     """What is read of a row; a journal of the first version has no checksums."""
     return f"{COLUMNS}, {'checksum' if version > 1 else 'NULL'}"
@@ -366,12 +370,12 @@ def _marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-def _text(content: bytes) -> str:
+def lenient_text(content: bytes) -> str:
     """A stored text; damaged UTF-8 is no error here, its row's checksum tells."""
     return content.decode("utf-8", "surrogateescape")
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether a file is damaged, and not merely locked, full or out of reach."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
@@ -379,7 +383,7 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return (code & 0xFF) in DAMAGE
 
 
-def _checksum(values: Sequence[Any]) -> int:
+def checksum_of_row(values: Sequence[Any]) -> int:
     """CRC-32 of a row's values as ASCII JSON, which is the same on every machine."""
     return zlib.crc32(json.dumps(list(values), default=repr).encode("ascii"))
 
@@ -388,7 +392,7 @@ def _whole(row: Sequence[Any]) -> bool:
     """Whether a row (with its checksum last, None where it never had one) is as it was written."""
     *values, checksum = row
     if checksum is not None:
-        return bool(checksum == _checksum(values))
+        return bool(checksum == checksum_of_row(values))
     try:
         _answer(row)
     except (TypeError, ValueError):
@@ -403,7 +407,7 @@ def _add_checksums(database: sqlite3.Connection) -> None:
     try:
         database.execute("ALTER TABLE answers ADD COLUMN checksum INTEGER")
         database.executemany(
-            "UPDATE answers SET checksum = ? WHERE key = ?", [(_checksum(row), row[0]) for row in rows]
+            "UPDATE answers SET checksum = ? WHERE key = ?", [(checksum_of_row(row), row[0]) for row in rows]
         )
         database.execute("DROP TABLE IF EXISTS meta")
         database.execute(f"PRAGMA user_version={VERSION}")
@@ -427,7 +431,7 @@ def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
                 shutil.copyfile(part, copy.with_name(copy.name + tail))
         for order in ("ASC", "DESC"):
             database = sqlite3.connect(copy)
-            database.text_factory = _text
+            database.text_factory = lenient_text
             try:
                 columns = _columns(_version(database))
                 for row in database.execute(f"SELECT {columns} FROM answers ORDER BY key {order}"):
@@ -435,7 +439,7 @@ def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
                         break
                     if _whole(row):
                         seen.add(row[0])
-                        yield (*row[:-1], _checksum(row[:-1]))
+                        yield (*row[:-1], checksum_of_row(row[:-1]))
             except (sqlite3.Error, UnicodeDecodeError):
                 continue  # as far as it goes
             finally:

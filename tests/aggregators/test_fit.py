@@ -212,13 +212,21 @@ def test_a_truncated_or_edited_aggregator_is_refused(fitted, tmp_path):
     path = fitted.aggregator.save(tmp_path)
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(SettingError, match="cut off or no JSON"):
+    with pytest.raises(SettingError, match="cut off or damaged: it is not JSON"):
         load_fitted(tmp_path)
     data = json.loads(text)
     data["calibration"]["slope"] *= 2
     path.write_text(json.dumps(data))
     with pytest.raises(SettingError, match="changed after it was written"):
         load_fitted(tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(SettingError, match="nested more than"):
+        load_fitted(tmp_path)
+    data["conditions"]["model"] = "\ud800"  # half a pair, which no SHA-256 can be made of
+    path.write_text(json.dumps(data))
+    with pytest.raises(SettingError, match="changed after it was written"):
+        load_fitted(tmp_path)
+    data["conditions"]["model"] = "m@1"
     data["version"] = 2
     path.write_text(json.dumps(data))
     with pytest.raises(SettingError, match="version"):

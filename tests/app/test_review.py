@@ -8,10 +8,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.app.reading import agreement, progress, reviewed_cells, slide_label
-from wsi_chat.app.review import ReviewStore, reviewer_name
+from wsi_chat.app.review import Decision, ReviewStore, reviewer_name
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box
 
@@ -173,3 +175,68 @@ def test_the_slide_has_a_class_where_its_readers_agree(store: ReviewStore) -> No
     assert slide_label(store) == ("HSIL", {"Ann": "HSIL"})
     store.decide("Bob", "slide", "label", label="LSIL")
     assert slide_label(store)[0] is None
+
+
+# ---------------------------------------------------------------------------------------------- a damaged file
+
+
+def decided(folder: Path) -> list[Decision]:
+    with ReviewStore(folder) as store:
+        store.draw("Ann", "hsil", Box(10, 10, 60, 60))
+        for number in range(30):
+            store.decide("Ann" if number % 3 else "Bo", f"f{number:04d}", "relabel", label="lsil")
+        store.undo("Ann")
+        return store.history(undone=True)
+
+
+def test_a_changed_decision_is_left_out_and_the_file_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = decided(folder)
+    path = folder / "review.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"f0007relabellsil", b"f0007relabelhsil"))
+    with ReviewStore(folder) as store:
+        kept = store.history(undone=True)
+        assert kept == [one for one in made if one.about != "f0007"]
+        new = store.decide("Bo", "f0001", "accept")
+        assert new.number > max(one.number for one in made)
+    assert "checksum of 1 of 31 decisions is wrong" in caplog.text
+    assert (folder / "review.sqlite.damaged-1").is_file()
+    with ReviewStore(folder) as store:  # the new file is whole
+        assert store.history(undone=True) == [*kept, new]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[Decision]]:
+    folder = tmp_path_factory.mktemp("sound")
+    made = decided(folder)
+    return (folder / "review.sqlite").read_bytes(), made
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_damage_changes_a_decision(tmp_path: Path, sound: tuple[bytes, list[Decision]], data: st.DataObject) -> None:
+    for file in tmp_path.glob("review.sqlite*"):
+        file.unlink()
+    content, made = bytearray(sound[0]), sound[1]
+    at = data.draw(st.integers(0, len(content) - 1))
+    size = data.draw(st.sampled_from([1, 1, 16, 512, 4096]))
+    content[at : at + size] = data.draw(st.sampled_from([b"\x00", b"\xff", b"1"])) * len(content[at : at + size])
+    (tmp_path / "review.sqlite").write_bytes(content)
+    try:
+        with ReviewStore(tmp_path) as store:
+            kept = store.history(undone=True)
+    except OutputError:  # the header names another program or version
+        assert not list(tmp_path.glob("*.damaged*"))
+    else:
+        assert all(one in made for one in kept)
+
+
+def test_a_file_of_the_first_version_goes_on(folder: Path) -> None:
+    made = decided(folder)
+    database = sqlite3.connect(folder / "review.sqlite")
+    database.executescript("ALTER TABLE decisions DROP COLUMN checksum; PRAGMA user_version=1;")
+    database.close()
+    with ReviewStore(folder) as store:
+        assert store.history(undone=True) == made
+        assert store.undo("Bo") is not None
+    with ReviewStore(folder) as store:
+        assert len(store.history()) == len(made) - 2

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from reports import write_maps_zarr, write_tiles_parquet
+from reports import read_tiles_parquet, write_maps_zarr, write_tiles_parquet
 from reports.maps import STATUS_CODES
 from wsi_chat.errors import OutputError, SettingError
 from wsi_chat.schema import Box, LabelledBox, Tile, TileVerdict
@@ -48,6 +48,35 @@ def test_what_is_missing_is_null_and_not_zero(tmp_path):
     assert table["cellularity"] == [None] * 4
     assert table["error"] == ["gone", None, None, None]
     assert table["description"] == [None] * 4
+
+
+def test_no_damaged_byte_of_the_table_changes_a_value(tmp_path):
+    """Parquet's own checksums do not cover its headers: without the table's SHA-256 rows and values went missing."""
+    path = tmp_path / "tiles.parquet"
+    tiles = [Tile(n, n * 600, 0, 600, 600, 0, (600, 600), 512, 0.5) for n in range(40)]
+    verdicts = [TileVerdict(tile=tile, status="detailed", p_screen=tile.index / 40, asked=("hsil",)) for tile in tiles]
+    write_tiles_parquet(verdicts, path)
+    sound, content = read_tiles_parquet(path), path.read_bytes()
+    refused = 0
+    rng = np.random.default_rng(1)
+    for at in rng.integers(0, len(content), 150):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = read_tiles_parquet(path)
+        except OutputError:
+            refused += 1
+        else:
+            assert found == sound
+    assert refused > 75
+
+
+def test_a_table_that_states_no_digest_is_read_as_before(abnormal, tmp_path):
+    path = write_tiles_parquet(abnormal.tiles, tmp_path / "tiles.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "older.parquet")
+    assert read_tiles_parquet(tmp_path / "older.parquet") == read_tiles_parquet(path)
 
 
 def test_no_tiles_still_make_a_table_with_its_columns(tmp_path):

@@ -97,7 +97,7 @@ def test_a_jpeg_with_a_zeroed_sector_is_refused(tmp_path: Path, progressive: boo
     middle = len(data) // 2
     data[middle : middle + 512] = bytes(512)
     path.write_bytes(data)
-    with pytest.raises(SlideUnreadable, match=r"a\.jpg: the image cannot be decoded: .*orrupt JPEG"):
+    with pytest.raises(SlideUnreadable, match=r"a\.jpg: the image cannot be decoded: .*(orrupt JPEG|lost sector)"):
         open_picture(path)
 
 

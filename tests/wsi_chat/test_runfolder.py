@@ -126,3 +126,18 @@ def test_text_that_a_spreadsheet_would_run_is_defused_and_numbers_are_not(tmp_pa
         (found,) = csv.DictReader(file)
     assert (found["file"], found["reason"]) == ("'=cmd|' /C calc'!A0.svs", "'@SUM(1)")
     assert (found["score"], found["error"]) == ("-0.5", "-")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"x" * 200_000])
+def test_a_damaged_summary_is_set_aside_and_begun_anew(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path)
+    write_summary(run, [{"slide_id": "a", "file": "a.svs"}])
+    run.summary_path.write_bytes(run.summary_path.read_bytes() + damage)
+    before = run.summary_path.read_bytes()
+    write_summary(run, [{"slide_id": "b", "file": "b.svs"}])
+    assert (tmp_path / "summary.csv.damaged-1").read_bytes() == before
+    assert "begun anew" in caplog.text
+    with run.summary_path.open(encoding="utf-8-sig", newline="") as file:
+        assert [row["slide_id"] for row in csv.DictReader(file)] == ["b"]

@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -183,6 +184,7 @@ def unregister_reader(name: str) -> None:
     _registered.pop(name, None)
 
 
+@cache  # going through the metadata of everything that is installed takes longer than opening a small slide
 def _plugins() -> dict[str, Reader]:
     plugins: dict[str, Reader] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):

@@ -24,6 +24,7 @@ from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.remote import RemotePath
 from tilers.samples import Depth, depth_in_use
+from tilers.segments import check_jpeg_sectors, check_lost_sectors
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -162,6 +163,8 @@ def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:
         samples = np.asarray(imagecodecs.png_decode(path.read_bytes()))
         depth = depth_in_use(float(samples.min()), float(samples.max()), samples.dtype)
         return _spread_grey(depth.shrink(np.atleast_3d(samples))), depth
+    if image.format == "WEBP" and b"ALPH" not in (data := path.read_bytes()):  # alpha may be stored as it is
+        check_lost_sectors(data)
     image.load()
     return _in_bands(image), Depth(255)
 
@@ -169,6 +172,7 @@ def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:
 def _decode_jpeg(path: Path, image: Image.Image) -> Pixels:
     """Strict: what libjpeg only warns of (corrupt data, an early end) is an error here."""
     data = path.read_bytes()
+    check_jpeg_sectors(data)
     if image.mode == "CMYK":  # libjpeg's check of the data; Pillow knows Adobe's inverted inks
         simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
         return _in_bands(image)

@@ -1,11 +1,13 @@
 """TIFF-based slides that OpenSlide refuses, through tiffslide (which reads with tifffile and zarr).
 
-tifffile fills segments that a file does not hold with zeros. Here a segment that was never written is
-transparent, and one that lies beyond the end of a cut-off file makes the read fail: neither turns black.
+tifffile fills pieces that a file does not hold with zeros, and its decoders paint over damage. Here a piece that was
+never written is transparent, and one that lies beyond the end of a cut-off file, or that a strict decoder refuses,
+makes the read fail: none of them turns black.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.readers.tiff import check_plain_layout
 from tilers.remote import RemotePath
 from tilers.scan_choice import check_first_image
+from tilers.segments import TiffImage
 from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
@@ -27,31 +30,6 @@ from wsi_chat.schema import Remark
 MAX_SEGMENT_BYTES = 256 * 2**20
 MINISWHITE, PALETTE = 0, 3
 SCANNERS = ("aperio", "hamamatsu", "leica", "philips", "ventana", "trestle")
-
-
-class _Segments:
-    """Which tiles or strips of one level exist: ``absent`` were never written, ``cut`` lie past the end."""
-
-    def __init__(self, page: Any, file_size: int) -> None:
-        self.width = int(page.tilewidth if page.is_tiled else page.imagewidth)
-        self.height = int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
-        rows = -(-int(page.imagelength) // self.height)
-        cols = -(-int(page.imagewidth) // self.width)
-        offsets = np.asarray(page.dataoffsets, np.int64)
-        counts = np.asarray(page.databytecounts, np.int64)
-        expected = rows * cols
-        if offsets.size != counts.size or offsets.size == 0 or offsets.size % expected:
-            # tifffile joins the strips of contiguous data into one segment
-            self.height, rows = int(page.imagelength), 1
-            self.width, cols = int(page.imagewidth), 1
-            offsets, counts = offsets[:1], counts[:1]
-        self.absent = np.any((counts == 0).reshape(-1, rows, cols), axis=0)
-        self.cut = np.any((offsets + counts > file_size).reshape(-1, rows, cols), axis=0)
-
-    def clip(self, x: int, y: int, width: int, height: int) -> tuple[slice, slice]:
-        rows = slice(y // self.height, -(-(y + height) // self.height))
-        cols = slice(x // self.width, -(-(x + width) // self.width))
-        return rows, cols
 
 
 class TiffSlideBackend(WindowBackend):
@@ -83,21 +61,25 @@ class TiffSlideBackend(WindowBackend):
         self.properties = allow_listed({**raw, **origin_of(raw.get("tiff.ImageDescription"))})
         self.resolutions = _resolutions(raw)
         self._inverted = int(page.photometric) == MINISWHITE
-        self._segments: list[_Segments] | None = None
+        self._images: list[TiffImage] = []
+        self._sound: set[tuple[int, int, int]] = set()
         if len(series.levels) == len(self.level_sizes) and raw.get("tiffslide.series-composition") is None:
-            self._segments = [_Segments(level.pages[0], file_size) for level in series.levels]
-            self.notes = _notes(self._segments, self._slide.ts_tifffile, file_size)
-            if self._segments[0].cut.all():
+            self._images = [TiffImage(level.pages[0], file_size) for level in series.levels]
+            self.notes = _notes(self._images, self._slide.ts_tifffile, file_size)
+            if self._images[0].cut.all():
                 raise SlideUnsupported(f"the file ends at byte {file_size}, before any of its pixels")
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         absent: NDArray[np.bool_] | None = None
-        if self._segments is not None:
-            segments = self._segments[level]
-            rows, cols = segments.clip(x, y, width, height)
-            if segments.cut[rows, cols].any():
+        if self._images:
+            image = self._images[level]
+            high, wide = image.piece
+            rows = slice(y // high, -(-(y + height) // high))
+            cols = slice(x // wide, -(-(x + width) // wide))
+            if image.cut[rows, cols].any():
                 raise OSError(f"pixels at ({x}, {y}) of level {level} lie beyond the end of the file")
-            absent = segments.absent[rows, cols]
+            absent = image.absent[rows, cols]
+            self._check_pieces(level, rows, cols)
         # Asking at the centre of the level's pixel makes tiffslide's own truncation land on the right one.
         scale = self.level_downsamples[level]
         at = (int((x + 0.5) * scale), int((y + 0.5) * scale))
@@ -109,10 +91,25 @@ class TiffSlideBackend(WindowBackend):
         if absent is None or not absent.any():
             return np.ascontiguousarray(array[..., :4])
         alpha = np.where(absent, 0, 255).astype(np.uint8)
-        alpha = alpha.repeat(segments.height, axis=0).repeat(segments.width, axis=1)
-        top, left = y - rows.start * segments.height, x - cols.start * segments.width
+        alpha = alpha.repeat(high, axis=0).repeat(wide, axis=1)
+        top, left = y - rows.start * high, x - cols.start * wide
         alpha = alpha[top : top + height, left : left + width]
         return np.dstack([array[..., :3], alpha])
+
+    def _check_pieces(self, level: int, rows: slice, cols: slice) -> None:
+        """Decode each piece strictly, once. Raises what `TiffImage.decode` raises."""
+        image = self._images[level]
+        for row, col in product(range(rows.start, rows.stop), range(cols.start, cols.stop)):
+            if (level, row, col) in self._sound or image.absent[row, col]:
+                continue
+            places = [(layer * image.rows + row) * image.columns + col for layer in range(image.layers)]
+            with self._path.open("rb") as file:
+                data = []
+                for place in places:
+                    file.seek(int(image.offsets[place]))
+                    data.append(file.read(int(image.counts[place])))
+            image.decode(data, row, col)
+            self._sound.add((level, row, col))
 
     def close(self) -> None:
         self._slide.close()
@@ -150,9 +147,9 @@ def _resolutions(raw: dict[str, Any]) -> tuple[Resolution, ...]:
     return (stated, tags) if tags else (stated,)
 
 
-def _notes(segments: list[_Segments], tiff: Any, file_size: int) -> tuple[Remark, ...]:
+def _notes(images: list[TiffImage], tiff: Any, file_size: int) -> tuple[Remark, ...]:
     notes = []
-    cut = sum(int(s.cut.sum()) for s in segments)
+    cut = sum(int(image.cut.sum()) for image in images)
     if cut:
         notes.append(Remark("slide.tiles_cut_off", size=file_size, n=cut))
     elif int(tiff.pages[-1].offset) and _dangling(tiff, file_size):

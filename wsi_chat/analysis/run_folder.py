@@ -231,16 +231,16 @@ class SlideFolder:
         """tiles.parquet: one row a tile.
 
         Raises:
-            OutputError: it is missing or damaged, or lacks a column.
+            OutputError: it is missing, damaged or changed, or lacks a column.
         """
-        from pyarrow import parquet
+        from reports import read_tiles_table
 
+        table = read_tiles_table(self.tiles_path)
         try:
-            return parquet.read_table(self.tiles_path, columns=columns)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            return table if columns is None else table.select(columns)
+        except KeyError as error:
             raise OutputError(
-                f"{self.tiles_path} cannot be read: {reason}.", hint="Analyze the slide again."
+                f"{self.tiles_path} cannot be read: {error.args[0]}.", hint="Analyze the slide again."
             ) from error
 
     def slide_file(self, moved_to: Path | None = None) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.atomic import write_bytes
 from wsi_chat.errors import WsiChatError, as_utf8
+from wsi_chat.journal import set_aside
 from wsi_chat.schema import Report
+
+log = logging.getLogger(__name__)
 
 SUMMARY_COLUMNS = (
     "slide_id", "file", "state", "status", "score", "score_kind", "category", "adequacy", "adequacy_reason", "coverage",
@@ -132,11 +136,15 @@ def write_summary(
 
 
 def _earlier(path: Path) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
-    """The columns and the rows, by slide id, of the file as it stands."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows: dict[str, Mapping[str, Any]] = {row["slide_id"]: row for row in reader if row.get("slide_id")}
-        return [name for name in reader.fieldnames or () if name], rows
+    """The columns and the rows, by slide id, of the file as it stands; none of one that is damaged, which is kept."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows: dict[str, Mapping[str, Any]] = {row["slide_id"]: row for row in reader if row.get("slide_id")}
+            return [name for name in reader.fieldnames or () if name], rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        log.warning("%s is damaged (%s); moved to %s, and begun anew", path, error, set_aside(path).name)
+        return [], {}
 
 
 def defused(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """What reviewers decided, in ``review.sqlite`` of the slide's folder: who, when, and what was taken back.
 
 A decision is only ever added, or marked as undone; the model's own answers are not touched. Every reviewer reads by
-himself: no query mixes the decisions of two names unless it is asked to.
+himself: no query mixes the decisions of two names unless it is asked to. Every row carries a checksum: a damaged file
+is set aside, with every decision that is whole in it saved.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ import re
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.journal import has_locks
+from wsi_chat.journal import checksum_of_row, has_locks, is_damage, lenient_text, set_aside
 from wsi_chat.schema import Box
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x77736352
-VERSION = 1
+VERSION = 2
 SLIDE = "slide"
 """What a decision about the slide as a whole is about."""
 Action = Literal["accept", "reject", "relabel", "draw", "complete", "label"]
@@ -40,7 +42,8 @@ CREATE TABLE decisions (
     label TEXT NOT NULL DEFAULT '',
     x0 REAL, y0 REAL, x1 REAL, y1 REAL,
     at TEXT NOT NULL,
-    undone_at TEXT
+    undone_at TEXT,
+    checksum INTEGER
 );
 CREATE INDEX by_reviewer ON decisions (reviewer, number);
 """
@@ -113,13 +116,13 @@ class ReviewStore:
             about = about or self._free_id(self._database)
             row = (reviewer, about, action, label, *corners, _now())
             marks = ",".join("?" * len(row))
-            try:
-                done = self._database.execute(
+            with self._writing() as database:
+                done = database.execute(
                     f"INSERT INTO decisions (reviewer, about, action, label, x0, y0, x1, y1, at) VALUES ({marks})", row
                 )
-            except sqlite3.Error as error:
-                raise self._refused(error) from error
-            return Decision(int(done.lastrowid or 0), reviewer, about, action, label, box, row[-1])
+                number = int(done.lastrowid or 0)
+                _sign(database, number)
+            return Decision(number, reviewer, about, action, label, box, row[-1])
 
     def draw(self, reviewer: str, label: str, box: Box) -> Decision:
         """Add a cell that the model missed; its id is new."""
@@ -130,17 +133,16 @@ class ReviewStore:
         with self._mutex:
             if self._database is None:
                 return None
-            row = self._database.execute(
-                f"SELECT {COLUMNS} FROM decisions WHERE reviewer = ? AND undone_at IS NULL"
-                " ORDER BY number DESC LIMIT 1",
-                (reviewer,),
-            ).fetchone()
-            if row is None:
-                return None
-            try:
-                self._database.execute("UPDATE decisions SET undone_at = ? WHERE number = ?", (_now(), row[0]))
-            except sqlite3.Error as error:
-                raise self._refused(error) from error
+            with self._writing() as database:
+                row = database.execute(
+                    f"SELECT {COLUMNS} FROM decisions WHERE reviewer = ? AND undone_at IS NULL"
+                    " ORDER BY number DESC LIMIT 1",
+                    (reviewer,),
+                ).fetchone()
+                if row is None:
+                    return None
+                database.execute("UPDATE decisions SET undone_at = ? WHERE number = ?", (_now(), row[0]))
+                _sign(database, row[0])
         return _decision(row)
 
     # ------------------------------------------------------------------------------------------ reading
@@ -151,8 +153,9 @@ class ReviewStore:
         with self._mutex:
             if self._database is None:
                 return 0, 0
-            other = self._database.execute("PRAGMA data_version").fetchone()[0]
-            return int(other), self._database.total_changes
+            with self._reading() as database:
+                other = database.execute("PRAGMA data_version").fetchone()[0]
+                return int(other), database.total_changes
 
     def history(self, *, undone: bool = False) -> list[Decision]:
         """Every decision in order; with ``undone`` those too that were taken back."""
@@ -160,7 +163,8 @@ class ReviewStore:
             if self._database is None:
                 return []
             where = "" if undone else "WHERE undone_at IS NULL"
-            rows = self._database.execute(f"SELECT {COLUMNS} FROM decisions {where} ORDER BY number").fetchall()
+            with self._reading() as database:
+                rows = database.execute(f"SELECT {COLUMNS} FROM decisions {where} ORDER BY number").fetchall()
         return [_decision(row) for row in rows]
 
     def reviewers(self) -> tuple[str, ...]:
@@ -185,6 +189,27 @@ class ReviewStore:
         return f"r{max(taken, default=0) + 1:04d}"
 
     def _open(self) -> sqlite3.Connection:
+        """The database, made where there is none; in place of a damaged one a new one with what is whole of it."""
+        try:
+            return self._connected()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise self._refused(error) from error
+            reason = error
+        try:
+            aside = set_aside(self.path)
+            saved = _whole_rows(aside)
+            database = self._connected()
+            marks = ",".join("?" * (len(COLUMNS.split(",")) + 1))
+            database.executemany(f"INSERT INTO decisions ({COLUMNS}, checksum) VALUES ({marks})", saved)
+        except (OSError, sqlite3.Error) as error:
+            raise self._refused(error) from error
+        number = f"{len(saved)} decision{'' if len(saved) == 1 else 's'}"
+        log.warning("%s is damaged (%s); moved to %s, %s saved", self.path, reason, aside.name, number)
+        return database
+
+    def _connected(self) -> sqlite3.Connection:
+        """Raises DatabaseError for damage among others, OutputError for another program's or a newer file."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             place = self.path.absolute().as_uri()
@@ -192,8 +217,9 @@ class ReviewStore:
                 log.warning("%s: its file system has no locks; let only one page at a time write there", self.path)
                 place += "?nolock=1"
             database = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=30)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise self._refused(error) from error
+        database.text_factory = lenient_text
         try:
             fresh = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             if fresh:
@@ -202,9 +228,9 @@ class ReviewStore:
                 )
             else:
                 self._check(database)
-        except sqlite3.Error as error:
+        except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
             database.close()
-            raise self._refused(error) from error
+            raise sqlite3.DatabaseError(str(error)) from error
         except BaseException:
             database.close()
             raise
@@ -220,6 +246,39 @@ class ReviewStore:
                 f"{self.path} was written by a newer wsi-chat (version {version}, this one reads {VERSION}).",
                 hint="Upgrade wsi-chat.",
             )
+        verdict = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        try:
+            if version < VERSION:
+                _add_checksums(database)
+            rows = database.execute(f"SELECT {COLUMNS}, checksum FROM decisions").fetchall()
+        except sqlite3.OperationalError as error:  # tables of ours with other columns are damage
+            raise sqlite3.DatabaseError(str(error)) from error
+        bad = sum(not _is_whole(row) for row in rows)
+        if bad:
+            raise sqlite3.DatabaseError(f"the checksum of {bad} of {len(rows)} decisions is wrong")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The database while it is used; what SQLite refuses is raised as OutputError."""
+        assert self._database is not None
+        try:
+            yield self._database
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._refused(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """As `_reading`, within a transaction."""
+        with self._reading() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
 
     def _refused(self, error: Exception) -> OutputError:
         return OutputError(
@@ -243,6 +302,65 @@ class ReviewStore:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _sign(database: sqlite3.Connection, number: int) -> None:
+    """Write the checksum of a row anew."""
+    row = database.execute(f"SELECT {COLUMNS} FROM decisions WHERE number = ?", (number,)).fetchone()
+    database.execute("UPDATE decisions SET checksum = ? WHERE number = ?", (checksum_of_row(row), number))
+
+
+def _is_whole(row: tuple[Any, ...]) -> bool:
+    """Whether a row, its checksum last, is as it was written."""
+    return bool(row[-1] == checksum_of_row(row[:-1]))
+
+
+def _add_checksums(database: sqlite3.Connection) -> None:
+    """Bring a file of the first version up to this one."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.execute("ALTER TABLE decisions ADD COLUMN checksum INTEGER")
+        for (number,) in database.execute("SELECT number FROM decisions").fetchall():
+            _sign(database, number)
+        database.execute(f"PRAGMA user_version={VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+
+
+def _whole_rows(path: Path) -> list[tuple[Any, ...]]:
+    """Every row that is whole of a damaged file, read from its beginning and from its end, each as far as it goes.
+
+    A file of the first version has no checksums: there a row is whole that can be read as a decision.
+    """
+    found: dict[int, tuple[Any, ...]] = {}
+    for order in ("ASC", "DESC"):
+        database = sqlite3.connect(path)
+        database.text_factory = lenient_text
+        try:
+            signed = database.execute("PRAGMA user_version").fetchone()[0] >= VERSION
+            columns = f"{COLUMNS}, {'checksum' if signed else 'NULL'}"
+            for row in database.execute(f"SELECT {columns} FROM decisions ORDER BY number {order}"):
+                if _is_whole(row) if signed else _is_decision(row):
+                    found[row[0]] = (*row[:-1], checksum_of_row(row[:-1]))
+        except (sqlite3.Error, UnicodeDecodeError):
+            continue  # as far as it goes
+        finally:
+            database.close()
+    return [found[number] for number in sorted(found)]
+
+
+def _is_decision(row: tuple[Any, ...]) -> bool:
+    number, reviewer, about, action, label, *corners, at, undone_at, _ = row
+    texts = (reviewer, about, action, label, at, undone_at or "")
+    drawn = action == "draw"
+    return (
+        isinstance(number, int)
+        and action in get_args(Action)
+        and all(isinstance(text, str) and text.isprintable() for text in texts)
+        and all(isinstance(corner, float) if drawn else corner is None for corner in corners)
+    )
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:

@@ -181,7 +181,7 @@ def read_reply(reply: Any, query: Query) -> Answer:
         logprob = math.fsum(float(entry["logprob"]) for entry in logs) if logs else None
         logprob = logprob if logprob is not None and math.isfinite(logprob) else None
         chances = choice_probabilities(query.choices, logs[0]) if query.choices and logs else None
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AnswerError(f"the server's reply is not a chat completion: {type(error).__name__}: {error}") from error
     if query.choices and logs and _not_numbers(logs[0]):
         return failed(query, "the server's log-probabilities are not numbers")
