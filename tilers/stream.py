@@ -243,8 +243,8 @@ def _block(tiles: Sequence[Tile], scale: float) -> _Block:
 
 def _read_block(slide: Slide, block: _Block, *, focus: bool) -> list[Patch]:
     """The block's patches; of a stack whose plane is not fixed, each tile's sharpest plane, or all of them fused."""
-    if slide.fused:
-        return _read_plane(slide, block, None, focus)
+    if slide.fused:  # tile by tile: what a tile shows must not depend on which others are read with it
+        return [_read_tile(slide, tile, None, focus) for tile in block.tiles]
     patches = _read_plane(slide, block, slide.candidate_planes[0], focus)
     for plane in slide.candidate_planes[1:]:
         patches = [_sharper(a, b) for a, b in zip(patches, _read_plane(slide, block, plane, focus), strict=True)]
@@ -258,7 +258,7 @@ def _sharper(one: Patch, other: Patch) -> Patch:
     return other if other.focus > one.focus else one
 
 
-def _read_plane(slide: Slide, block: _Block, plane: int | None, focus: bool) -> list[Patch]:
+def _read_plane(slide: Slide, block: _Block, plane: int, focus: bool) -> list[Patch]:
     if block.region is None:
         return [_read_tile(slide, tile, plane, focus) for tile in block.tiles]
     try:

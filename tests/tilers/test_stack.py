@@ -135,6 +135,13 @@ def test_fused_planes_show_every_cell_as_sharp_as_its_own_plane(tmp_path: Path) 
         assert np.array_equal(slide.read_region(0, 0, 0, 200, 200, z=3), planes[3])
 
 
+def test_a_fused_tile_shows_the_same_whichever_are_read_with_it(stack: Path) -> None:
+    with open_slide(stack, z="fused") as slide:
+        plan = plan_tiles(slide, None, tile_px=128, mpp=0.5, overlap=0)
+        for patch in TileStream(slide, plan):
+            assert np.array_equal(patch.pixels, slide.read_region(patch.tile.x, patch.tile.y, 0, 128, 128))
+
+
 def test_fused_planes_pass_over_one_that_cannot_be_read(stack: Path) -> None:
     data = bytearray(stack.read_bytes())
     with tifffile.TiffFile(stack) as file:
