@@ -1,7 +1,9 @@
 """What doing things at the same time gains, and how long a start takes: ratios within one run.
 
-    python benchmarks/pipeline.py [--side 3072] [--rounds 3] [--what questions documents starts]
+    python benchmarks/pipeline.py [--side 3072] [--rounds 3] [--what batches questions documents starts]
 
+batches: how many an engine needs for a slide that answers so many questions at once, as one stream and one stage
+after the other: a count, which no other program disturbs.
 questions: a slide's questions as one stream against one stage after the other (`analysis.inquiry`), on a stand-in that
 answers each question after a fixed time, so many at once, as a GPU behind vLLM does. The reports are compared.
 documents: two slides with the documents of the first written beside the second, against one after the other.
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,7 +49,6 @@ class Distant:
 
     def __init__(self, *, seconds: float, slots: int) -> None:
         self.lookahead = 2 * slots
-        self.questions = 0
         self._seconds = seconds
         self._loop = LoopThread("stand-in")
         self._slots = asyncio.Semaphore(slots)
@@ -57,20 +59,43 @@ class Distant:
     async def _one(self, query: Query) -> Answer:
         async with self._slots:
             await asyncio.sleep(self._seconds)
-        self.questions += 1
-        mean = float(np.asarray(query.images[0]).mean())
-        if query.choices:
-            p = min(1.0, max(0.0, (245 - mean) / 40))
-            kind = query.tile_id.removeprefix("control/").partition("/")[0]
-            p = {"glass": 0.02, "blurred": 0.02, "noise": 0.02, "positive": 0.98, "swapped": 1 - p}.get(kind, p)
-            chances = {query.choices[0]: 1 - p, query.choices[1]: p}
-            return Answer(query.key, query.task, max(chances, key=chances.__getitem__), probabilities=chances)
-        at = 20 + int(mean * 1000) % 100
-        text = f"{query.target} 1 is located at <region>{at} 100 {at + 40} 140</region>."
-        return Answer(query.key, query.task, text if query.target == "hsil" else "None is found.")
+        return says(query)
 
     def close(self) -> None:
         self._loop.close()
+
+
+class InBatches:
+    """Answers ``size`` questions at once, and counts how often."""
+
+    name = model_name = "stand-in"
+    model_id = "stand-in@0"
+
+    def __init__(self, size: int) -> None:
+        self.lookahead = size
+        self.batches = 0
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[Answer]:
+        source = iter(queries)
+        while batch := list(islice(source, self.lookahead)):
+            self.batches += 1
+            yield from map(says, batch)
+
+    def close(self) -> None: ...
+
+
+def says(query: Query) -> Answer:
+    """Darker fields are more abnormal; controls are as they should be."""
+    mean = float(np.asarray(query.images[0]).mean())
+    if query.choices:
+        p = min(1.0, max(0.0, (245 - mean) / 40))
+        kind = query.tile_id.removeprefix("control/").partition("/")[0]
+        p = {"glass": 0.02, "blurred": 0.02, "noise": 0.02, "positive": 0.98, "swapped": 1 - p}.get(kind, p)
+        chances = {query.choices[0]: 1 - p, query.choices[1]: p}
+        return Answer(query.key, query.task, max(chances, key=chances.__getitem__), probabilities=chances)
+    at = 20 + int(mean * 1000) % 100
+    text = f"{query.target} 1 is located at <region>{at} 100 {at + 40} 140</region>."
+    return Answer(query.key, query.task, text if query.target == "hsil" else "None is found.")
 
 
 def one_after_the_other(asker: Any, *inquiries: Any) -> list[float]:
@@ -96,9 +121,9 @@ class AtOnce:
     def __exit__(self, *raised: object) -> None: ...
 
 
-def analyzed(slides: list[Path], **settings: Any) -> tuple[float, list[dict[str, Any]]]:
+def analyzed(slides: list[Path], *, engine: Any = None, **settings: Any) -> tuple[float, list[dict[str, Any]]]:
     """Seconds, and the reports but for their timings."""
-    engine = Distant(seconds=0.3, slots=32)
+    engine = engine or Distant(seconds=0.3, slots=32)
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()
         result = wsi_chat.analyze_cohort(slides, out=out, engine=engine, specimen="cervix", **settings)
@@ -139,6 +164,20 @@ def questions(slides: list[Path], rounds: int) -> Iterator[tuple[str, dict[str, 
             return analyzed(slides[:1], **settings, **quick)
 
         yield f"questions, {name}", in_turns(rounds, apart, together)
+
+
+def batches(slides: list[Path]) -> Iterator[tuple[str, dict[str, float]]]:
+    quick = {"format": "json", "gallery": 0}
+    for name, settings in (("default", {}), ("exhaustive", {"exhaustive": True})):
+        for size in (16, 64, 256):
+            apart, together = InBatches(size), InBatches(size)
+            with mock.patch("wsi_chat.analysis.questions.ask_all", one_after_the_other):
+                _, before = analyzed(slides[:1], engine=apart, **settings, **quick)
+            _, after = analyzed(slides[:1], engine=together, **settings, **quick)
+            if before != after:
+                raise SystemExit("the reports differ")
+            found = {"before": apart.batches, "after": together.batches}
+            yield f"batches of {size}, {name}", found | {"ratio": round(apart.batches / together.batches, 2)}
 
 
 def documents(slides: list[Path], rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -195,13 +234,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=3072, help="pixels of the rendered slides at 0.5 um/px")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--what", nargs="+", default=["questions", "documents", "starts"])
+    parser.add_argument("--what", nargs="+", default=["batches", "questions", "documents", "starts"])
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as scratch:
         slides = [Path(scratch) / f"{n}.tiff" for n in range(3)]
         for seed, path in enumerate(slides):
             render_slide(path, seed=seed, width_px=given.side, height_px=given.side, recipe="abnormal")
+        if "batches" in given.what:
+            for line in batches(slides):
+                print(*line, flush=True)
         if "questions" in given.what:
             for line in questions(slides, given.rounds):
                 print(*line, flush=True)
