@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,7 @@ def make_slides(folder: Path, data: Path | None) -> None:
     if data is not None:
         shutil.copy(data / "CMU-1-Small-Region.svs", folder / "scan.svs")
         shutil.copy(data / "small.svs", folder / "small.svs")
-        (folder / "dicom").mkdir(exist_ok=True)
-        for name in ("boxes_0.dcm", "boxes_1.dcm"):
-            shutil.copy(data / name, folder / "dicom" / name)
+        _write_dicom(folder / "dicom", data / "boxes_0.dcm", rgb)
 
 
 def _write_tiffs(folder: Path, rgb: Pixels) -> None:
@@ -76,6 +75,30 @@ def _write_tiffs(folder: Path, rgb: Pixels) -> None:
     with tifffile.TiffWriter(folder / "stack.tiff", imagej=True) as writer:  # ImageJ: three focal planes
         stack = np.stack([rgb[..., 1], rgb[..., 0], rgb[..., 2]])[:, :256, :256]
         writer.write(stack, resolution=(2.0, 2.0), metadata={"axes": "ZYX", "unit": "um"})
+
+
+def _write_dicom(folder: Path, template: Path, rgb: Pixels) -> None:
+    """A DICOM slide of JPEG tiles, with the metadata of a smaller one."""
+    import pydicom
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit, generate_uid
+
+    folder.mkdir(exist_ok=True)
+    frames = []
+    for y in range(0, HEIGHT, TILE):
+        for x in range(0, WIDTH, TILE):
+            file = io.BytesIO()
+            Image.fromarray(rgb[y : y + TILE, x : x + TILE]).save(file, "JPEG", quality=80)
+            frames.append(file.getvalue())
+    data = pydicom.dcmread(template)
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid(entropy_srcs=["fuzz"])
+    data.Rows = data.Columns = TILE
+    data.TotalPixelMatrixColumns, data.TotalPixelMatrixRows, data.NumberOfFrames = WIDTH, HEIGHT, len(frames)
+    data.PhotometricInterpretation = "YBR_FULL_422"
+    data.PixelData = encapsulate(frames)
+    data["PixelData"].is_undefined_length = True
+    data.save_as(folder / "boxes_0.dcm")
 
 
 def _write_aperio(path: Path, rgb: Pixels) -> None:
