@@ -1,6 +1,6 @@
 """Kills `wsi-chat analyze` at a fixed set of points over all its stages, and compares what the next run makes of it.
 
-    python benchmarks/kill_points.py [--points 200] [--seed 0] [--folder DIR]
+    python benchmarks/kill_points.py [--points 200] [--format pdf,html,json] [--folder DIR]
 
 A point is an operation on a file (opened to write, renamed, removed, a folder made, a database opened) or an answer of
 the model. One undisturbed run counts them; then, for as many of them as are asked for, spread evenly, a process is
@@ -195,18 +195,19 @@ def spread(total: int, count: int) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--format", default="pdf,html,json", help="documents of the runs")
     parser.add_argument("--folder", type=Path, help="where runs are made; a temporary folder where it is left out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = (given.folder or Path(scratch)).resolve()
         place.mkdir(parents=True, exist_ok=True)
         slide = make_slide(place / "slide.tiff")
-        true, stages = undisturbed(slide, place / "sound")
+        true, stages = undisturbed(slide, place / "sound", format=given.format)
         chosen = spread(len(stages), given.points)
         print(f"{len(stages)} points, {sum(true.asked.values())} questions; killed at {len(chosen)}", flush=True)
         outcomes = []
         for number, point in enumerate(chosen, start=1):
-            outcomes.append(kill_and_resume(slide, place / "killed", point, stages, true))
+            outcomes.append(kill_and_resume(slide, place / "killed", point, stages, true, format=given.format))
             if outcomes[-1].faults:
                 print(f"point {point} ({stages[point]}): {'; '.join(outcomes[-1].faults)}", flush=True)
             if number % 20 == 0:
@@ -220,6 +221,8 @@ def main() -> None:
         files = sum(any(fault.startswith("files") for fault in row.faults) for row in rows)
         twice = [row.twice for row in rows] or [0]
         print(f"| {stage} | {len(rows)} | {other} | {files} | {sum(twice)}, {max(twice)} |")
+    if any(outcome.faults or outcome.twice > 1 for outcome in outcomes):
+        sys.exit("a run did not recover")
 
 
 if __name__ == "__main__":

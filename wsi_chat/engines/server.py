@@ -36,6 +36,8 @@ TIMEOUTS = 1
 
 
 REPLY_BYTES = 8 * 2**20
+SECRET_FROM = 8  # characters of a key; shorter ones, and EMPTY, are no secrets and may stand in any text
+KEY = "[key]"  # stands in a reply where a server repeats the key that it was sent
 """Bytes of a reply that are read at most, unpacked: the longest answers with their log-probabilities have a tenth."""
 
 
@@ -78,18 +80,21 @@ async def open_server(base_url: str, *, key: str, timeout: float, retries: int, 
         # a proxy of the environment would carry the images off this machine
         trust_env=not here,
     )
-    return Server(client, address, timeout=timeout, retries=retries, pause=pause)
+    return Server(client, address, key=key, timeout=timeout, retries=retries, pause=pause)
 
 
 class Server:
     """Sends requests and repeats those that may yet succeed.
 
-    A request and its reply together take ``timeout`` seconds at most, however slowly the server sends, and a reply
-    `REPLY_BYTES`.
+    The key that it sends shows in no reply that it gives back. A request and its reply together take ``timeout``
+    seconds at most, however slowly the server sends, and a reply `REPLY_BYTES`.
     """
 
-    def __init__(self, client: httpx2.AsyncClient, address: str, *, timeout: float, retries: int, pause: float) -> None:
+    def __init__(
+        self, client: httpx2.AsyncClient, address: str, *, key: str, timeout: float, retries: int, pause: float
+    ) -> None:
         self._client = client
+        self._key = key if len(key) >= SECRET_FROM else ""
         self.address = address
         self._timeout = timeout
         self._retries = retries
@@ -126,8 +131,9 @@ class Server:
                 self._client.stream("POST", path, json=dict(body)) as response,
             ):
                 if not response.is_success:
-                    raise self._unwelcome(response, await _content(response))
-                async for line in _lines(response):
+                    raise self._unwelcome(response, self._without_key(await _content(response)))
+                async for sent in _lines(response):
+                    line = sent.replace(self._key, KEY) if self._key else sent
                     data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                     if data == "[DONE]":
                         return
@@ -143,6 +149,10 @@ class Server:
             ) from error
         except (ValueError, RecursionError) as error:
             raise ServerTrouble(f"its stream is not JSON: {error}") from error
+
+    def _without_key(self, content: bytes) -> bytes:
+        """A reply without our key, which some servers repeat in their complaints, and logs and reports would keep."""
+        return content.replace(self._key.encode(), KEY.encode()) if self._key else content
 
     def _unwelcome(self, response: httpx2.Response, content: bytes) -> Exception:
         """The error that a reply with an error's status stands for."""
@@ -167,7 +177,7 @@ class Server:
                     asyncio.timeout(self._timeout),
                     self._client.stream(method, path, json=body) as response,
                 ):
-                    content = await _content(response)
+                    content = self._without_key(await _content(response))
                 if response.is_success:
                     return read(json.loads(content))
                 unwelcome = self._unwelcome(response, content)
