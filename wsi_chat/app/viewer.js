@@ -21,7 +21,7 @@ function load(url) {
 // keys that the server acts on; the others are done here
 const COMMANDS = {
   n: "next", j: "next", p: "previous", k: "previous", a: "accept", r: "reject", l: "relabel", u: "undo",
-  c: "complete", h: "heat", m: "mask", b: "boxes", "/": "ask", "?": "help",
+  c: "complete", h: "heat", m: "mask", g: "glass", b: "boxes", "/": "ask", "?": "help",
 };
 const FIELDS = ["INPUT", "TEXTAREA", "SELECT"];
 
@@ -211,7 +211,7 @@ export default {
     // ------------------------------------------------------------------------------------------ what lies over it
     lay() {
       if (!this.map) return;
-      for (const name of ["mask", "heat"]) {
+      for (const name of ["glass", "mask", "heat"]) {
         const layer = (this.now.layers || {})[name];
         let shown = this.overlays[name];
         if (!layer || !layer.on) {
