@@ -74,6 +74,8 @@ def draw_overview(
         ([f for f in findings if not f.abnormal], "o", OTHER, words("figures.finding_other")),
         ([f for f in findings if f.abnormal], "^", ABNORMAL, words("figures.finding_abnormal")),
     ]
+    if not any(row.abnormal for row in report.verdict.counts):  # no class of the system is abnormal: none is to be told
+        groups = [(list(findings), "o", OTHER, words("figures.finding"))]
     names = sorted({(f.name, f.label) for f in findings})
     if report.verdict.status == "counted" and len(names) <= len(COUNTED):
         groups = [

@@ -20,7 +20,7 @@ from wsi_chat.remarks import Remark as Remark
 if TYPE_CHECKING:
     from PIL import Image
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 ASSUMED_SCALE = "assumed"
 """Source of an mpp that nobody stated: a photograph was read pixel for pixel at the scale that suits the model."""
 DISCLAIMER = "Research use only. Not a diagnosis; not for clinical decisions."
@@ -573,8 +573,9 @@ class Narrator(Record):
 class FieldRecord(Record):
     """One photograph of a specimen of several: which, and where it lies on the canvas that shows them side by side.
 
-    ``x, y`` is its top left corner on the canvas, in the photographs' own pixels, as are its ``width`` and ``height``.
-    ``error`` says why it is missing: then its size is that of the others.
+    ``x, y`` is its top left corner on the canvas, in the canvas's pixels, as are its ``width`` and ``height``. ``scale``
+    is the number of these that one of its own pixels is wide: 1 where all photographs have one resolution, else its own
+    µm/px over that of the finest. ``error`` says why it is missing: then its size is that of the others.
     """
 
     number: int = Field(ge=1)
@@ -583,6 +584,7 @@ class FieldRecord(Record):
     y: int
     width: int
     height: int
+    scale: float = Field(default=1.0, gt=0)
     error: str = ""
 
     @property
@@ -590,9 +592,14 @@ class FieldRecord(Record):
         """Its place on the canvas."""
         return Box(self.x, self.y, self.x + self.width, self.y + self.height)
 
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """(width, height) of the photograph as it is, in its own pixels."""
+        return round(self.width / self.scale), round(self.height / self.scale)
+
     def own(self, box: Box) -> Box:
         """A box on the canvas in the field's own pixels."""
-        return box.shifted(-self.x, -self.y)
+        return box.shifted(-self.x, -self.y).scaled(1 / self.scale)
 
 
 class SlideRecord(Record):
