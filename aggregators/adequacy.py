@@ -4,10 +4,11 @@ What decides, in this order: a slide without cells is unsatisfactory; an abnorma
 where the system says so (``abnormal_is_adequate``: Bethesda 2014 and TBSRTC 2023); a share of obscured fields beyond
 the rule's limit is unsatisfactory; then the count. Where either would make a specimen unsatisfactory in which cells of
 abnormal classes were marked, such a system's rule holds all the same: it is satisfactory, and `aggregators.rules` sees
-to it that nobody takes that for a negative specimen. The count is compared by its interval: satisfactory where the lower end reaches the minimum (or the sampled tiles alone hold
-that many), unsatisfactory where the upper end stays below, else ``not_assessed``, with the reason. Cells that the
-model does not mark are not counted, and answers that were cut off give a lower bound, on which nothing is called
-unsatisfactory. Tiles without an answer are missing, never empty.
+to it that nobody takes that for a negative specimen. The count is compared by its interval: satisfactory where the
+lower end reaches the minimum (or the sampled tiles alone hold that many), unsatisfactory where the upper end stays
+below, else ``not_assessed``, with the reason. Cells that the model does not mark are not counted, and answers that
+were cut off give a lower bound, on which nothing is called unsatisfactory. Tiles without an answer are missing, never
+empty.
 """
 
 from __future__ import annotations

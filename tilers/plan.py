@@ -47,7 +47,7 @@ class TilePlan:
         sha256: over all of the above and every tile's geometry.
         notes: what the report should say of the plan.
         left_out: tiles of empty glass were left out, as far as there were any.
-        glass: names of the photographs that hold nothing but empty glass and were left out whole, though others were not.
+        glass: names of the photographs that hold nothing but empty glass and were left out whole.
     """
 
     tiles: tuple[Tile, ...]

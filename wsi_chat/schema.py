@@ -573,9 +573,9 @@ class Narrator(Record):
 class FieldRecord(Record):
     """One photograph of a specimen of several: which, and where it lies on the canvas that shows them side by side.
 
-    ``x, y`` is its top left corner on the canvas, in the canvas's pixels, as are its ``width`` and ``height``. ``scale``
-    is the number of these that one of its own pixels is wide: 1 where all photographs have one resolution, else its own
-    µm/px over that of the finest. ``error`` says why it is missing: then its size is that of the others.
+    ``x, y`` is its top left corner on the canvas, in pixels of the canvas, as are its ``width`` and ``height``.
+    ``scale`` is how many of these one of its own pixels is wide: 1 where all photographs have one resolution, else its
+    own µm/px over that of the finest. ``error`` says why it is missing: then its size is that of the others.
     """
 
     number: int = Field(ge=1)

@@ -1,6 +1,7 @@
 """What is laid over the slide: the screening probabilities, what was not screened, and the foreground mask.
 
-The first two have one pixel for each grid cell, the mask one for each of its own cells (mask.png of the run folder). The colours are those of heatmap.png: a tile without an answer is grey, never drawn as low.
+The first two have one pixel for each grid cell, the mask one for each of its own cells (mask.png of the run folder).
+The colours are those of heatmap.png: a tile without an answer is grey, never drawn as low.
 """
 
 from __future__ import annotations

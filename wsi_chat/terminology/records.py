@@ -15,9 +15,9 @@ class Label(Record):
 
     ``color`` is red, green, blue, 0..255. ``ask`` says whether detailed tiles are grounded for it by default,
     ``ask_if_known`` that they are where the model's dialect lists the class. Others are only ever counted to
-    judge adequacy, or where a model names them unasked. ``singular`` is the noun for one of ``plural``, the name where it
-    is not given. ``kind_of`` names the label of which this is a kind: each cell
-    of this label counts as one of that too (a neutrophil is a white cell).
+    judge adequacy, or where a model names them unasked. ``singular`` is the noun for one of
+    ``plural``, the name where it is not given. ``kind_of`` names the label of which this is a kind: each cell of this
+    label counts as one of that too (a neutrophil is a white cell).
     """
 
     code: Code
