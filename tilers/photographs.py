@@ -193,7 +193,7 @@ def scales_of(found: Sequence[Found]) -> tuple[float, ...] | None:
 def lay_out(found: Sequence[Found], scales: Sequence[float] | None = None) -> tuple[FieldRecord, ...]:
     """Places for the fields, row by row on a canvas about four by three, with a margin between them.
 
-    With ``scales`` (see `scales_of`) each takes as much room as it has when it is enlarged by its own. Every field has a
+    With ``scales`` (see `scales_of`) each takes as much room as it has when enlarged by its own. Every field has a
     slot of the same size and lies in its top left corner. One whose size is unknown takes the median of the others, so
     that what it would have held is missing, and not absent.
     """

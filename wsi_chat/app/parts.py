@@ -49,7 +49,10 @@ def button(
     return made
 
 
-GLYPHS = {"triangle": "▲", "diamond": "◆", "ring": "○", "square": "□", "wedge": "▽"}
+GLYPHS = {
+    "triangle": "▲", "diamond": "◆", "ring": "○", "square": "□", "wedge": "▽", "pentagon": "⬠", "hexagon": "⬡",
+    "left": "◁", "right": "▷", "cross": "✖",
+}  # fmt: skip
 """The shapes of classes as the slide has them, in text."""
 
 

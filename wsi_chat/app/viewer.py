@@ -54,7 +54,7 @@ class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET
         self._change("hidden", list(hidden))
 
     def lay(self, layers: Mapping[str, Any]) -> None:
-        """What lies over the slide: ``heat``, ``mask``, ``glass`` with url, extent, on and opacity; ``boxes`` on or off."""
+        """What lies over it: ``heat``, ``mask``, ``glass`` with url, extent, on and opacity; ``boxes`` on or off."""
         self._change(
             "layers", {name: dict(layer) if isinstance(layer, dict) else layer for name, layer in layers.items()}
         )
