@@ -219,14 +219,9 @@ class SlidePage:
             self.show_keys()
 
     def _step(self, by: int) -> None:
-        rows = [row.id for row in self._state.rows() if self._state.shown(row)]
-        if not rows:
-            return
-        if self._state.chosen in rows:
-            place = min(max(rows.index(self._state.chosen) + by, 0), len(rows) - 1)
-        else:
-            place = 0 if by > 0 else len(rows) - 1
-        self.choose(rows[place])
+        name = self._list.beside(by)
+        if name is not None:
+            self.choose(name)
 
     # ------------------------------------------------------------------------------------------ showing
 
@@ -237,8 +232,8 @@ class SlidePage:
             return
         self._state.chosen = name
         self._viewer.choose(name)
-        self._list.refresh(scroll=True)
-        self._review.refresh()
+        self._list.choose()
+        self._review.show_chosen()
         self._chat.placed()
         if fly:
             tile = name in self._slide.tiles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -47,6 +47,19 @@ def button(
     if test:
         attributes(made, data_testid=test)
     return made
+
+
+def altered(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """The rows that differ, where both lists hold the same ids in the same order; None where they do not."""
+    if len(before) != len(after):
+        return None
+    changed = []
+    for old, new in zip(before, after, strict=True):
+        if old["id"] != new["id"]:
+            return None
+        if old != new:
+            changed.append(dict(new))
+    return changed
 
 
 GLYPHS = {
