@@ -7,13 +7,24 @@ from types import SimpleNamespace
 
 import wsi_chat.app
 from reports.figures import COUNTED
-from wsi_chat.app.parts import GLYPHS, css, rgb_of
+from wsi_chat.app.parts import GLYPHS, altered, css, rgb_of
 from wsi_chat.app.state import COUNTED_SHAPES, PageState
 from wsi_chat.app.words import PageWords
 from wsi_chat.schema import Box, Finding
 from wsi_chat.terminology import load_system
 
-FOUND = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil", "platelet", "rbc", "wbc", "ig", "erythroblast")
+FOUND = (
+    "basophil",
+    "eosinophil",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+    "rbc",
+    "wbc",
+    "ig",
+    "erythroblast",
+)
 
 
 def test_every_mark_of_a_counted_class_is_drawn_in_the_list_and_on_the_map() -> None:
@@ -38,3 +49,11 @@ def test_a_smear_with_ten_classes_has_the_marks_and_colours_of_its_pdf() -> None
     by_name = sorted((blood.label(code).name, code) for code in FOUND)
     for (_, code), (mark, colour) in zip(by_name, COUNTED, strict=True):
         assert (state.style(code).shape, state.style(code).color) == (COUNTED_SHAPES[mark], css(rgb_of(colour)))
+
+
+def test_only_rows_that_differ_are_sent_while_the_list_is_the_same() -> None:
+    before = [{"id": "f1", "state": ""}, {"id": "f2", "state": ""}]
+    assert altered(before, [dict(row) for row in before]) == []
+    assert altered(before, [before[0], {"id": "f2", "state": "accept"}]) == [{"id": "f2", "state": "accept"}]
+    assert altered(before, before[:1]) is None
+    assert altered(before, before[::-1]) is None, "another order is another list"
