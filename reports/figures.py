@@ -30,8 +30,8 @@ DPI = 300
 INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
-# where cells are only counted: a mark and a colour for each class. The marks tell them apart without colour; the colours
-# differ by 12 (CAM02-UCS) or more, also to people who do not see red, green or blue (tests/reports/test_colours.py)
+# Where cells are only counted: a mark and a colour for each class. The marks tell them apart without colour, and the
+# colours differ by 12 or more in CAM02-UCS, whatever colours one cannot see (tests/reports/test_colours.py).
 COUNTED = (
     ("D", "#1d1d1b"), ("o", OTHER), ("s", ABNORMAL), ("v", "#603aaa"), ("^", "#5b6445"), ("p", "#71251f"),
     ("h", "#928945"), ("<", "#6a5ae4"), (">", "#2492a2"), ("X", "#a96b79"),
