@@ -1,4 +1,4 @@
-"""Answers and messages in Chinese: from the record, about what is in view and from `ask`; the model's words stay its own."""
+"""Answers and messages in Chinese: from the record, on what is in view, from `ask`; the model's words stay its own."""
 
 from __future__ import annotations
 
