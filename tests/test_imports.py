@@ -12,8 +12,8 @@ ROOT = Path(wsi_chat.__file__).resolve().parents[1]
 HEAVY = {
     "IPython", "accelerate", "cv2", "datasets", "fastslide", "highdicom", "httpx2", "huggingface_hub", "imagecodecs",
     "kfbslide", "matplotlib", "mpl_toolkits", "mrxsslide", "nicegui", "nltk", "opensdpc", "openslide", "pandas", "peft",
-    "psutil", "pyarrow", "pycocoevalcap", "pydicom", "pynvml", "ray", "rouge_score", "sacrebleu", "safetensors", "scipy",
-    "shapely", "sklearn", "tifffile", "tiffslide", "tokenizers", "torch", "torchvision", "transformers", "typst",
+    "psutil", "pyarrow", "pycocoevalcap", "pydicom", "pynvml", "ray", "rouge_score", "sacrebleu", "safetensors",
+    "scipy", "shapely", "sklearn", "tifffile", "tiffslide", "tokenizers", "torch", "torchvision", "transformers", "typst",
     "uvicorn", "vllm", "zarr",
 }  # fmt: skip
 """Libraries that take long to load, or that need not be installed."""
