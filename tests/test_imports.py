@@ -10,15 +10,17 @@ import wsi_chat
 
 ROOT = Path(wsi_chat.__file__).resolve().parents[1]
 HEAVY = {
-    "IPython", "accelerate", "cv2", "datasets", "fastslide", "highdicom", "httpx2", "huggingface_hub", "imagecodecs",
-    "kfbslide", "matplotlib", "mpl_toolkits", "mrxsslide", "nicegui", "nltk", "opensdpc", "openslide", "pandas", "peft",
-    "psutil", "pyarrow", "pycocoevalcap", "pydicom", "pynvml", "ray", "rouge_score", "sacrebleu", "safetensors",
-    "scipy", "shapely", "sklearn", "tifffile", "tiffslide", "tokenizers", "torch", "torchvision", "transformers", "typst",
-    "uvicorn", "vllm", "zarr",
+    "IPython", "PIL", "accelerate", "aiohttp", "blake3", "cv2", "datasets", "fastslide", "fsspec", "highdicom",
+    "httpx2", "huggingface_hub", "imagecodecs", "kfbslide", "matplotlib", "mpl_toolkits", "mrxsslide", "nicegui", "nltk",
+    "numpy", "opensdpc", "openslide", "pandas", "peft", "psutil", "pyarrow", "pycocoevalcap", "pydicom", "pynvml",
+    "ray", "rouge_score", "s3fs", "sacrebleu", "safetensors", "scipy", "shapely", "sklearn", "tifffile", "tiffslide",
+    "tokenizers", "torch", "torchvision", "transformers", "typst", "uvicorn", "vllm", "zarr",
 }  # fmt: skip
 """Libraries that take long to load, or that need not be installed."""
 HEAVY_OWN = {
-    "reports",  # pyarrow
+    "aggregators", "tilers", "reports",  # numpy, pyarrow
+    "wsi_chat.analysis.cascade", "wsi_chat.analysis.mechanisms", "wsi_chat.analysis.pipeline",
+    "wsi_chat.analysis.stages", "wsi_chat.cohort.page", "wsi_chat.cohort.search",  # these, in turn
     "wsi_chat.app.server", "wsi_chat.app.source", "wsi_chat.app.words",  # nicegui, an extra
     "wsi_chat.cohort.on_ray",  # ray, an extra
     "wsi_chat.engines.engine_pool", "wsi_chat.engines.openai", "wsi_chat.engines.serving",
@@ -29,8 +31,6 @@ HEAVY_OWN = {
 }  # fmt: skip
 """Packages and modules of this project that load one of those, or stand for one of several."""
 ELSEWHERE = {
-    ("tilers/field.py", "tilers"): "a circle",
-    ("tilers/photographs.py", "tilers.slide"): "a circle",
     ("wsi_chat/training/embedded/fields.py", "wsi_chat.training.embedded.pool"): "a circle",
     ("wsi_chat/__main__.py", "wsi_chat.cli"): "interrupts are handled before anything is imported",
     ("wsi_chat/__init__.py", "importlib"): "names are imported when they are asked for",
@@ -39,15 +39,7 @@ ELSEWHERE = {
     ("wsi_chat/commands/console.py", "wsi_chat.commands.terminal"): "wsi-chat --help has no rich",
     ("wsi_chat/commands/chat.py", "readline"): "not on every system",
     ("wsi_chat/commands/view.py", "webbrowser"): "seldom needed, and looks for browsers",
-    ("wsi_chat/commands/fit.py", "aggregators.fit"): "its function has the command's name",
-    ("wsi_chat/commands/fit.py", "aggregators.fitted"): "beside the one above",
-    ("wsi_chat/dialects/frame.py", "PIL"): "the engines' vocabulary loads no pictures",
-    ("wsi_chat/engines/engine_pool.py", "numpy"): "the engines' vocabulary loads no numpy",
-    ("wsi_chat/engines/selection.py", "wsi_chat.engines.vllm"): "an engine",
-    ("wsi_chat/analysis/stages.py", "tilers"): "looked up when a stage runs, so that a test can replace a part",
-    ("wsi_chat/analysis/stages.py", "aggregators"): "beside the one above",
-    ("wsi_chat/analysis/stages.py", "aggregators.rules"): "beside the one above",
-}  # fmt: skip
+    }  # fmt: skip
 PLATFORM = {"msvcrt", "fcntl"}
 
 
