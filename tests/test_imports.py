@@ -11,10 +11,10 @@ import wsi_chat
 ROOT = Path(wsi_chat.__file__).resolve().parents[1]
 HEAVY = {
     "IPython", "PIL", "accelerate", "aiohttp", "blake3", "cv2", "datasets", "fastslide", "fsspec", "highdicom",
-    "httpx2", "huggingface_hub", "imagecodecs", "kfbslide", "matplotlib", "mpl_toolkits", "mrxsslide", "nicegui", "nltk",
-    "numpy", "opensdpc", "openslide", "pandas", "peft", "psutil", "pyarrow", "pycocoevalcap", "pydicom", "pynvml",
-    "ray", "rouge_score", "s3fs", "sacrebleu", "safetensors", "scipy", "shapely", "sklearn", "tifffile", "tiffslide",
-    "tokenizers", "torch", "torchvision", "transformers", "typst", "uvicorn", "vllm", "zarr",
+    "httpx2", "huggingface_hub", "imagecodecs", "kfbslide", "matplotlib", "mpl_toolkits", "mrxsslide", "nicegui",
+    "nltk", "numpy", "opensdpc", "openslide", "pandas", "peft", "psutil", "pyarrow", "pycocoevalcap", "pydicom",
+    "pynvml", "ray", "rouge_score", "s3fs", "sacrebleu", "safetensors", "scipy", "shapely", "sklearn", "tifffile",
+    "tiffslide", "tokenizers", "torch", "torchvision", "transformers", "typst", "uvicorn", "vllm", "zarr",
 }  # fmt: skip
 """Libraries that take long to load, or that need not be installed."""
 HEAVY_OWN = {
