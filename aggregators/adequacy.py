@@ -1,11 +1,14 @@
 """Whether the specimen could be assessed: the system's rule, on a count extrapolated from a random sample of tiles.
 
-What decides, in this order: a slide without cells is unsatisfactory; abnormal cells make a specimen adequate
-where the system says so; a share of obscured fields beyond the rule's limit is unsatisfactory; then the count. It
-is compared by its interval: satisfactory where the lower end reaches the minimum (or the sampled tiles alone hold
-that many), unsatisfactory where the upper end stays below, else ``not_assessed``, with the reason. Cells that the
-model does not mark are not counted, and answers that were cut off give a lower bound, on which nothing is called
-unsatisfactory. Tiles without an answer are missing, never empty.
+What decides, in this order: a slide without cells is unsatisfactory; an abnormal verdict makes a specimen adequate
+where the system says so (``abnormal_is_adequate``: Bethesda 2014 and TBSRTC 2023); a share of obscured fields beyond
+the rule's limit is unsatisfactory; then the count. Where either would make a specimen unsatisfactory in which cells of
+abnormal classes were marked, such a system's rule holds all the same: it is satisfactory, and `aggregators.rules` sees
+to it that nobody takes that for a negative specimen. The count is compared by its interval: satisfactory where the
+lower end reaches the minimum (or the sampled tiles alone hold that many), unsatisfactory where the upper end stays
+below, else ``not_assessed``, with the reason. Cells that the model does not mark are not counted, and answers that
+were cut off give a lower bound, on which nothing is called unsatisfactory. Tiles without an answer are missing, never
+empty.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from aggregators.sampling import LEVEL, Frame, Total, total
 from wsi_chat.schema import Adequacy, CellSample, Funnel, Interval, Remark, VerdictStatus
 from wsi_chat.terminology import Minimum, System
 
+ABNORMAL_MARKED = "adequacy.abnormal_marked"
+"""Code of the reason where marked abnormal cells alone keep a specimen from being unsatisfactory."""
 METHOD = "stratified random tiles, combined ratio estimator, log-scale t interval"
 
 
@@ -55,6 +60,7 @@ def estimate(
     sample: TileSample | None = None,
     supplied: Supplied | None = None,
     floor: float = 0.9,
+    marked: int = 0,
 ) -> Adequacy:
     """Adequacy from the verdict's status, the funnel and the cells counted in sampled tiles.
 
@@ -64,6 +70,7 @@ def estimate(
             foreground's tiles; they are all of one size, so tiles stand for area).
         sample: the sampled tiles; None where none were asked.
         floor: share of the sampled tiles that must have been counted, 0..1.
+        marked: merged findings of abnormal classes.
     """
     rule = system.adequacy
     supplied = supplied or Supplied()
@@ -72,6 +79,9 @@ def estimate(
     fields = seen.fields(rule.text) if seen else {"rule": rule.text, "sampled_area_fraction": fraction}
 
     def conclude(verdict: str, reason: Remark, **more: object) -> Adequacy:
+        if verdict == "unsatisfactory" and marked and rule.abnormal_is_adequate and status != "unsatisfactory":
+            of = Remark("name.system", code=system.code, name=system.name)
+            verdict, reason = "satisfactory", Remark(ABNORMAL_MARKED, n=marked, system=of, reason=reason)
         return Adequacy.model_validate({**fields, "status": verdict, "reason": reason, **more})
 
     if status == "unsatisfactory":

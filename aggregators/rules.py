@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aggregators.adequacy import ABNORMAL_MARKED
 from aggregators.controls import VOIDS
 from wsi_chat.schema import (
     Adequacy,
@@ -277,6 +278,13 @@ def _inadequate(seen: Evidence) -> tuple[Remark, Remark] | None:
     return Remark("headline.inadequate"), Remark("verdict.inadequate", reason=seen.adequacy.reason)
 
 
+def _abnormal_marked(seen: Evidence) -> tuple[Remark, Remark] | None:
+    """Boxes are hints: they save a specimen from being unsatisfactory, and never make it one that can be negative."""
+    if seen.adequacy is None or seen.adequacy.reason.code != ABNORMAL_MARKED:
+        return None
+    return Remark("headline.abnormal_marked"), Remark("verdict.abnormal_marked", reason=seen.adequacy.reason)
+
+
 def _adequacy_unanswered(seen: Evidence) -> tuple[Remark, Remark] | None:
     if seen.adequacy is None or seen.adequacy.reason.code != "adequacy.few_tiles":
         return None
@@ -332,6 +340,7 @@ RULES: tuple[Rule, ...] = (
     Rule("controls.unanswered", "indeterminate", True, _controls_unanswered),
     Rule("slide.focus", "indeterminate", False, _focus),
     Rule("adequacy.unsatisfactory", "unsatisfactory", False, _inadequate),
+    Rule("adequacy.abnormal_marked", "indeterminate", False, _abnormal_marked),
     Rule("adequacy.unanswered", "indeterminate", True, _adequacy_unanswered),
     Rule("cells.unsure", "indeterminate", False, _only_unsure),
     Rule("fit.settings", "indeterminate", True, _other_settings),

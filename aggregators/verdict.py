@@ -121,6 +121,7 @@ def aggregate(
         sample=sample,
         supplied=supplied,
         floor=coverage_floor,
+        marked=hints,
     )
     call = judge(replace(seen, adequacy=adequacy))
     status = call.status
@@ -257,14 +258,14 @@ def _totals(findings: Sequence[Finding], system: System) -> list[Remark]:
         n = sum(numbers[code] for code in system.kinds_of(label.code))
         if label.kind_of is not None or not (label.ask or n):
             continue
-        name = Remark("name.label", code=label.code, name=label.name)
+        name = Remark("name.label", code=label.code, name=label.noun(n))
         if not kinds:
             totals.append(Remark("part.number_and_class", n=n, name=name))
             continue
         parts = [
             Remark(
                 "part.number_and_class", n=numbers[kind.code],
-                name=Remark("name.label", code=kind.code, name=kind.name),
+                name=Remark("name.label", code=kind.code, name=kind.noun(numbers[kind.code])),
             )
             for kind in kinds
         ]  # fmt: skip

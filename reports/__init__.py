@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reports.html import verdict_html
     from reports.language import Words
     from reports.maps import read_outline, write_maps_zarr
-    from reports.mask import MASK, write_mask
+    from reports.mask import MASK, read_mask, write_mask
     from reports.narrative import narrate
     from reports.pdf import write_pdf
     from reports.scan import read_scan, write_scan
@@ -49,6 +49,7 @@ __all__ = [
     "json_schema",
     "narrate",
     "published_schema",
+    "read_mask",
     "read_outline",
     "read_report_json",
     "read_scan",
@@ -84,6 +85,7 @@ _HOMES = {
     "json_schema": "documents",
     "narrate": "narrative",
     "published_schema": "documents",
+    "read_mask": "mask",
     "read_outline": "maps",
     "read_report_json": "documents",
     "read_scan": "scan",

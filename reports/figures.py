@@ -30,10 +30,11 @@ DPI = 300
 INK = "#1d2a30"
 ABNORMAL = "#b5410e"
 OTHER = "#17687e"
-# where cells are only counted: a mark and a colour for each class, told apart without colour too
+# Where cells are only counted: a mark and a colour for each class. The marks tell them apart without colour, and the
+# colours differ by 12 or more in CAM02-UCS, whatever colours one cannot see (tests/reports/test_colours.py).
 COUNTED = (
-    ("D", "#1d1d1b"), ("o", OTHER), ("s", "#b5410e"), ("v", "#6a3d9a"), ("^", "#1b7f3b"), ("p", "#a0236b"),
-    ("h", "#8a6d00"), ("<", "#2a4fa3"), (">", "#00767a"), ("X", "#7a2020"),
+    ("D", "#1d1d1b"), ("o", OTHER), ("s", ABNORMAL), ("v", "#603aaa"), ("^", "#5b6445"), ("p", "#71251f"),
+    ("h", "#928945"), ("<", "#6a5ae4"), (">", "#2492a2"), ("X", "#a96b79"),
 )  # fmt: skip
 CYCLE = tuple(color for _, color in COUNTED)
 HEAT_MAP = "magma_r"
@@ -74,6 +75,8 @@ def draw_overview(
         ([f for f in findings if not f.abnormal], "o", OTHER, words("figures.finding_other")),
         ([f for f in findings if f.abnormal], "^", ABNORMAL, words("figures.finding_abnormal")),
     ]
+    if not any(row.abnormal for row in report.verdict.counts):  # no class of the system is abnormal: none is to be told
+        groups = [(list(findings), "o", OTHER, words("figures.finding"))]
     names = sorted({(f.name, f.label) for f in findings})
     if report.verdict.status == "counted" and len(names) <= len(COUNTED):
         groups = [

@@ -137,7 +137,10 @@ class Words:
         return (self._names.specimens.get(code) if self._names else None) or report.specimen.name
 
     def system_name(self, report: Report) -> str:
-        return self._names.name if self._names else report.specimen.system
+        if self._names:
+            return self._names.name
+        held = self.system is not None and self.system.code == report.specimen.system
+        return self.system.name if self.system is not None and held else report.specimen.system
 
     def adequacy_rule(self, rule: str) -> str:
         return self._names.adequacy if self._names and rule else rule

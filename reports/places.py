@@ -62,7 +62,7 @@ def size(report: Report, words: Words | None = None) -> str:
     """The size of a scan, ``12.40 × 8.10 mm (24,800 × 16,200 px)``; of photographs how many and how large."""
     slide = report.slide
     if slide.fields:
-        sizes = sorted({(field.width, field.height) for field in slide.fields if not field.error})
+        sizes = sorted({field.own_size for field in slide.fields if not field.error})
         each = " – ".join(f"{number(w)} × {number(h)} px" for w, h in dict.fromkeys((sizes[0], sizes[-1])))
         n = len(slide.fields)
         told = words("page.fields_number", n=n) if words else f"{n} field{'' if n == 1 else 's'}"

@@ -68,6 +68,7 @@ def write_tiles_parquet(
     rows = list(tile_verdicts)
     tiles = [row.tile for row in rows]
     own = [field_at(fields, tile.box) for tile in tiles]
+    place = [field.own(tile.box) if field else None for tile, field in zip(tiles, own, strict=True)]
     columns: dict[str, tuple[pa.DataType, list[object]]] = {
         "tile_id": (pa.string(), [tile.id for tile in tiles]),
         "index": (pa.int64(), [tile.index for tile in tiles]),
@@ -93,8 +94,8 @@ def write_tiles_parquet(
         "description": (pa.string(), [row.description or None for row in rows]),
         "error": (pa.string(), [row.error or None for row in rows]),
         "field": (pa.string(), [field.name if field else None for field in own]),
-        "field_x": (pa.int64(), [tile.x - field.x if field else None for tile, field in zip(tiles, own, strict=True)]),
-        "field_y": (pa.int64(), [tile.y - field.y if field else None for tile, field in zip(tiles, own, strict=True)]),
+        "field_x": (pa.int64(), [round(box.x0) if box else None for box in place]),
+        "field_y": (pa.int64(), [round(box.y0) if box else None for box in place]),
     }
     schema = pa.schema(
         [
@@ -208,8 +209,8 @@ def _field_row(
         "field": field.name,
         "status": _field_status(field, tiles, len(screened)),
         "reason": field.error or (errors[0] if errors else ""),
-        "width_px": "" if field.error else field.width,
-        "height_px": "" if field.error else field.height,
+        "width_px": "" if field.error else field.own_size[0],
+        "height_px": "" if field.error else field.own_size[1],
         "tiles": len(tiles),
         "tiles_screened": len(screened),
         "tiles_detailed": sum(verdict.status == "detailed" for verdict in tiles),

@@ -228,8 +228,10 @@ class _Page:
 
     def key(self) -> str:
         """What the marks mean; the drawn picture says so itself."""
-        if read_scan(self.folder) is None:
+        if read_scan(self.folder) is None or not self.findings:
             return ""
+        if not any(row["abnormal"] for row in self.data["findings"]):
+            return f"<figcaption>○ {self.say('figures.finding')}</figcaption>"
         abnormal, other = self.say("figures.finding_abnormal"), self.say("figures.finding_other")
         return f"<figcaption>▲ {abnormal} &nbsp; ○ {other}</figcaption>"
 

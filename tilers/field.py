@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box, LabelledBox, Tile
+from wsi_chat.schema import Box, LabelledBox, Remark, Tile
 
 if TYPE_CHECKING:
     from tilers import Slide
@@ -79,20 +79,14 @@ class FieldReader:
         self.px = px
         self.mpp = mpp
         self.bounds = Box(0, 0, *slide.size)
-        self.notes: list[str] = []
+        self.notes: list[Remark] = []
         self.unread: tuple[Tile, ...] = ()
         if slide.mpp is None:
-            self.note(
-                "The picture's resolution is unknown: it is shown as it is; --mpp would let it be read at the"
-                f" {mpp:g} µm/px that suit the model."
-            )
+            self.note(Remark("field.unknown_scale", mpp=mpp))
         elif mpp < slide.mpp * 0.95:
-            self.note(
-                f"The model's {mpp:g} µm/px are finer than the scan's {slide.mpp:.4g}: fields are enlarged, which"
-                " adds no detail."
-            )
+            self.note(Remark("field.finer", mpp=mpp, scan=slide.mpp))
 
-    def note(self, text: str) -> None:
+    def note(self, text: Remark) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
@@ -146,9 +140,11 @@ class FieldReader:
         wanted = side if longest <= side * FITS else round(longest * MARGIN)
         if wanted > side and self.slide.mpp is not None:
             self.note(
-                f"The region is {longest:.0f} px long, a field at {self.mpp:g} µm/px {side} px: it is shown at"
-                f" {self.slide.mpp * wanted / self.px:.3g} µm/px."
-            )
+                Remark(
+                    "field.large_region", length=longest, mpp=self.mpp, side=side,
+                    shown=self.slide.mpp * wanted / self.px,
+                )
+            )  # fmt: skip
         box = self.square(region.center, wanted)
         return self.read(box, name or _region_name(box))
 
@@ -184,16 +180,18 @@ class FieldReader:
         if len(chosen) < len(tiles):
             taken = {tile.index for tile in chosen}
             self.unread = tuple(tile for tile in tiles if tile.index not in taken)
-            self.note(f"{len(chosen)} of {len(tiles)} fields were read, spread evenly. {self._rest(region)}")
+            self.note(Remark("field.spread", n=len(chosen), all=len(tiles), rest=self._rest(region)))
         return [self.tile(tile) for tile in chosen]
 
-    def _rest(self, region: Box | None) -> str:
+    def _rest(self, region: Box | None) -> Remark:
         """What was not read, in a sentence: by place within a region, by the way out for a whole slide."""
         if region is None:
-            return "`wsi-chat analyze` reads a whole slide."
+            return Remark("field.rest_of_slide")
         places = "; ".join(f"{tile.id} at {_corners(tile.box)}" for tile in self.unread[:NAMED])
-        more = f"; and {len(self.unread) - NAMED} more" if len(self.unread) > NAMED else ""
-        return f"Not read: {places}{more}. Raise --max-fields to read the whole region."
+        more = len(self.unread) - NAMED
+        if more > 0:
+            return Remark("field.rest_of_region_more", places=places, more=more)
+        return Remark("field.rest_of_region", places=places)
 
     def _tiles(self, region: Box | None, cells_only: bool) -> Sequence[Tile]:
         from tilers import find_foreground, plan_tiles

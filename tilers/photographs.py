@@ -33,6 +33,10 @@ UNKNOWN_PX = (1024, 768)
 RUN_FILES = ("journal.sqlite", "state.json", "tiles.parquet")  # see wsi_chat.analysis.run_folder
 GUTTER = 0.04  # of the largest field's longer side
 LEAST_GUTTER = 16
+SAME_BY = 0.02
+"""Resolutions are one where they differ by no more than this fraction."""
+MOST_APART = 8.0
+"""Photographs are shown at one scale while the coarsest is enlarged by no more than this."""
 TOO_LARGE = "{} x {} px are too large for a photograph of a field"
 
 
@@ -169,19 +173,42 @@ def _opened(path: Path) -> Found:
         return Found(path, None, error=getattr(error, "message", "") or str(error))
 
 
-def lay_out(found: Sequence[Found]) -> tuple[FieldRecord, ...]:
+def scales_of(found: Sequence[Found]) -> tuple[float, ...] | None:
+    """What each photograph is enlarged by so that all have the resolution of the finest; None where none is.
+
+    None too where one that can be read states no resolution, or where they lie so far apart that the enlarged ones
+    would no longer be decoded whole.
+    """
+    known = [item.mpp for item in found if item.size is not None]
+    if not known or None in known:
+        return None
+    finest = min(mpp for mpp in known if mpp is not None)
+    scales = tuple((item.mpp or finest) / finest for item in found)
+    if not 1 + SAME_BY < max(scales) <= MOST_APART:
+        return None
+    enlarged = [item.size[0] * item.size[1] * by * by for item, by in zip(found, scales, strict=True) if item.size]
+    return scales if max(enlarged) <= MAX_PIXELS else None
+
+
+def lay_out(found: Sequence[Found], scales: Sequence[float] | None = None) -> tuple[FieldRecord, ...]:
     """Places for the fields, row by row on a canvas about four by three, with a margin between them.
 
-    Every field has a slot of the same size and lies in its top left corner. One whose size is unknown takes the
-    median of the others, so that what it would have held is missing, and not absent.
+    With ``scales`` (see `scales_of`) each takes as much room as it has when enlarged by its own. Every field has a
+    slot of the same size and lies in its top left corner. One whose size is unknown takes the median of the others, so
+    that what it would have held is missing, and not absent.
     """
-    sizes = [item.size for item in found if item.size is not None]
+    by = scales or (1.0,) * len(found)
+    grown = [
+        None if item.size is None else (round(item.size[0] * s), round(item.size[1] * s))
+        for item, s in zip(found, by, strict=True)
+    ]
+    sizes = [size for size in grown if size is not None]
     median = (
         (round(statistics.median(w for w, _ in sizes)), round(statistics.median(h for _, h in sizes)))
         if sizes
         else UNKNOWN_PX
     )
-    taken = [item.size or median for item in found]
+    taken = [size or median for size in grown]
     gutter = max(LEAST_GUTTER, round(GUTTER * max(max(size) for size in taken)))
     wide, high = max(w for w, _ in taken) + gutter, max(h for _, h in taken) + gutter
     columns = max(1, min(len(taken), round(math.sqrt(len(taken) * high / wide * 4 / 3))))
@@ -194,9 +221,10 @@ def lay_out(found: Sequence[Found]) -> tuple[FieldRecord, ...]:
             y=n // columns * high,
             width=size[0],
             height=size[1],
+            scale=s,
             error=item.error,
         )
-        for n, (name, item, size) in enumerate(zip(names, found, taken, strict=True))
+        for n, (name, item, size, s) in enumerate(zip(names, found, taken, by, strict=True))
     )
 
 

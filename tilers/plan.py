@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tilers.cards import plan_card
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Remark, Tile
+from wsi_chat.schema import Box, Remark, Tile
 
 if TYPE_CHECKING:
     from tilers.foreground import Foreground
@@ -47,6 +47,7 @@ class TilePlan:
         sha256: over all of the above and every tile's geometry.
         notes: what the report should say of the plan.
         left_out: tiles of empty glass were left out, as far as there were any.
+        glass: names of the photographs that hold nothing but empty glass and were left out whole.
     """
 
     tiles: tuple[Tile, ...]
@@ -64,6 +65,7 @@ class TilePlan:
     empty: int = 0
     outside: int = 0
     left_out: bool = True
+    glass: tuple[str, ...] = ()
 
     @property
     def selected(self) -> int:
@@ -113,7 +115,8 @@ def plan_tiles(
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
         limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
             counts can be extrapolated (the densest tiles would bias them).
-        leave_out: leave out tiles of empty glass; False keeps them, with a cellularity of 0.
+        leave_out: leave out tiles of empty glass; False keeps them, with a cellularity of 0, but for photographs that
+            hold nothing but empty glass among others that hold something.
         allow_upsample: enlarge when the slide is coarser than asked, and mark the plan.
 
     Raises:
@@ -141,6 +144,7 @@ def plan_tiles(
             hint="Use larger tiles, a coarser mpp or less overlap.",
         )
     planned = []
+    blank = [grid for grid, field in zip(grids, slide.fields, strict=False) if _is_glass(foreground, field.box)]
     unsure = empty = outside = 0
     for grid, row, column in ((g, *at) for g in grids for at in _order(len(g.ys), len(g.xs))):
         tile = Tile(
@@ -163,7 +167,7 @@ def plan_tiles(
         elif foreground.is_unsure(tile.box):
             planned.append(_with_cellularity(tile, 0.0))
             unsure += 1
-        elif not leave_out and foreground.is_scanned(tile.box):
+        elif not leave_out and foreground.is_scanned(tile.box) and grid not in blank:
             planned.append(_with_cellularity(tile, 0.0))
         elif foreground.is_scanned(tile.box):
             empty += 1
@@ -187,6 +191,7 @@ def plan_tiles(
         empty=empty,
         outside=outside,
         left_out=foreground is not None and leave_out,
+        glass=tuple(field.name for grid, field in zip(grids, slide.fields, strict=False) if grid in blank),
     )
 
 
@@ -194,6 +199,9 @@ def _notes(slide: Slide, base: float, mpp: float, shape: _Geometry, upsampled: b
     notes = []
     if upsampled:
         notes.append(Remark("plan.enlarged", mpp=mpp, scan=base))
+    coarse = [] if upsampled else [field for field in slide.fields if mpp < base * field.scale * (1 - FINER_BY)]
+    if coarse:
+        notes.append(Remark("plan.enlarged_fields", n=len(coarse), all=len(slide.fields), mpp=mpp))
     small = [field for field in slide.fields if min(field.width, field.height) < shape.side]
     if small:
         notes.append(Remark("plan.small_fields", n=len(small), all=len(slide.fields), side=shape.side))
@@ -230,6 +238,11 @@ def _grids(slide: Slide, side: int, step: int, scale: float) -> list[_Grid]:
         _Grid(xs, ys, row=tops.index(field.y) * high, column=lefts.index(field.x) * wide)
         for field, (xs, ys) in zip(slide.fields, own, strict=True)
     ]
+
+
+def _is_glass(foreground: Foreground | None, box: Box) -> bool:
+    """Whether the mask finds nothing in a whole field: neither cells nor anything that it is not sure of."""
+    return foreground is not None and foreground.fraction(box) == 0 and not foreground.is_unsure(box)
 
 
 def _rounded_up(mpp: float) -> float:

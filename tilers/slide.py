@@ -77,6 +77,8 @@ class Slide:
         z: str | int = "best",
         names: Names | None = None,
     ) -> None:
+        if mpp is not None:
+            backend.disregard_scales()
         _check_sizes(path, backend)
         self.names = names or Names(as_utf8(path.name))
         settled = resolve_mpp(backend.resolutions, objective_power=backend.objective_power, flag=mpp)

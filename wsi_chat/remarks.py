@@ -8,6 +8,7 @@ written from the same facts and not from the English sentence. The words are dat
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -217,7 +218,14 @@ class Phrasing(string.Formatter):
         self._name_of = name_of
 
     def fill(self, template: str, fields: Mapping[str, Any]) -> str:
-        return self.vformat(template, (), fields)
+        """The template with its fields; between a Chinese character and a Latin one where two parts meet is a space."""
+        filled = ""
+        for literal, name, spec, conversion in self.parse(template):
+            filled = _joined(filled, literal)
+            if name is not None:
+                value = self.convert_field(self.get_field(name, (), fields)[0], conversion)
+                filled = _joined(filled, self.format_field(value, spec or ""))
+        return filled
 
     def text(self, code: str, fields: Mapping[str, FieldValue]) -> str:
         """The words for a code. Raises KeyError where the catalogue has none, or a field is missing."""
@@ -257,6 +265,14 @@ class Phrasing(string.Formatter):
         if kind in ("and", "or"):
             return listed(words, between=joints["between"], last=joints["last" if kind == "and" else "or"])
         return str({"": joints["between"], ";": joints["semicolon"], "sentences": joints["gap"]}[kind]).join(words)
+
+
+_SEAM = re.compile(r"[\u3400-\u9fff][A-Za-z0-9]|[A-Za-z0-9%][\u3400-\u9fff]")
+
+
+def _joined(left: str, right: str) -> str:
+    """Both texts, with a space where a Chinese character would touch a Latin letter or a digit; neither is changed."""
+    return f"{left} {right}" if _SEAM.fullmatch(left[-1:] + right[:1]) else left + right
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -49,11 +49,12 @@ def sampled(per_tile: int, *, size: int = 16, label: str = "intermediate", **mor
 
 @pytest.fixture(scope="session")
 def assess(cervix, make_funnel):
-    def run(sample=None, *, status="normal", system=None, supplied=None, screened=144):
+    def run(sample=None, *, status="normal", system=None, supplied=None, screened=144, marked=0):
         funnel = make_funnel([], foreground=len(TILES), selected=len(TILES))
         return estimate(
-            system=system or cervix, funnel=funnel, status=status, screened=screened, sample=sample, supplied=supplied
-        )
+            system=system or cervix, funnel=funnel, status=status, screened=screened, sample=sample, supplied=supplied,
+            marked=marked,
+        )  # fmt: skip
 
     return run
 
@@ -172,6 +173,19 @@ def test_abnormal_cells_make_it_adequate_whatever_was_counted(assess):
     adequacy = assess(sampled(0), status="abnormal")
     assert adequacy.status == "satisfactory"
     assert adequacy.cells_estimate == 0
+
+
+def test_a_marked_abnormal_cell_saves_a_specimen_only_where_the_system_says_so(assess, cervix):
+    assert cervix.adequacy.abnormal_is_adequate
+    few = assess(sampled(0), marked=1)
+    assert (few.status, few.reason.code) == ("satisfactory", "adequacy.abnormal_marked")
+    assert few.reason.fields["reason"].code == "adequacy.fewer"
+    obscured = assess(sampled(200, p_obscured=0.9), marked=2)
+    assert obscured.reason.fields["reason"].code == "adequacy.obscured"
+    assert assess(sampled(200), marked=1).reason.code == "adequacy.enough", "a count that suffices is the better reason"
+    assert assess(sampled(0), status="unsatisfactory", marked=1).status == "unsatisfactory", "no cells at all"
+    strict = cervix.model_copy(update={"adequacy": cervix.adequacy.model_copy(update={"abnormal_is_adequate": False})})
+    assert assess(sampled(0), system=strict, marked=1).status == "unsatisfactory"
 
 
 def test_tiles_without_an_answer_are_missing_and_never_empty(assess):

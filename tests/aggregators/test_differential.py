@@ -50,7 +50,7 @@ def test_a_typed_cell_is_one_cell_and_counts_as_a_white_cell(film, make_funnel):
     seen = {row.label: row.seen for row in verdict.counts}
     assert (seen["wbc"], seen["neutrophil"], seen["eosinophil"], seen["monocyte"]) == (4, 2, 1, 0)
     assert (seen["rbc"], seen["platelet"], seen["erythroblast"]) == (1, 1, 1), "a nucleated red cell is no white cell"
-    assert "4 WBC (2 Neutrophil, 1 Eosinophil), 1 RBC, 1 Platelet" in verdict.reason
+    assert "4 white blood cells (2 neutrophils, 1 eosinophil), 1 red blood cell, 1 platelet" in verdict.reason
     found = verdict.differential
     assert found is not None
     assert (found.typed, found.untyped) == (3, 1)

@@ -88,7 +88,8 @@ def test_a_slide_that_breaks_none_is_normal(judge) -> None:
 
 def test_every_rule_of_the_tables_has_a_case_here_or_beside() -> None:
     elsewhere = {  # need a fitted aggregator or counted cells; below, in test_verdict.py and test_fitted_verdict.py
-        "cells.none", "adequacy.unsatisfactory", "adequacy.unanswered", "fit.unlike", "fit.forced", "score.between",
+        "cells.none", "adequacy.unsatisfactory", "adequacy.abnormal_marked", "adequacy.unanswered", "fit.unlike",
+        "fit.forced", "score.between",
     }  # fmt: skip
     assert {rule.code for rule in (*FIRST, *RULES)} == set(CASES) | elsewhere
 
@@ -122,15 +123,24 @@ def test_too_few_cells_are_unsatisfactory_and_unanswered_counting_is_by_error(
     tiles = [row.tile for row in rows]
     asked = tuple(cervix.adequacy.asked_labels)
 
-    def verdict(status: str) -> SlideVerdict:
+    def verdict(status: str, boxes: tuple[tuple[str, Box], ...] = ()) -> SlideVerdict:
+        looked = [make_verdict(rows[0].tile, 0.1, boxes).model_copy(update={"focus": 100.0}), *rows[1:]]
         cells = tuple(CellSample(tile=tile, status=status, asked=asked) for tile in tiles)  # type: ignore[arg-type]
         sample = TileSample(cells, Frame(tiles, len(tiles), 600, BOUNDS))
-        return aggregate(rows, system=cervix, funnel=make_funnel(rows), bounds=BOUNDS, sample=sample)
+        return aggregate(looked, system=cervix, funnel=make_funnel(looked), bounds=BOUNDS, sample=sample)
 
     few = verdict("counted")
     assert (few.status, few.grounds[0].rule, few.grounds[0].by_error) == (
         "unsatisfactory", "adequacy.unsatisfactory", False,
     )  # fmt: skip
+    marked = verdict("counted", (("hsil", Box(10, 10, 40, 40)),))
+    assert (marked.adequacy.status, marked.status) == ("satisfactory", "indeterminate")
+    assert [(g.rule, g.by_error) for g in marked.grounds] == [("adequacy.abnormal_marked", False)]
+    assert marked.category is None
+    assert "1 cell of abnormal classes was marked" in marked.reason
+    assert "fewer than the 5,000 that the rule asks for" in marked.reason, "what the count alone would say"
+    organism = verdict("counted", (("candida", Box(10, 10, 40, 40)),))
+    assert (organism.adequacy.status, organism.status) == ("unsatisfactory", "unsatisfactory")
     unanswered = verdict("failed")
     assert (unanswered.status, unanswered.grounds[0].rule) == ("indeterminate", "adequacy.unanswered")
     assert unanswered.grounds[0].by_error

@@ -247,7 +247,9 @@ def test_blood_is_counted_without_a_word_on_abnormality(slide, judge, blood):
     rows = slide([0.9, 0.8], boxes=boxes, asked=("wbc", "rbc", "platelet"), about=False)
     verdict = judge(rows, system=blood)
     assert (verdict.status, verdict.score, verdict.threshold) == ("counted", None, None)
-    assert verdict.reason == "Cells counted in 2 of 2 tiles screened: 1 WBC, 2 RBC, 0 Platelet."
+    assert (
+        verdict.reason == "Cells counted in 2 of 2 tiles screened: 1 white blood cell, 2 red blood cells, 0 platelets."
+    )
     assert [(row.label, row.seen, row.asked) for row in verdict.counts] == [
         ("wbc", 1, True),
         ("rbc", 2, True),

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
+import numpy as np
 import pytest
+import tifffile
 
 from tilers import open_slide
 
@@ -235,6 +237,18 @@ def test_filter_and_layers(context: BrowserContext, serving: Serving) -> None:
     page.get_by_test_id("layers").click()
     page.get_by_test_id("layer-mask").check()
     page.locator("img.wsi-layer").wait_for(state="attached")
+    page.get_by_text("empty glass").wait_for()
+    with page.expect_response(lambda answer: answer.url.endswith("/glass.png") and answer.status == 200):
+        page.get_by_test_id("layer-glass").check()
+    page.wait_for_function("document.querySelectorAll('img.wsi-layer').length === 2")
+    lies = on_map(
+        page,
+        """Object.values(map._layers).filter(l => l._url && l._url.endsWith('glass.png'))
+        .flatMap(l => [l.getBounds().getWest(), l.getBounds().getSouth(), l.getBounds().getEast()])""",
+    )
+    report = json.loads((serving.root / "layers" / "report.json").read_text(encoding="utf-8"))
+    assert lies[:2] == [0, 0]
+    assert report["slide"]["width"] <= lies[2] < report["slide"]["width"] + 64
 
 
 # ------------------------------------------------------------------------------------------------ asking
@@ -556,6 +570,66 @@ def test_fields_of_a_specimen_are_a_strip(browser: Browser, photographs: Path, t
             box = slide.fields[1].box
         center = on_map(page, "[map.getCenter().lng, map.getCenter().lat]")
         assert center == pytest.approx(box.center, abs=2)
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """An OME-TIFF of three focal planes, each of a colour of its own; the second is the sharpest."""
+    cells = np.zeros((512, 512), np.int16)
+    cells[64:448:32, 64:448:32] = 1
+    planes = []
+    for colour, depth in (((230, 180, 180), 8), ((180, 230, 180), 120), ((180, 180, 230), 8)):
+        planes.append((np.asarray(colour) - depth * cells[..., None]).astype(np.uint8))
+    metadata = {"axes": "ZYXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5,
+                "PhysicalSizeYUnit": "µm"}  # fmt: skip
+    path = tmp_path / "stack.ome.tif"
+    tifffile.imwrite(path, np.stack(planes), photometric="rgb", tile=(128, 128), metadata=metadata)
+    return path
+
+
+SHOWN = """async () => {
+  const all = [...document.querySelectorAll('img.leaflet-tile-loaded')];
+  const sees = (image) => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 });
+    canvas.getContext('2d').drawImage(image, 10, 10, 1, 1, 0, 0, 1, 1);
+    return [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data.slice(0, 3)];
+  };
+  return all.map((image) => sees(image).map((value) => value > 205));
+}"""
+
+
+def test_the_slider_and_the_keys_go_through_a_focal_stack(browser: Browser, stack: Path, tmp_path: Path) -> None:
+    process, place = start(stack, "--out", str(tmp_path / "out"))
+    try:
+        page = browser.new_page(reduced_motion="reduce")
+        page.set_default_timeout(15_000)
+        page.goto(place["url"])
+        page.locator(".leaflet-tile-loaded").first.wait_for()
+        slider, planes = page.get_by_test_id("plane"), page.locator(".wsi-planes")
+        assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("-1", "2")
+
+        def shows(said: str, number: int) -> None:
+            """The label, and that every square has the colour of this plane: red, green or blue is its strongest."""
+            planes.get_by_text(said).wait_for()
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(400)
+            seen = page.evaluate(SHOWN)
+            assert seen
+            assert all(pixel == [n == number for n in range(3)] for pixel in seen), said
+
+        shows("sharpest", 1)
+        with page.expect_response(lambda answer: "plane=2" in answer.url and answer.status == 200):
+            slider.fill("2")
+        shows("3/3", 2)
+        page.keyboard.press("]")  # there is no fourth
+        shows("3/3", 2)
+        for key, said, number in (("[", "2/3", 1), ("[", "1/3", 0), ("[", "sharpest", 1), ("[", "sharpest", 1)):
+            page.keyboard.press(key)
+            shows(said, number)
         page.close()
     finally:
         process.terminate()

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from reports.maps import STATUS_CODES
+from reports.mask import EMPTY, FOUND, OUTSIDE, UNREADABLE, UNSURE, Mask
 from tests.app.asgi import Heard, ask
-from wsi_chat.app.layers import heat_png, mask_png, read_grid
+from wsi_chat.app.layers import extent_of, glass_png, heat_png, mask_png, read_grid
 from wsi_chat.app.pictures import Pictures
 from wsi_chat.app.slides import Shelf
 from wsi_chat.app.source import find_slides
@@ -185,6 +186,18 @@ def test_a_tile_without_an_answer_is_never_drawn_as_low(folder: Path) -> None:
     assert mask[1, 0, 3] == 255
     assert tuple(mask[0, 0, :3]) != tuple(mask[1, 0, :3])  # failed is not left out
     assert mask[0, 1, 3] == 0
+
+
+def test_the_foreground_mask_is_a_layer_with_a_colour_for_each_kind(served: Served) -> None:
+    kinds = np.array([[OUTSIDE, EMPTY, UNSURE], [FOUND, UNREADABLE, EMPTY]], np.uint8)
+    shown = np.asarray(Image.open(io.BytesIO(glass_png(Mask(kinds, 64.0)))))
+    assert shown[1, 0, 3] == 0, "where cells were found the slide is seen"
+    assert len({tuple(pixel) for pixel in shown.reshape(-1, 4)}) == 5
+    assert extent_of(Mask(kinds, 64.0), (180, 120)) == (0.0, 0.0, 192.0, 128.0)
+    assert extent_of(Mask(kinds, None), (180, 120)) == (0.0, 0.0, 180.0, 120.0)
+    heard = served.get("/glass.png")
+    assert (heard.status, heard.headers["content-type"]) == (200, "image/png")
+    assert served.get("/glass.png", if_none_match=heard.headers["etag"]).status == 304
 
 
 def test_what_is_no_picture_goes_to_the_page(served: Served) -> None:

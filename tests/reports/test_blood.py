@@ -99,6 +99,11 @@ def test_the_pages_show_it_in_both_languages(report, counted, tmp_path, language
     for name in (*names, "51–69", "CLSI H20-A2"):
         assert _squeezed(name) in _squeezed(html)
         assert _squeezed(name) in pdf
+    none = words("page.abnormal_class")
+    assert _squeezed(none) not in pdf, "no class of blood is abnormal, so no mark of such a class is explained"
+    assert none not in html
+    assert _squeezed(words.system_name(changed)) in pdf
+    assert words.system_name(changed) in html
     text = " ".join(sentence.text for sentence in changed.narrative)
     assert "51–69" in text
     diagnosis = r"an(a)?emia|leuk(a)?emia|infect|贫血|白血病|感染"

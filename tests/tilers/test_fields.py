@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tilers import TileStream, open_slide, plan_tiles, slide_of
+from tilers import TileStream, find_foreground, open_slide, plan_tiles, slide_of
 from tilers.photographs import Found, is_photograph, lay_out, listing_text, photographs_in
 from tilers.reduce import UNREADABLE_RGB
 from wsi_chat.errors import SettingError, SlideNotFound, SlideUnreadable
@@ -163,7 +163,7 @@ def test_the_fingerprint_follows_content_and_names_and_not_the_place(tmp_path: P
     assert len(set(marks.values())) == 3
 
 
-@pytest.mark.parametrize(("dpi", "mpp"), [((25400, 25400), 1.0), ((72, 72), None), ((25400, 50800), None)])
+@pytest.mark.parametrize(("dpi", "mpp"), [((25400, 25400), 1.0), ((72, 72), None), ((50800, 5200), None)])
 def test_the_scale_is_known_where_all_photographs_agree_on_a_plausible_one(
     tmp_path: Path, dpi: tuple[int, int], mpp: float | None
 ) -> None:
@@ -171,7 +171,60 @@ def test_the_scale_is_known_where_all_photographs_agree_on_a_plausible_one(
         picture(tmp_path / f"{n}.jpg", n, dpi=(value, value))
     with open_slide(tmp_path) as slide:
         assert slide.mpp == (None if mpp is None else pytest.approx(mpp, rel=1e-3))
-        assert any("different resolutions" in str(note) for note in slide.notes) == (dpi == (25400, 50800))
+        assert any("different resolutions" in str(note) for note in slide.notes) == (dpi == (50800, 5200))
+
+
+@pytest.fixture
+def two_scales(tmp_path: Path) -> Path:
+    """The same cells at 0.5 and at 1 µm/px: a square of 100 µm at 30, 40 µm from the corner."""
+    folder = tmp_path / "case 8"
+    folder.mkdir()
+    for name, mpp in (("fine.png", 0.5), ("coarse.png", 1.0)):
+        pixels = np.full((round(200 / mpp), round(300 / mpp), 3), 235, np.uint8)
+        pixels[round(40 / mpp) : round(140 / mpp), round(30 / mpp) : round(130 / mpp)] = (90, 40, 120)
+        Image.fromarray(pixels).save(folder / name, dpi=(25400 / mpp, 25400 / mpp))
+    return folder
+
+
+def test_photographs_of_unlike_scales_are_each_read_at_their_own(two_scales: Path) -> None:
+    with open_slide(two_scales) as slide:
+        coarse, fine = slide.fields
+        assert (coarse.name, fine.name) == ("coarse.png", "fine.png")
+        assert slide.mpp == pytest.approx(0.5, rel=1e-3)
+        assert (fine.scale, coarse.scale) == (1, pytest.approx(2, rel=1e-3))
+        assert (coarse.own_size, fine.own_size) == ((300, 200), (600, 400))
+        assert (coarse.width, coarse.height) == (fine.width, fine.height) == (600, 400)
+        (note,) = slide.notes
+        assert note.code == "fields.own_scales"
+        for field in slide.fields:  # one size of cell on the canvas, whatever the camera's
+            shown = slide.read_region(field.x, field.y, 0, field.width, field.height)
+            ys, xs = np.nonzero(shown[..., 1] < 100)
+            assert np.abs(np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) - (60, 80, 260, 280)).max() <= 1
+        own = coarse.own(Box(coarse.x + 60, coarse.y + 80, coarse.x + 260, coarse.y + 280))
+        assert (own.x0, own.y0, own.x1, own.y1) == pytest.approx((30, 40, 130, 140), rel=1e-3)
+        plan = plan_tiles(slide, None, tile_px=128, mpp=0.5, overlap=0)
+        assert [str(remark.code) for remark in plan.notes] == ["plan.enlarged_fields"]
+        assert plan_tiles(slide, None, tile_px=128, mpp=1.0, overlap=0).notes == ()
+    with open_slide(two_scales, mpp=0.25) as slide:  # the user knows better, of all of them
+        assert [(field.width, field.height, field.scale) for field in slide.fields] == [(300, 200, 1), (600, 400, 1)]
+        assert slide.mpp == 0.25
+
+
+def test_a_photograph_of_nothing_but_glass_among_others_is_not_asked_about(two_scales: Path) -> None:
+    Image.new("RGB", (600, 400), (255, 255, 255)).save(two_scales / "glass.png", dpi=(50800, 50800))
+    (two_scales / "lost.png").write_bytes(b"no picture")
+    with open_slide(two_scales) as slide:
+        names = [field.name for field in slide.fields]
+        foreground = find_foreground(slide)
+        plan = plan_tiles(slide, foreground, tile_px=128, mpp=0.5, overlap=0, leave_out=False)
+        asked = {field_at(slide.fields, tile.box).name for tile in plan.tiles}
+        assert plan.glass == ("glass.png",)
+        assert asked == set(names) - {"glass.png"}, "what cannot be read is missing, and never glass"
+        assert plan.empty == 20, "5 x 4 tiles"
+        per_field = sum(field_at(slide.fields, tile.box).name == "fine.png" for tile in plan.tiles)
+        assert per_field == 20, "the glass around the cells of a field is asked about as before"
+        everything = plan_tiles(slide, find_foreground(slide, mask=False), tile_px=128, mpp=0.5, overlap=0)
+        assert everything.glass == ()
 
 
 def test_a_tiled_or_paged_tiff_is_a_scan_and_a_flat_one_a_photograph(tmp_path: Path) -> None:

@@ -158,6 +158,13 @@ def test_a_failed_slide_is_exit_3_and_one_engine_serves_all(
     assert len(scripted) == 1
     assert scripted[0].closed
     assert (out / "index.html").is_file()
+    reason = next(row["reason"] for row in payload["slides"] if row["state"] == "failed")
+    again = [CliRunner().invoke(cli.app, ["cohort", str(cohort), "-o", str(out), *more, *QUICK]) for more in (
+        ["--retry-failed"], [],
+    )]  # fmt: skip
+    assert [done.stderr.count(reason) for done in again] == [1, 0]
+    assert [done.stdout.count(reason) for done in again] == [0, 1], "once a run, at the end where it is from before"
+    assert all("failed  " in done.stdout for done in again)
     assert json.loads((out / "run.json").read_text())["config"]["limit"] == 8
 
 

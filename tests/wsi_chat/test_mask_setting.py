@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import wsi_chat
+from reports.mask import EMPTY, FOUND, read_mask
 from wsi_chat.datasets.mosaic import write_pyramid
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.schema import Report
@@ -85,6 +86,19 @@ def test_the_mask_is_a_picture_in_the_run_folder(run: Any) -> None:
     left, right = colours[:, : colours.shape[1] // 3], colours[:, -colours.shape[1] // 3 :]
     assert (left == (60, 110, 160)).all(axis=2).mean() > 0.2
     assert (right == (255, 255, 255)).all(axis=2).all()
+
+
+def test_a_mask_that_is_read_back_says_where_it_lies(run: Any) -> None:
+    report, folder = run(slide=True)
+    mask = read_mask(folder / "mask.png")
+    assert mask is not None
+    assert mask.cell is not None
+    rows, columns = mask.kinds.shape
+    for cells, length in ((columns, report.slide.width), (rows, report.slide.height)):
+        assert length <= cells * mask.cell < length + mask.cell, "the last cell may reach beyond the slide, by less"
+    assert {EMPTY, FOUND} <= set(np.unique(mask.kinds).tolist())
+    (folder / "mask.png").write_bytes(b"no picture")
+    assert read_mask(folder / "mask.png") is None
 
 
 def test_yes_and_no_of_earlier_versions_are_still_understood_and_conditions_of_fits_stay() -> None:

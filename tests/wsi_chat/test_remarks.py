@@ -189,3 +189,24 @@ def test_a_record_holds_remarks_as_texts() -> None:
 
 def test_lists_are_joined_as_a_reader_expects() -> None:
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_where_chinese_meets_latin_there_is_a_space_and_neither_part_is_changed() -> None:
+    phrasing = Phrasing("zh")
+    score = Remark("score.calibrated", n=90, about="", method=Remark("method.platt"), head=Remark("head.logistic"))
+    assert "以 Platt 缩放校准" in phrasing.remark(score)
+    other = Remark("score.calibrated", n=90, about="", method=Remark("method.isotonic"), head=Remark("head.logistic"))
+    assert "以保序回归校准" in phrasing.remark(other)
+    assert phrasing.fill("标本{text}。", {"text": "中A混排"}) == "标本中A混排。", "a part's own text stays"
+    assert phrasing.fill("{a}，{b}", {"a": "CD", "b": "12"}) == "CD，12"
+    touching = re.compile(r"[\u4e00-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u4e00-\u9fff]")
+    texts = [str(text) for section in catalogue("zh").values() for text in _texts(section)]
+    assert not [text for text in texts if touching.search(text)]
+
+
+def _texts(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _texts(entry)
+    else:
+        yield value

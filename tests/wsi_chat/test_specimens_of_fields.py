@@ -146,6 +146,31 @@ def test_tiles_geojson_has_every_tile_with_its_p_and_the_missing_without(specime
     assert {f["properties"]["field"] for f in without} == {"40.jpg"}
 
 
+def test_findings_in_photographs_of_unlike_scales_lie_in_their_own_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "case 9"
+    folder.mkdir()
+    marks = {"a.png": ((40, 30, 80, 66), 1), "b.png": ((80, 60, 160, 132), 2)}
+    for name, (mark, by) in marks.items():  # the same 20 µm at 0.5 and at 0.25 µm/px
+        draw(folder / name, mark, size=(300 * by, 240 * by))
+        with Image.open(folder / name) as image:
+            image.save(folder / name, dpi=(50800 * by, 50800 * by))
+    Image.new("RGB", SIZE, (255, 255, 255)).save(folder / "glass.png", dpi=(50800, 50800))
+    result = analyze(folder, tmp_path / "out")
+    assert result.report.slide.mpp == pytest.approx(0.25, rel=1e-3)
+    assert result.report.slide.scale_known
+    for finding in result.findings:
+        box, (mark, by) = finding.field_box, marks[finding.field]
+        assert box is not None
+        assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(mark, abs=2.5 * by)
+        assert finding.box.width * result.report.slide.mpp == pytest.approx(20, abs=2.5)
+    assert {finding.field for finding in result.findings} == set(marks)
+    codes = {note.code: note for note in result.report.notes}
+    assert {"fields.own_scales", "fields.unmasked_but"} <= set(codes)
+    assert codes["fields.unmasked_but"].endswith("not asked about: glass.png.")
+    table = {row["field"]: row for row in rows(result.folder / "fields.csv")}
+    assert (table["b.png"]["width_px"], table["glass.png"]["status"]) == ("600", "not asked")
+
+
 def test_a_photograph_of_unknown_scale_is_read_pixel_for_pixel_and_says_so(tmp_path: Path) -> None:
     draw(tmp_path / "field.png", MARKS["2.png"])
     result = analyze(tmp_path / "field.png", tmp_path / "out")

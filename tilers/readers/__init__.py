@@ -89,6 +89,9 @@ class Backend(ABC):
         """A hint that these regions will each be read once; a backend that keeps decoded pixels may plan with it."""
         del regions
 
+    def disregard_scales(self) -> None:  # noqa: B027, most files have one resolution
+        """The user states the resolution, and it holds for every photograph. Called before anything is read."""
+
     @abstractmethod
     def close(self) -> None:
         """Release the file; calling it twice is harmless."""

@@ -11,18 +11,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tilers.fingerprint import fingerprint
 from tilers.opening import open_slide
-from tilers.photographs import canvas_size, fields_of, lay_out, look_at
+from tilers.photographs import SAME_BY, canvas_size, fields_of, lay_out, look_at, scales_of
 from tilers.readers import LISTING, Backend, Pixels, Resolution
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported, WsiChatError
 from wsi_chat.schema import ORIGIN, FieldRecord, Remark
 
 CACHE_BYTES = 256 * 2**20
-SAME_BY = 0.02
 
 
 class FieldsBackend(Backend):
@@ -32,9 +33,7 @@ class FieldsBackend(Backend):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         found = [look_at(path) for path in paths]
-        self.fields = lay_out(found)
-        self._paths = tuple(paths)
-        self.level_sizes = (canvas_size(self.fields),)
+        self._found, self._paths = found, tuple(paths)
         self.level_downsamples = (1.0,)
         self._cache: OrderedDict[int, Pixels] = OrderedDict()
         self._lock = threading.Lock()
@@ -42,10 +41,19 @@ class FieldsBackend(Backend):
         origins = {item.origin for item in found}
         if len(origins) == 1 and "" not in origins:  # one field of unknown origin, or unreadable, and nobody knows it
             self.properties[ORIGIN] = origins.pop()
-        stated = {field.name: item.mpp for field, item in zip(self.fields, found, strict=True) if not field.error}
-        self.resolutions, differ = _resolution(stated)
-        self.notes = (*_missing(self.fields), *differ)
+        self._lay_out(scales_of(found))
         self.digest = self._digest()
+
+    def _lay_out(self, scales: Sequence[float] | None) -> None:
+        self.fields = lay_out(self._found, scales)
+        self.level_sizes = (canvas_size(self.fields),)
+        pairs = zip(self.fields, self._found, strict=True)
+        self.resolutions, differ = _resolution({field: item.mpp for field, item in pairs if not field.error})
+        self.notes = (*_missing(self.fields), *differ)
+
+    def disregard_scales(self) -> None:
+        if any(field.scale != 1 for field in self.fields):
+            self._lay_out(None)
 
     def _digest(self) -> str:
         """Hex SHA-256 over every field's name, size and content; see `tilers.fingerprint`."""
@@ -53,7 +61,7 @@ class FieldsBackend(Backend):
         for path, field in zip(self._paths, self.fields, strict=True):
             digest.update(f"|{field.name}|".encode(errors="surrogateescape"))
             try:
-                digest.update(fingerprint(path, [(field.width, field.height)]).encode())
+                digest.update(fingerprint(path, [field.own_size]).encode())
             except OSError as error:
                 digest.update(type(error).__name__.encode())
         return digest.hexdigest()
@@ -101,28 +109,36 @@ def _missing(fields: Sequence[FieldRecord]) -> tuple[Remark, ...]:
     return tuple(Remark("fields.missing", number=f.number, name=f.name, error=f.error.rstrip(".")) for f in broken)
 
 
-def _resolution(stated: Mapping[str, float | None]) -> tuple[tuple[Resolution, ...], tuple[Remark, ...]]:
-    """The resolution that every field states, if they agree; a remark where they do not."""
-    known = {name: mpp for name, mpp in stated.items() if mpp is not None}
+def _resolution(
+    stated: Mapping[FieldRecord, float | None],
+) -> tuple[tuple[Resolution, ...], tuple[Remark, ...]]:
+    """The resolution of the canvas: what every field states if they agree, else that of the finest where each field is
+    shown at its own; and a remark where they do not agree."""
+    known = {field: mpp for field, mpp in stated.items() if mpp is not None}
     if not known:
         return (), ()
     low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
-    if known[high] > known[low] * (1 + SAME_BY):
-        return (), (Remark("fields.scales_differ", a=low, mpp_a=known[low], b=high, mpp_b=known[high]),)
+    apart = known[high] > known[low] * (1 + SAME_BY)
+    ends: dict[str, Any] = {"a": low.name, "mpp_a": known[low], "b": high.name, "mpp_b": known[high]}
+    if apart and all(field.scale == 1 for field in stated):
+        return (), (Remark("fields.scales_differ", **ends),)
     if len(known) < len(stated):
         return (), ()
-    return (Resolution(known[low], known[low], "the photographs' own resolution"),), ()
+    own = (Resolution(known[low], known[low], "the photographs' own resolution"),)
+    return own, (Remark("fields.own_scales", **ends),) if apart else ()
 
 
 def _decoded(path: Path, field: FieldRecord) -> Pixels:
-
     try:
         with open_slide(path) as slide:
-            if slide.size != (field.width, field.height):
+            if slide.size != field.own_size:
                 raise SlideUnreadable(f"it is another image than before: {slide.size[0]} x {slide.size[1]} px")
-            return slide.read_region(0, 0, 0, *slide.size)
+            pixels = slide.read_region(0, 0, 0, *slide.size)
     except WsiChatError as error:
         raise SlideUnreadable(f"field {field.number} ({field.name}): {error.message}", hint=error.hint) from error
+    if slide.size == (field.width, field.height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((field.width, field.height), Image.Resampling.LANCZOS))
 
 
 def open_backend(path: Path) -> Backend:

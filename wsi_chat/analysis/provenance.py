@@ -66,6 +66,8 @@ def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Se
     notes += _field_notes(slide)
     if settings.mask == "off":
         notes.append(Remark("run.mask_off"))
+    elif not plan.left_out and plan.glass:
+        notes.append(Remark("fields.unmasked_but", n=len(slide.fields), glass=len(plan.glass), names=list(plan.glass)))
     elif not plan.left_out and slide.is_photograph:
         notes.append(Remark("fields.unmasked", n=len(slide.fields) or 1))
     elif not plan.left_out:

@@ -147,7 +147,7 @@ class ChatPanel:
         self._down()
         spoken = ""
         try:
-            async with aclosing(talk.ask(Question(said, place))) as pieces:
+            async with aclosing(talk.ask(Question(said, place, self._words.language))) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Reply):
                         break

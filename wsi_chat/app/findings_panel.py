@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from reports.html import SYMBOLS
 from reports.wording import score_pair, score_text
+from wsi_chat.app.findings_list import FindingsList
 from wsi_chat.app.parts import GLYPHS, attributes, box, mark, text
 from wsi_chat.app.state import PageState, Row
 
-ROW = """
-<q-tr :props="props" :class="{chosen: props.row.chosen, rejected: props.row.state === 'reject'}" tabindex="0"
-  :aria-selected="props.row.chosen ? 'true' : 'false'" :aria-label="props.row.say" :data-id="props.row.id">
-  <q-td key="name" :props="props" class="name"><span class="mark" aria-hidden="true"
-    :style="{'--c': props.row.color}">{{ props.row.glyph }}</span>{{ props.row.name }}
-    <span class="quiet">{{ props.row.id }}</span></q-td>
-  <q-td key="p" :props="props" class="num">{{ props.row.p }}</q-td>
-  <q-td key="state" :props="props" class="num"><span :title="props.row.said">{{ props.row.sign }}</span></q-td>
-</q-tr>
-"""
 PICKED = "(e) => { const row = e.target.closest('tr[data-id]'); if (row) emit(row.dataset.id); }"
 SIGNS = {"accept": "✓", "reject": "✕", "relabel": "✎", "draw": "+", "": ""}
 SORTS = ("severity", "probability", "position", "open")
@@ -40,6 +30,7 @@ class FindingsPanel:
         self._state, self._pick, self._filtered = state, pick, filtered
         self._words = state.words
         self._counts: Counter[str] | None = None
+        self._shown: list[Row] = []
         with box("aside", "wsi-side left") as side:
             attributes(side, aria_label=self._words("findings.heading"))
             self._verdict()
@@ -156,10 +147,8 @@ class FindingsPanel:
                 {"name": "p", "label": words("findings.p"), "field": "p", "align": "right"},
                 {"name": "state", "label": words("findings.state"), "field": "sign", "align": "right"},
             ]
-            self._table = ui.table(columns=columns, rows=[], row_key="id").classes("wsi-list full-width")
-            self._table.props("flat dense virtual-scroll hide-bottom :rows-per-page-options=[0]")
+            self._table = FindingsList(columns)
             attributes(self._table, data_testid="findings")
-            self._table.add_slot("body", ROW)
             self._empty = text("", "div").classes("wsi-empty")
         state.order = "severity"
 
@@ -168,27 +157,41 @@ class FindingsPanel:
             self._state.order = event.args
             self._filtered()
 
-    def refresh(self, *, scroll: bool = False) -> None:
-        """Show the rows as they are now; with ``scroll`` bring the chosen one into view."""
+    def refresh(self) -> None:
+        """Show the rows as they are now."""
         state, words = self._state, self._words
         rows = state.rows()
-        shown = [row for row in rows if state.shown(row)]
+        shown = self._shown = [row for row in rows if state.shown(row)]
         self._legend(rows)
         self._count.text = words("findings.shown", shown=len(shown), of=len(rows)) if rows else ""
-        self._table.rows = [
-            {
-                "id": row.id, "name": row.name, "p": "" if row.score is None else f"{row.score:.2f}",
-                "state": row.state, "sign": SIGNS.get(row.state, ""),
-                "glyph": GLYPHS[row.style.shape], "color": row.style.color,
-                "said": words(f"review.state_{row.state}") if row.state else "", "chosen": row.id == state.chosen,
-                "say": words("findings.choose", id=row.id, name=row.name),
-            }
-            for row in shown
-        ]  # fmt: skip
+        self._table.show(
+            [
+                {
+                    "id": row.id, "name": row.name, "p": "" if row.score is None else f"{row.score:.2f}",
+                    "state": row.state, "sign": SIGNS.get(row.state, ""),
+                    "glyph": GLYPHS[row.style.shape], "color": row.style.color,
+                    "said": words(f"review.state_{row.state}") if row.state else "",
+                    "say": words("findings.choose", id=row.id, name=row.name),
+                }
+                for row in shown
+            ]
+        )  # fmt: skip
+        self._table.choose(state.chosen)
         self._table.set_visibility(bool(shown))
         self._empty.set_visibility(not shown)
         if state.slide.result is not None:
             self._empty.text = words("findings.no_match" if rows else "findings.none")
-        place = next((i for i, row in enumerate(shown) if row.id == state.chosen), None)
-        if scroll and place is not None:
-            self._table.run_method("scrollTo", place, "center-force")
+
+    def choose(self) -> None:
+        """Mark the chosen row and bring it into view."""
+        chosen = self._state.chosen
+        self._table.choose(chosen, next((n for n, row in enumerate(self._shown) if row.id == chosen), -1))
+
+    def beside(self, by: int) -> str | None:
+        """The finding that many rows below the chosen one, the first or last where none is chosen; None for no rows."""
+        rows = [row.id for row in self._shown]
+        if not rows:
+            return None
+        if self._state.chosen not in rows:
+            return rows[0 if by > 0 else -1]
+        return rows[min(max(rows.index(self._state.chosen) + by, 0), len(rows) - 1)]

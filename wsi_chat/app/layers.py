@@ -1,5 +1,6 @@
-"""What is laid over the slide: the screening probabilities and what was left out, one pixel for each grid cell.
+"""What is laid over the slide: the screening probabilities, what was not screened, and the foreground mask.
 
+The first two have one pixel for each grid cell, the mask one for each of its own cells (mask.png of the run folder).
 The colours are those of heatmap.png: a tile without an answer is grey, never drawn as low.
 """
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from reports.figures import HEAT_MAP, MISSING_GREY
 from reports.maps import STATUS_CODES
+from reports.mask import EMPTY, FOUND, OUTSIDE, UNREADABLE, UNSURE, Mask
 from wsi_chat.analysis.run_folder import SlideFolder
 
 FAINTEST = 0.15
@@ -24,6 +26,13 @@ FAILED = (STATUS_CODES["unreadable"], STATUS_CODES["screen_failed"])
 LEFT_OUT = STATUS_CODES["not_planned"]
 MASK_RGB = (60, 66, 74)
 FAILED_RGB = (214, 0, 170)
+GLASS_RGBA = {
+    OUTSIDE: (40, 40, 40, 255), EMPTY: (40, 90, 160, 255), UNSURE: (235, 160, 20, 255), FOUND: (0, 0, 0, 0),
+    UNREADABLE: (200, 40, 40, 255),
+}  # fmt: skip
+"""What the mask found, as the page shows it: where it found cells the slide is seen as it is."""
+GLASS_NAMES = {EMPTY: "empty", UNSURE: "unsure", OUTSIDE: "outside", UNREADABLE: "unreadable"}
+"""Kinds that the legend names, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,20 @@ def mask_png(grid: Grid) -> bytes:
     rgba[out] = (*MASK_RGB, 255)
     rgba[failed] = (*FAILED_RGB, 255)
     return _png(rgba)
+
+
+def glass_png(mask: Mask) -> bytes:
+    """The foreground mask: empty glass, what it is not sure of, what was not scanned and what cannot be read."""
+    colors = np.array([GLASS_RGBA[kind] for kind in range(len(GLASS_RGBA))], np.uint8)
+    return _png(colors[mask.kinds])
+
+
+def extent_of(mask: Mask, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where the mask lies: x0, y0, x1, y1 in level-0 pixels; the whole scan where it does not say."""
+    if mask.cell is None:
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    rows, columns = mask.kinds.shape
+    return 0.0, 0.0, columns * mask.cell, rows * mask.cell
 
 
 def heat_scale(steps: int = 9) -> list[str]:

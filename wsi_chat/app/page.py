@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,8 +14,8 @@ from wsi_chat.app.chat_panel import ChatPanel
 from wsi_chat.app.fields import film
 from wsi_chat.app.findings_panel import FindingsPanel
 from wsi_chat.app.head import head
-from wsi_chat.app.layers import heat_scale
-from wsi_chat.app.parts import attributes, box, button, text
+from wsi_chat.app.layers import GLASS_NAMES, GLASS_RGBA, extent_of, heat_scale
+from wsi_chat.app.parts import attributes, box, button, css, text
 from wsi_chat.app.review import reviewer_name
 from wsi_chat.app.review_bar import ReviewBar
 from wsi_chat.app.slides import Shelf, ShownSlide
@@ -25,11 +26,11 @@ from wsi_chat.app.words import PageWords
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
-OPACITY = {"heat": 0.55, "mask": 0.5}
+OPACITY = {"heat": 0.55, "mask": 0.5, "glass": 0.5}
 HELP = (
     (("←", "↑", "→", "↓"), "move"), (("+", "−"), "zoom"), (("1", "2", "4", "0"), "magnify"), (("N", "P"), "next"),
     (("A",), "accept"), (("R",), "reject"), (("L",), "relabel"), (("D",), "draw"), (("C",), "complete"),
-    (("U",), "undo"), (("Q",), "ask_region"), (("/",), "ask"), (("H", "M", "B"), "layers"), (("[", "]"), "planes"),
+    (("U",), "undo"), (("Q",), "ask_region"), (("/",), "ask"), (("H", "M", "G", "B"), "layers"), (("[", "]"), "planes"),
     (("Esc",), "escape"), (("?",), "help"),
 )  # fmt: skip
 
@@ -111,35 +112,42 @@ class SlidePage:
                     text(name)
 
     def _layer_menu(self) -> None:
-        words = self._words
-        grid = self._slide.grid
+        words, slide = self._words, self._slide
         with button(words("settings"), lambda: None, kind="plain", test="layers"), ui.menu() as menu:
             attributes(menu, aria_label=words("settings"))
             with box("div", "wsi-menu"):
-                if grid is not None:
-                    for name in ("heat", "mask"):
-                        self._layers[name] = {
-                            "on": False, "opacity": OPACITY[name], "extent": list(grid.extent),
-                            "url": f"/slides/{self._slide.entry.id}/{name}.png",
-                            **({"outline": grid.outline} if name == "mask" else {}),
-                        }  # fmt: skip
-                        self._switch(name, key=name[0])
-                        with box("label", "wsi-range"):
-                            text(words("layers.opacity"))
-                            share = attributes(
-                                box("input"), type="range", min=0, max=1, step=0.05, value=OPACITY[name],
-                                aria_label=f"{words(f'layers.{name}')}: {words('layers.opacity')}",
-                            )  # fmt: skip
-                            share.on("input", lambda e, name=name: self._opacity(name, float(e.args)),
-                                     js_handler="(e) => emit(e.target.value)", throttle=0.05)  # fmt: skip
-                        if name == "heat":
-                            box("div", "wsi-heat").style(
-                                f"background: linear-gradient(90deg, {', '.join(heat_scale())})"
-                            )
-                            with box("div", "wsi-heat-ends"):
-                                text("0")
-                                text("1")
+                if slide.grid is not None:
+                    self._layer("heat", slide.grid.extent)
+                    box("div", "wsi-heat").style(f"background: linear-gradient(90deg, {', '.join(heat_scale())})")
+                    with box("div", "wsi-heat-ends"):
+                        text("0")
+                        text("1")
+                    self._layer("mask", slide.grid.extent, outline=slide.grid.outline)
+                if slide.mask is not None and slide.size is not None:
+                    self._layer("glass", extent_of(slide.mask, slide.size))
+                    with box("ul", "wsi-legend"):
+                        for kind, name in GLASS_NAMES.items():
+                            with box("li"):
+                                box("span", "swatch").style(f"background: {css(GLASS_RGBA[kind][:3])}")
+                                text(words(f"layers.{name}"))
                 self._switch("boxes", key="b")
+
+    def _layer(self, name: str, extent: Sequence[float], **more: Any) -> None:
+        """A picture over the slide, with its switch and its opacity."""
+        words = self._words
+        self._layers[name] = {
+            "on": False, "opacity": OPACITY[name], "extent": list(extent),
+            "url": f"/slides/{self._slide.entry.id}/{name}.png", **more,
+        }  # fmt: skip
+        self._switch(name, key=name[0])
+        with box("label", "wsi-range"):
+            text(words("layers.opacity"))
+            share = attributes(
+                box("input"), type="range", min=0, max=1, step=0.05, value=OPACITY[name],
+                aria_label=f"{words(f'layers.{name}')}: {words('layers.opacity')}",
+            )  # fmt: skip
+            share.on("input", lambda e: self._opacity(name, float(e.args)),
+                     js_handler="(e) => emit(e.target.value)", throttle=0.05)  # fmt: skip
 
     def _switch(self, name: str, *, key: str) -> None:
         with box("label", "row-of"):
@@ -211,14 +219,9 @@ class SlidePage:
             self.show_keys()
 
     def _step(self, by: int) -> None:
-        rows = [row.id for row in self._state.rows() if self._state.shown(row)]
-        if not rows:
-            return
-        if self._state.chosen in rows:
-            place = min(max(rows.index(self._state.chosen) + by, 0), len(rows) - 1)
-        else:
-            place = 0 if by > 0 else len(rows) - 1
-        self.choose(rows[place])
+        name = self._list.beside(by)
+        if name is not None:
+            self.choose(name)
 
     # ------------------------------------------------------------------------------------------ showing
 
@@ -229,8 +232,8 @@ class SlidePage:
             return
         self._state.chosen = name
         self._viewer.choose(name)
-        self._list.refresh(scroll=True)
-        self._review.refresh()
+        self._list.choose()
+        self._review.show_chosen()
         self._chat.placed()
         if fly:
             tile = name in self._slide.tiles

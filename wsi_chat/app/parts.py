@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -49,7 +49,23 @@ def button(
     return made
 
 
-GLYPHS = {"triangle": "▲", "diamond": "◆", "ring": "○", "square": "□", "wedge": "▽"}
+def altered(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """The rows that differ, where both lists hold the same ids in the same order; None where they do not."""
+    if len(before) != len(after):
+        return None
+    changed = []
+    for old, new in zip(before, after, strict=True):
+        if old["id"] != new["id"]:
+            return None
+        if old != new:
+            changed.append(dict(new))
+    return changed
+
+
+GLYPHS = {
+    "triangle": "▲", "diamond": "◆", "ring": "○", "square": "□", "wedge": "▽", "pentagon": "⬠", "hexagon": "⬡",
+    "left": "◁", "right": "▷", "cross": "✖",
+}  # fmt: skip
 """The shapes of classes as the slide has them, in text."""
 
 

@@ -4,6 +4,7 @@
     /slides/<id>/overview.jpg                the whole slide, small
     /slides/<id>/region.jpg?box=x0,y0,x1,y1  a region as a model was shown it
     /slides/<id>/heat.png, mask.png          layers, one pixel for each grid cell
+    /slides/<id>/glass.png                   the foreground mask
     /fonts/chinese                           a font with Chinese characters, where this machine has one
     /slides/<id>/files/<name>                a document of the report (`source.DOCUMENTS`), nothing else
 
@@ -26,7 +27,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reports.fonts import chinese_font
-from wsi_chat.app.layers import heat_png, mask_png
+from wsi_chat.app.layers import glass_png, heat_png, mask_png
 from wsi_chat.app.slides import Shelf, ShownSlide
 from wsi_chat.app.source import DOCUMENTS
 from wsi_chat.app.squares import SlideReader, Workshop
@@ -54,6 +55,7 @@ class Pictures:
                 Route("/slides/{name}/region.jpg", self._region),
                 Route("/slides/{name}/heat.png", self._heat),
                 Route("/slides/{name}/mask.png", self._mask),
+                Route("/slides/{name}/glass.png", self._glass),
                 Route("/slides/{name}/files/{file}", self._file),
                 Route(FONT, self._font),
             ],
@@ -118,6 +120,15 @@ class Pictures:
 
     async def _mask(self, request: Request) -> Response:
         return await self._layer(request, "mask", mask_png)
+
+    async def _glass(self, request: Request) -> Response:
+        slide = await self._slide(request)
+        mask = None if slide is None else await asyncio.to_thread(lambda: slide.mask)
+        if slide is None or mask is None:
+            return _nothing_here()
+        digest = hashlib.sha256(mask.kinds.tobytes()).hexdigest()[:16]
+        key = (slide.entry.id, "glass", digest)
+        return await self._answer(request, key, f'"glass-{digest}"', lambda: glass_png(mask), "image/png")
 
     async def _layer(self, request: Request, kind: str, draw: Callable[[Any], bytes]) -> Response:
         slide = await self._slide(request)

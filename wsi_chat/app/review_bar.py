@@ -260,8 +260,8 @@ class ReviewBar:
 
     # ------------------------------------------------------------------------------------------ showing
 
-    def refresh(self) -> None:
-        """Show what is chosen and how far the review is."""
+    def show_chosen(self) -> None:
+        """Show what is chosen."""
         state, words = self._state, self._words
         row = next((row for row in state.rows() if row.id == state.chosen), None)
         if row is None:
@@ -270,6 +270,11 @@ class ReviewBar:
         else:
             self._chosen.text = f"{row.name}  {row.id}"
             self._details.text = "  ·  ".join(self._facts(row.box, row.score, row.state, row.model, row.label))
+
+    def refresh(self) -> None:
+        """Show what is chosen and how far the review is."""
+        state, words = self._state, self._words
+        self.show_chosen()
         self._who.clear()
         with self._who:
             text(f"{words('review.reviewer')}: {state.reviewer}" if state.reviewer else words("review.nobody"))

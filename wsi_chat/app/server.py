@@ -111,7 +111,7 @@ def _pages(shelf: Shelf, default: Language) -> None:
         if shown is None:
             return PlainTextResponse(words("states.missing", name=name[:80]) + "\n", 404)
         words = words_for(request, system=shown.system)
-        await asyncio.to_thread(lambda: (shown.grid, shown.tiles))
+        await asyncio.to_thread(lambda: (shown.grid, shown.mask, shown.tiles))
         dress(words, words("title", slide=shown.entry.id))
         SlidePage(shelf, shown, words)
         return None

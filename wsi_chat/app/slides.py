@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reports.mask import MASK, Mask, read_mask
 from tilers import open_slide
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import SlideFolder
@@ -57,6 +58,11 @@ class ShownSlide:
     @cached_property
     def grid(self) -> Grid | None:
         return None if self.result is None else read_grid(self.entry.folder)
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        """The foreground mask of the run; None where nothing was analyzed or the picture is gone."""
+        return None if self.result is None else read_mask(self.entry.folder / MASK)
 
     @cached_property
     def tiles(self) -> dict[str, dict[str, Any]]:

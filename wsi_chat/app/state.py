@@ -16,13 +16,20 @@ from wsi_chat.app.slides import ShownSlide
 from wsi_chat.app.words import PageWords
 from wsi_chat.errors import TerminologyError
 from wsi_chat.schema import Box
+from wsi_chat.terminology import Label
 
 Scope = Literal["slide", "view", "region", "finding"]
 Order = Literal["severity", "probability", "position", "open"]
 
 
-Shape = Literal["triangle", "diamond", "ring", "square", "wedge"]
-COUNTED_SHAPES: dict[str, Shape] = {"D": "diamond", "o": "ring", "s": "square", "v": "wedge"}
+Shape = Literal[
+    "triangle", "diamond", "ring", "square", "wedge", "pentagon", "hexagon", "left", "right", "cross"
+]  # fmt: skip
+COUNTED_SHAPES: dict[str, Shape] = {
+    "D": "diamond", "o": "ring", "s": "square", "v": "wedge", "^": "triangle", "p": "pentagon", "h": "hexagon",
+    "<": "left", ">": "right", "X": "cross",
+}  # fmt: skip
+"""The marks of `reports.figures.COUNTED` as the page draws them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ class PageState:
         else:
             abnormal = label.abnormal
             rgb, severity = label.color, system.severity(code)
-            shape = "diamond" if abnormal and label.axis == "glandular" else _shape(abnormal)
+            shape = shape_of(label)
         counted = self._counted.get(code)
         if counted is not None:
             rgb, shape = counted
@@ -222,6 +229,11 @@ class PageState:
             if best is None or far < best[0]:
                 best = (far, name)
         return None if best is None else best[1]
+
+
+def shape_of(label: Label) -> Shape:
+    """The mark of a class: abnormal ones a triangle, glandular ones among them a diamond, all others a ring."""
+    return "diamond" if label.abnormal and label.axis == "glandular" else _shape(label.abnormal)
 
 
 def _shape(abnormal: bool) -> Shape:

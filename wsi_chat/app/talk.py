@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reports.language import Words
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.chat.transcript import Reply, read_transcript
 from wsi_chat.errors import OutputError, SettingError, WsiChatError
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Language, Remark
 
 if TYPE_CHECKING:
     from wsi_chat.chat.conversation import Conversation
@@ -30,10 +31,11 @@ REFUSED = ("/save", "/quit", "/exit", "/q")
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked, and about what: ``place`` is a finding's or tile's id, a region in level-0 pixels, or None for
-    the slide as a whole."""
+    the slide as a whole. ``language`` is that of the page, and of the answer as far as the model does not give it."""
 
     text: str
     place: str | Box | None = None
+    language: Language = "en"
 
 
 class Talk:
@@ -126,6 +128,7 @@ class Talk:
         if question.text.strip().split(" ")[0].casefold() in REFUSED:
             raise SettingError("The page keeps the conversation by itself, in the slide's folder.")
         conversation = self._opened()
+        conversation.speak(question.language)
         self._look(conversation, question.place)
         pieces = conversation.stream(question.text)
         spoken = ""
@@ -138,9 +141,10 @@ class Talk:
             spoken += piece
             tell(piece)
         pieces.close()
+        say = Words(question.language).remark
         return Reply(
-            question=question.text, text=spoken or "Stopped.", source="model" if spoken else "program",
-            status="truncated", notes=("stopped before its end",),
+            question=question.text, text=spoken or say(Remark("chat.stopped")), source="model" if spoken else "program",
+            status="truncated", notes=(say(Remark("chat.stopped_early")),),
         )  # fmt: skip
 
     def _opened(self) -> Conversation:

@@ -21,7 +21,7 @@ function load(url) {
 // keys that the server acts on; the others are done here
 const COMMANDS = {
   n: "next", j: "next", p: "previous", k: "previous", a: "accept", r: "reject", l: "relabel", u: "undo",
-  c: "complete", h: "heat", m: "mask", b: "boxes", "/": "ask", "?": "help",
+  c: "complete", h: "heat", m: "mask", g: "glass", b: "boxes", "/": "ask", "?": "help",
 };
 const FIELDS = ["INPUT", "TEXTAREA", "SELECT"];
 
@@ -64,6 +64,7 @@ export default {
   },
   emits: ["ready", "choose", "view", "drawn", "command", "drawing"],
   data() {
+    this.rows = this.findings || []; // what is drawn: the property, or as it was amended since
     this.map = null; // Leaflet's own objects are no state of Vue's: they are set on the instance, not watched
     return { state: "loading", trouble: "", where: "", power: "", plane: -1, drawing: false, zoom: 0, broken: 0,
       // as the props were, or as the page changed it since without sending all findings again
@@ -77,7 +78,7 @@ export default {
     },
   },
   watch: {
-    findings() { this.redraw(); },
+    findings(rows) { this.rows = rows; this.redraw(); },
     chosen(value) { this.change("chosen", value); },
     threshold(value) { this.change("threshold", value); },
     hidden(value) { this.change("hidden", value); },
@@ -202,6 +203,11 @@ export default {
       }).addTo(this.map);
       this.base.on("tileerror", () => { this.broken += 1; });
     },
+    amend(rows) {
+      const by = new Map(rows.map((row) => [row.id, row]));
+      this.rows = this.rows.map((row) => by.get(row.id) || row);
+      this.redraw();
+    },
     change(name, value) {
       this.now[name] = value;
       if (name === "layers") this.lay();
@@ -211,7 +217,7 @@ export default {
     // ------------------------------------------------------------------------------------------ what lies over it
     lay() {
       if (!this.map) return;
-      for (const name of ["mask", "heat"]) {
+      for (const name of ["glass", "mask", "heat"]) {
         const layer = (this.now.layers || {})[name];
         let shown = this.overlays[name];
         if (!layer || !layer.on) {
@@ -239,7 +245,7 @@ export default {
       if (!this.boxes || !this.map) return;
       const on = !this.now.layers || this.now.layers.boxes !== false;
       const hidden = new Set(this.now.hidden || []);
-      const shown = (this.findings || []).filter(
+      const shown = this.rows.filter(
         (f) => f.id === this.now.chosen ||
           (on && !hidden.has(f.label) && (f.score === null || f.score === undefined || f.score >= this.now.threshold)),
       );

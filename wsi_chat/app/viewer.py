@@ -9,6 +9,7 @@ from typing import Any
 import nicegui.elements.leaflet
 from nicegui.element import Element
 
+from wsi_chat.app.parts import altered
 from wsi_chat.schema import Box
 
 HERE = Path(__file__).parent
@@ -40,10 +41,15 @@ class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET
         self._props["region"] = None
 
     def show(self, findings: Sequence[Mapping[str, Any]]) -> None:
-        """Draw these findings: id, label, name, x0, y0, x1, y1, color, abnormal, score, state."""
+        """Draw these findings: id, label, name, x0, y0, x1, y1, color, abnormal, score, state. What differs is sent."""
         rows = [dict(finding) for finding in findings]
-        if rows != self._props["findings"]:
+        changed = altered(self._props["findings"], rows)
+        if changed is None:
             self._props["findings"] = rows
+        elif changed:
+            with self._props.suspend_updates():
+                self._props["findings"] = rows
+            self.run_method("amend", changed)
 
     def choose(self, name: str) -> None:
         self._change("chosen", name)
@@ -54,7 +60,7 @@ class Viewer(Element, component="viewer.js", esm={"nicegui-leaflet": str(LEAFLET
         self._change("hidden", list(hidden))
 
     def lay(self, layers: Mapping[str, Any]) -> None:
-        """What lies over the slide; ``heat`` and ``mask`` with url, extent, on and opacity, ``boxes`` on or off."""
+        """What lies over it: ``heat``, ``mask``, ``glass`` with url, extent, on and opacity; ``boxes`` on or off."""
         self._change(
             "layers", {name: dict(layer) if isinstance(layer, dict) else layer for name, layer in layers.items()}
         )

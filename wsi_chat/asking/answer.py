@@ -10,6 +10,7 @@ from itertools import islice, permutations
 from math import factorial
 from typing import TYPE_CHECKING, Any
 
+from reports.language import Words
 from tilers.field import Field, FieldReader, keep_inside
 from tilers.spots import EDGE_PX, hot_spots
 from wsi_chat import tasks
@@ -20,7 +21,7 @@ from wsi_chat.dialects.reading import Grounding, read_grounding, why_no_choice
 from wsi_chat.dialects.views import beside, contrasted_choice, degraded, joined, mean_choice, other_views
 from wsi_chat.engines.asker import Answered, Asked, Asker
 from wsi_chat.engines.model import Model
-from wsi_chat.schema import AnswerStatus, Box, LabelledBox
+from wsi_chat.schema import AnswerStatus, Box, LabelledBox, Remark
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
@@ -84,7 +85,7 @@ class Asking:
     region: Box | None
     orders: int = 1
     dropped: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     _asker: Asker | None = None
 
     @property
@@ -100,21 +101,20 @@ class Asking:
 
     def _announce(self) -> None:
         strange = out_of_grammar(self.guessed, self.question, self._dialect)
-        if strange:
-            self.notes.append(f"{strange} Its answer below means nothing.")
-        views, kind = self.model.settings.views, self.guessed.task
+        if strange is not None:
+            self.notes.append(Remark("ask.means_nothing", why=strange))
+        views, kind, dialect = self.model.settings.views, self.guessed.task, self._dialect.name
         if views != "none" and not self._dialect.several_images:
             if kind in CHOOSING:
-                how = "each is asked by itself and the scores are joined"
+                self.notes.append(Remark("ask.one_picture_choice", dialect=dialect))
             elif kind == "ground":
-                how = "each is asked by itself and the boxes are merged"
+                self.notes.append(Remark("ask.one_picture_boxes", dialect=dialect))
             else:
-                how = f"and several {kind} answers cannot be joined: views are left out"
-            self.notes.append(f"The dialect {self._dialect.name} takes one picture in a question: {how}.")
+                self.notes.append(Remark("ask.one_picture_text", dialect=dialect, task=kind))
         if self.model.settings.contrast != "none" and kind not in CHOOSING:
-            self.notes.append(f"contrast calibrates a score, and a {kind} question has none: it is left out.")
+            self.notes.append(Remark("ask.no_contrast", task=kind))
         if self.model.settings.zoom > 1 and kind != "ground":
-            self.notes.append(f"zoom looks again at boxes, and a {kind} question has none: it is left out.")
+            self.notes.append(Remark("ask.no_zoom", task=kind))
 
     # ------------------------------------------------------------------------------------------ putting questions
 
@@ -254,10 +254,10 @@ class Asking:
             reading = self._grounding(closer, _whole_in(view, shown))
             self.dropped += reading.dropped
             if reading.error:
-                self.notes.append(f"{view.id}: the closer look gave no usable answer: {reading.error}")
+                self.notes.append(Remark("ask.closer_failed", id=view.id, error=reading.error))
                 continue
             if reading.truncated:
-                self.notes.append(f"{view.id}: the closer look's answer was cut off.")
+                self.notes.append(Remark("ask.closer_cut_off", id=view.id))
             extra += reading.boxes
         inside, _ = keep_inside(extra, shown.box)
         clipped = [(b, b.box.clipped(shown.box)) for b in inside]
@@ -267,6 +267,7 @@ class Asking:
     # ------------------------------------------------------------------------------------------ the result
 
     def _result(self, fields: Sequence[Field], answers: Sequence[FieldAnswer], seconds: float) -> AskResult:
+        say = Words(self.model.settings.language, self.system).remark
         good = [a for a in answers if a.status != "failed"]
         boxes, chances, choice = self._boxes(fields, good), None, None
         total = len(fields) + len(self.reader.unread)
@@ -279,22 +280,23 @@ class Asking:
             choice = max(chances, key=chances.__getitem__)
         failed = len(answers) - len(good)
         if failed and good:
-            self.notes.append(f"{failed} of {len(answers)} fields gave no usable answer and count as not read.")
+            self.notes.append(Remark("ask.fields_failed", failed=failed, n=len(answers)))
         status: AnswerStatus = "ok" if good else "failed"
         if any(a.status == "truncated" for a in good):
             status = "truncated"
         if not good:
-            self.notes.append(f"No usable answer: {answers[0].error}")
+            self.notes.append(Remark("ask.no_usable", error=answers[0].error))
         elif self.model.settings.contrast != "none" and chances is not None:
-            self.notes.append(f"Probabilities are calibrated against a {self._degraded()} field.")
+            blank = self.model.settings.contrast == "blank"
+            self.notes.append(Remark("ask.calibrated_blank") if blank else Remark("ask.calibrated_blur"))
         if joined_screen is not None:
-            answer = joined_screen.text
+            answer = say(joined_screen.text)
         else:
-            answer = choice if choice is not None else in_words(self.guessed, good, boxes)
+            answer = choice if choice is not None else "\n".join(map(say, in_words(self.guessed, good, boxes)))
         return AskResult(
             question=self.question,
             task=self.guessed.task,
-            task_reason=self.guessed.reason,
+            task_reason=say(self.guessed.reason),
             target=self.guessed.target or (self.system.screen.positive if self.guessed.task == "screen" else ""),
             answer=answer if good else "",
             status=status,
@@ -308,16 +310,13 @@ class Asking:
             positive_fields=None if joined_screen is None else joined_screen.positive_fields,
             highest=None if joined_screen is None else joined_screen.highest.id,
             unread=tuple(UnreadField(id=tile.id, box=tile.box) for tile in self.reader.unread),
-            notes=(*self.reader.notes, *self.notes),
+            notes=tuple(map(say, (*self.reader.notes, *self.notes))),
             file_name=self.reader.slide.name,
             model=self.model.engine.model_id,
             dialect=self._dialect.name,
             queries=0 if self._asker is None else self._asker.queries,
             seconds=round(seconds, 3),
         )
-
-    def _degraded(self) -> str:
-        return {"blank": "blank", "blur": "blurred"}[self.model.settings.contrast]
 
     def _boxes(self, fields: Sequence[Field], answers: Sequence[FieldAnswer]) -> list[LabelledBox]:
         by_id = {shown.id: shown for shown in fields}
@@ -327,10 +326,7 @@ class Asking:
             boxes = merged([(by_id[a.id], a.boxes) for a in answers], self.system, self.reader.bounds)
         inside, outside = keep_inside(boxes, self.region)
         if outside:
-            lie = "1 box lies" if outside == 1 else f"{outside} boxes lie"
-            self.notes.append(
-                f"{lie} beside the region, in the field around it, and {'is' if outside == 1 else 'are'} left out."
-            )
+            self.notes.append(Remark("ask.beside", n=outside))
         return inside
 
 

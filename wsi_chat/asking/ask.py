@@ -18,7 +18,7 @@ from wsi_chat.asking.intent import Guess, find_label, guess
 from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import AnswerError, SettingError
-from wsi_chat.schema import Box, TaskName
+from wsi_chat.schema import Box, Remark, TaskName
 from wsi_chat.settings import plane_of, resolve
 from wsi_chat.terminology import load_system
 
@@ -180,7 +180,7 @@ def plan_task(
         target = ""
         if task == "ground":
             target = guessed.target or find_label(question, dialect, system) or question.strip(" .?!")
-        guessed = Guess(task, target, "as asked for")
+        guessed = Guess(task, target, Remark("guess.as_asked"))
     if guessed.task in POINTING and region is None:
         raise SettingError(f"A {guessed.task} question needs a region.", hint="Add --region x0 y0 x1 y1.")
     if choices and guessed.task != "mcq":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsi_chat.schema import TaskName
+from wsi_chat.schema import NOTHING, Remark, TaskName
 
 if TYPE_CHECKING:
     from wsi_chat.dialects import Dialect
@@ -48,7 +48,7 @@ class Guess:
 
     task: TaskName
     target: str = ""
-    reason: str = ""
+    reason: Remark = NOTHING
 
 
 def guess(
@@ -62,41 +62,41 @@ def guess(
     """
     text = " ".join(question.split())
     if choices:
-        return Guess("mcq", reason="options were given")
+        return Guess("mcq", reason=Remark("guess.options"))
     if not text:
         if pointed:
-            return Guess("refer", reason="a region and no question")
-        return Guess("describe", reason="no question")
+            return Guess("refer", reason=Remark("guess.region_alone"))
+        return Guess("describe", reason=Remark("guess.no_question"))
     plain = text.casefold().rstrip(" ?.!")
     if plain == system.screen.topic.casefold().rstrip(" ?.!"):
-        return Guess("screen", reason=f"it is the screening question of {system.code}")
+        return Guess("screen", reason=Remark("guess.screening", system=system.code))
     if is_known_question(text, dialect):
-        return Guess("vqa", reason="the model knows this question")
+        return Guess("vqa", reason=Remark("guess.known"))
     target = find_label(text, dialect, system)
     if _PHRASE.search(text):
-        return Guess("phrase", reason="it asks for a phrase")
+        return Guess("phrase", reason=Remark("guess.phrase"))
     if _LOCATE.search(text):
         named = target or _named(text)
         if named:
-            return Guess("ground", named, reason=f"it asks where {named!r} is")
+            return Guess("ground", named, reason=Remark("guess.where", target=repr(named)))
     if _COUNT.search(text) and target:
-        return Guess("ground", target, reason=f"it asks how many: every {target!r} is located and counted")
+        return Guess("ground", target, reason=Remark("guess.how_many", target=repr(target)))
     if pointed and _REFER.search(text):
-        return Guess("refer", reason="it asks what is in the region")
+        return Guess("refer", reason=Remark("guess.in_region"))
     if _DESCRIBE.search(text):
-        return Guess("describe", reason="it asks for a description")
+        return Guess("describe", reason=Remark("guess.description"))
     if target and re.search(r"^\W*(?:is|are) there\b|\bpresent\b|\bdo you see\b|\bcan you see\b|\bany\b", text, re.I):
         if target == "abnormal" and not pointed and system.screen.about_abnormality:
-            return Guess("screen", reason="it asks whether anything is abnormal")
-        return Guess("ground", target, reason=f"it asks whether {target!r} is there")
+            return Guess("screen", reason=Remark("guess.abnormal"))
+        return Guess("ground", target, reason=Remark("guess.there", target=repr(target)))
     if _SCREEN.search(text) and system.screen.about_abnormality:
         if not pointed:
-            return Guess("screen", reason="it asks whether anything is abnormal")
+            return Guess("screen", reason=Remark("guess.abnormal"))
         if dialect.known_questions:
-            return Guess("screen", reason="it asks whether anything is abnormal, which is asked of the whole field")
+            return Guess("screen", reason=Remark("guess.abnormal_whole"))
     if pointed:
-        return Guess("region", reason="a question about a region")
-    return Guess("vqa", reason="a free question")
+        return Guess("region", reason=Remark("guess.about_region"))
+    return Guess("vqa", reason=Remark("guess.free"))
 
 
 def _named(text: str) -> str:
@@ -105,10 +105,13 @@ def _named(text: str) -> str:
 
 
 def find_label(text: str, dialect: Dialect, system: System) -> str:
-    """The class that a text names, as the model is asked for it; empty for none. The longest spelling wins."""
+    """The class that a text names, as the model is asked for it; empty for none. The longest spelling wins.
+
+    Chinese characters may stand beside it without a space.
+    """
     plain = " ".join(text.casefold().split())
     for spelling, code in _spellings(dialect, system):
-        if re.search(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", plain):
+        if re.search(rf"(?<![a-z0-9_-]){re.escape(spelling)}(?![a-z0-9_-])", plain):
             return code
     return ""
 
@@ -125,6 +128,9 @@ def _spellings(dialect: Dialect, system: System) -> list[tuple[str, str]]:
     for label in system.labels:
         for spelling in (label.code, label.name, label.long_name, label.plural):
             add(spelling, label.code)
+        chinese = system.zh.labels.get(label.code) if system.zh is not None else None
+        if chinese is not None:
+            found.setdefault(chinese.name.casefold(), label.code)
     for known in dialect.labels:
         for spelling in (known, *SPOKEN.get(known, ())):
             add(spelling, known)
@@ -139,19 +145,11 @@ def is_known_question(question: str, dialect: Dialect) -> bool:
     return plain in {known.casefold() for known in dialect.known_questions}
 
 
-def out_of_grammar(guessed: Guess, question: str, dialect: Dialect) -> str:
-    """What this model can be asked, where its answer to this question would mean nothing; empty where it may."""
+def out_of_grammar(guessed: Guess, question: str, dialect: Dialect) -> Remark | None:
+    """What this model can be asked, where its answer to this question would mean nothing; None where it may."""
     closed = dialect.known_questions
     if closed and guessed.task in ("vqa", "region", "phrase") and not is_known_question(question, dialect):
-        listed = " and ".join(f"'{known}'" for known in closed)
-        return (
-            "This model was trained on a fixed set of questions, and this is not one of them. It can tell whether a"
-            " field is abnormal, locate and count a class, name the cell in a region, describe a field, choose between"
-            f" options, and answer {listed}"
-        )
+        return Remark("guess.closed", known=[f"'{known}'" for known in closed])
     if guessed.task == "ground" and dialect.labels and guessed.target not in dialect.labels:
-        return (
-            f"This model was not trained on the class {guessed.target!r}. It can be asked for:"
-            f" {', '.join(dialect.labels)}."
-        )
-    return ""
+        return Remark("guess.not_trained", target=repr(guessed.target), classes=", ".join(dialect.labels))
+    return None

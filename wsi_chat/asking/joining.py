@@ -9,7 +9,8 @@ from aggregators import merge_boxes
 from tilers.field import Field
 from wsi_chat.asking.intent import Guess
 from wsi_chat.asking.result import FieldAnswer
-from wsi_chat.schema import Box, LabelledBox, TileVerdict
+from wsi_chat.remarks import VERBATIM, FieldValue
+from wsi_chat.schema import Box, LabelledBox, Remark, TileVerdict
 from wsi_chat.terminology import Label, System
 
 
@@ -24,7 +25,7 @@ class Screened:
     positive_fields: int
     highest: FieldAnswer
     choice: str | None
-    text: str
+    text: Remark
 
 
 def screened(answers: Sequence[FieldAnswer], *, positive: str, total: int) -> Screened:
@@ -44,11 +45,12 @@ def screened(answers: Sequence[FieldAnswer], *, positive: str, total: int) -> Sc
     count = sum(given.answer == positive for given in answers)
     whole = len(answers) == total
     choice = positive if count else highest.answer if whole else None
-    number = str(count) if count else "none"
-    extent = f"{len(answers)} fields" if whole else f"{len(answers)} fields read, of {total}"
-    text = f"{positive} in {number} of {extent}; the highest is {highest.id} with {p(highest):.3f}."
-    if choice is None:
-        text += " The fields that were not read or not answered are unknown."
+    extent = Remark("ask.fields", n=total) if whole else Remark("ask.fields_read", n=len(answers), all=total)
+    known: dict[str, FieldValue] = {
+        "positive": positive, "count": str(count) if count else Remark("ask.none"), "extent": extent,
+        "id": highest.id, "p": p(highest),
+    }  # fmt: skip
+    text = Remark("ask.screened_part", **known) if choice is None else Remark("ask.screened", **known)
     return Screened(positive, count, highest, choice, text)
 
 
@@ -69,15 +71,19 @@ def merged(seen: Sequence[tuple[Field, Sequence[LabelledBox]]], system: System, 
     return [LabelledBox(found.label, found.box) for found in merge_boxes(verdicts, wider, bounds=bounds)]
 
 
-def in_words(guessed: Guess, answers: Sequence[FieldAnswer], boxes: Sequence[LabelledBox]) -> str:
-    """The answer in words: how many were located, or each text with the number of fields that gave it."""
+def in_words(guessed: Guess, answers: Sequence[FieldAnswer], boxes: Sequence[LabelledBox]) -> list[Remark]:
+    """The answer in words, a line each: how many were located, or each text with the number of fields that gave it."""
     if guessed.task == "ground":
-        where = "" if len(answers) == 1 else f" in {len(answers)} fields"
-        return f"{len(boxes)} {guessed.target} located{where}." if boxes else f"No {guessed.target} located{where}."
+        n, target, fields = len(boxes), guessed.target, len(answers)
+        if fields == 1:
+            return [Remark("ask.located", n=n, target=target) if n else Remark("ask.none_located", target=target)]
+        if n:
+            return [Remark("ask.located_in", n=n, target=target, fields=fields)]
+        return [Remark("ask.none_located_in", target=target, fields=fields)]
     by_text: dict[str, list[str]] = {}
     for given in answers:
         by_text.setdefault(given.answer, []).append(given.id)
     if len(answers) == 1:
-        return answers[0].answer
+        return [Remark(VERBATIM, text=answers[0].answer)]
     ranked = sorted(by_text.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"{len(ids)} of {len(answers)} fields: {text}" for text, ids in ranked)
+    return [Remark("ask.said_by", n=len(ids), all=len(answers), text=text) for text, ids in ranked]

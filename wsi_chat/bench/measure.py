@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat import tasks
+from wsi_chat.analysis.run_folder import RunFolder, slide_id
 from wsi_chat.bench.result import Bench, Stage, advise
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.names import shown_names
@@ -76,7 +77,6 @@ def _rendered(folder: Path, progress: Progress) -> Path:
 
 def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wanted: int, progress: Progress) -> Bench:
     from wsi_chat.analysis.pipeline import ask_slide
-    from wsi_chat.analysis.run_folder import RunFolder, slide_id
     from wsi_chat.analysis.stages import prepare_slide
 
     began = time.perf_counter()

@@ -11,11 +11,12 @@ to the model with that place at the magnification that suits it, in the model's 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from reports.language import Words
 from tilers.field import Field
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.asking.answer import wanted
@@ -24,13 +25,14 @@ from wsi_chat.chat.history import Thread
 from wsi_chat.chat.opening import inherited_settings, result_of
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.chat.sight import Sight
-from wsi_chat.chat.slash_commands import COMMANDS, Reading, read_command
+from wsi_chat.chat.slash_commands import Reading, read_command
 from wsi_chat.chat.transcript import Reply, Transcript, write_transcript
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.model import Model
 from wsi_chat.engines.protocol import stream
 from wsi_chat.errors import SettingError, SlideError, WsiChatError
-from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox
+from wsi_chat.remarks import FieldValue
+from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox, Language, Remark
 from wsi_chat.settings import resolve
 from wsi_chat.terminology import load_system
 
@@ -39,7 +41,13 @@ if TYPE_CHECKING:
     from wsi_chat.engines import Engine
     from wsi_chat.tasks import Ask
 
-HERE = re.compile(r"\b(?:here|this|that|it|in view)\b|\b(?:region|tile|field|box|picture|image)\b", re.I)
+HERE = re.compile(
+    r"\b(?:here|this|that|it|in view)\b|\b(?:region|tile|field|box|picture|image)\b"
+    r"|这里|此处|这个|该区域|视野|瓦片",
+    re.I,
+)
+BOXES_NAMED = 12
+"""Boxes that an answer names by their place, at most."""
 
 
 class Conversation:
@@ -81,12 +89,21 @@ class Conversation:
         self.replies: list[Reply] = []
         self._model = Model(effective, given=engine)
         self._system = load_system(effective.specimen)
-        self.facts = None if result is None else SlideFacts(result, self._system, self._model.dialect)
-        self._sight = Sight(source if result is None else result, self._model, self._system, self.facts)
+        self._words = Words(effective.language, self._system)
+        self.facts = None if result is None else SlideFacts(result, self._system, self._model.dialect, self._words)
+        self._sight = Sight(source if result is None else result, self._model, self._system, self.facts, self._words)
         if self._sight.missing:
-            self.notes.append(self._sight.missing)
+            self.notes.append(self._words.remark(self._sight.missing))
         self._thread = Thread(self._model.dialect)
         self._asked_of = ""
+
+    def speak(self, language: Language) -> None:
+        """Answer in this language from now on; the model's own words stay as they are."""
+        if language != self._words.language:
+            self._words = Words(language, self._system)
+            self._sight.words = self._words
+            if self.facts is not None:
+                self.facts.words = self._words
 
     # ------------------------------------------------------------------------------------------ asking
 
@@ -134,7 +151,7 @@ class Conversation:
         if self.facts is None:
             return None
         here = self._sight.shown is not None and HERE.search(question) is not None
-        about_slide = re.search(r"\b(?:slide|specimen|verdict|case)\b", question, re.I) is not None
+        about_slide = re.search(r"\b(?:slide|specimen|verdict|case)\b|切片|标本|结论", question, re.I) is not None
         if here and not about_slide:
             named = [name for name in ID.findall(question) if self.facts.exists(name)]
             return self.facts.about(named) if named else None
@@ -151,22 +168,24 @@ class Conversation:
     # ------------------------------------------------------------------------------------------ the model
 
     def _from_model(self, question: str) -> Generator[str, None, Reply]:
-        notes: list[str] = []
+        notes: list[Remark] = []
         missing = self._sight.ensure(question, notes)
-        if missing:
-            yield missing
-            return Reply(question=question, text=missing, source="program", status="failed")
+        if missing is not None:
+            text = self._words.remark(missing)
+            yield text
+            return Reply(question=question, text=text, source="program", status="failed")
         assert self._sight.shown is not None
         guessed = guess(
             question, dialect=self._model.dialect, system=self._system, pointed=self._sight.pointed is not None
         )
         strange = out_of_grammar(guessed, question, self._model.dialect)
-        if strange:
-            yield strange
-            return Reply(question=question, text=strange, source="program", task=guessed.task, notes=tuple(notes))
+        if strange is not None:
+            text = self._words.remark(strange)
+            yield text
+            return Reply(question=question, text=text, source="program", task=guessed.task, notes=self._noted(notes))
         return (yield from self._asked(question, guessed, self._sight.shown, notes))
 
-    def _asked(self, question: str, guessed: Guess, shown: Field, notes: list[str]) -> Generator[str, None, Reply]:
+    def _asked(self, question: str, guessed: Guess, shown: Field, notes: list[Remark]) -> Generator[str, None, Reply]:
         model = self._model
         place = None if self._sight.pointed is None else shown.to_picture(self._sight.pointed)
         ask = wanted(guessed, question, self._system, (), place)
@@ -176,10 +195,7 @@ class Conversation:
             ask, shown, model.engine, decoding={"greedy": True, "seed": model.settings.seed}
         )
         if self._thread.dropped > before:
-            notes.append(
-                f"To fit the model's context, {self._thread.dropped - before} of the oldest exchanges were left out;"
-                " the picture is kept."
-            )
+            notes.append(Remark("chat.dropped", n=self._thread.dropped - before))
         worded = guessed.task in ("ground", "refer", "screen", "mcq")
         pieces = stream(model.engine, query)
         spoken = ""
@@ -210,19 +226,20 @@ class Conversation:
         return self._model.dialect.read_text(answer)
 
     def _read(
-        self, question: str, guessed: Guess, ask: Ask, frame: Frame, answer: Answer, shown: Field, notes: list[str]
+        self, question: str, guessed: Guess, ask: Ask, frame: Frame, answer: Answer, shown: Field, notes: list[Remark]
     ) -> Reply:
         dialect = self._model.dialect
-        notes.append(f"taken as {guessed.task}: {guessed.reason}")
+        say = self._words.remark
+        notes.append(Remark("chat.taken", task=guessed.task, reason=guessed.reason))
         chances: dict[str, float] | None = None
         boxes: tuple[LabelledBox, ...] = ()
         status = answer.status
         if answer.status == "failed":
-            text = f"The model gave no answer: {answer.error}"
+            text = say(Remark("chat.no_answer", error=answer.error))
         elif ask.options:
             chances = dialect.read_choice(answer, ask)
             if chances is None:
-                text, status = f"The model gave no usable answer: {why_no_choice(answer)}.", "failed"
+                text, status = say(Remark("chat.no_usable", why=why_no_choice(answer))), "failed"
             else:
                 best = max(chances, key=chances.__getitem__)
                 text = f"{best} ({', '.join(f'{option} {p:.3f}' for option, p in chances.items())})"
@@ -233,18 +250,17 @@ class Conversation:
             )
             boxes = reading.boxes
             status = "failed" if reading.error else "truncated" if reading.truncated else status
-            text = (
-                f"The model located nothing: {reading.error}." if reading.error else _boxes_in_words(ask.target, boxes)
-            )
+            failed = Remark("chat.located_nothing", error=reading.error) if reading.error else None
+            text = say(failed or _boxes_in_words(ask.target, boxes, self._words))
         else:
             text = dialect.read_label(answer) if ask.task == "refer" else dialect.read_text(answer)
         if status == "truncated":
-            notes.append("the answer was cut off; there may be more")
+            notes.append(Remark("chat.cut_off"))
         if not text:
-            text, status = "The model's answer is empty.", "failed"
+            text, status = say(Remark("chat.empty")), "failed"
         invented = [name for name in ID.findall(text) if self.facts is None or not self.facts.exists(name)]
         if invented:
-            notes.append(f"the model named {', '.join(invented)}, which the record does not have")
+            notes.append(Remark("chat.invented", names=", ".join(invented)))
         reply = Reply(
             question=question,
             text=text,
@@ -256,11 +272,14 @@ class Conversation:
         )
         return self._about_view(reply, notes)
 
-    def _about_view(self, reply: Reply, notes: list[str]) -> Reply:
+    def _noted(self, notes: Iterable[Remark]) -> tuple[str, ...]:
+        return tuple(map(self._words.remark, notes))
+
+    def _about_view(self, reply: Reply, notes: list[Remark]) -> Reply:
         """The reply with what was in view: the place, its magnification, and the ids that lie there."""
         shown = self._sight.shown
         if shown is None:
-            return reply.model_copy(update={"notes": tuple(notes)})
+            return reply.model_copy(update={"notes": self._noted(notes)})
         place = self._sight.pointed or shown.box
         cites = self.facts.ids_in(place) if self.facts is not None else ()
         found = tuple(name for b in reply.boxes if self.facts for name in self.facts.ids_in(b.box)[:-1])
@@ -269,7 +288,7 @@ class Conversation:
                 "region": shown.box,
                 "mpp": shown.mpp,
                 "cites": self._existing(tuple(dict.fromkeys((*found, *cites)))),
-                "notes": tuple(notes),
+                "notes": self._noted(notes),
             }
         )
 
@@ -296,13 +315,13 @@ class Conversation:
 
     def _run(self, reading: Reading) -> RecordAnswer:
         if reading.name == "help":
-            return RecordAnswer(COMMANDS)
+            return RecordAnswer(self._words.remark(Remark("chat.help")))
         if reading.name == "save":
             data, text = self.save(reading.text)
-            return RecordAnswer(f"Saved {data} and {text}.")
+            return RecordAnswer(self._words.remark(Remark("chat.saved", data=str(data), text=str(text))))
         if reading.name == "slide":
             self._sight.clear()
-            return RecordAnswer("Nothing is in view: questions are about the slide.")
+            return RecordAnswer(self._words.remark(Remark("chat.nothing_in_view")))
         if reading.name == "region":
             assert reading.region is not None
             self._sight.look_at(reading.region)
@@ -326,7 +345,8 @@ class Conversation:
         answer = self.facts.of_label(find_label(label, self._model.dialect, self._system) or label)
         if answer.cites and answer.boxes and self._sight.reader is not None:
             self.look_at(answer.cites[0])
-            return RecordAnswer(f"{answer.text}\n{answer.cites[0]} is in view.", answer.cites, answer.boxes)
+            here = self._words.remark(Remark("chat.in_view", id=answer.cites[0]))
+            return RecordAnswer(f"{answer.text}\n{here}", answer.cites, answer.boxes)
         return answer
 
     # ------------------------------------------------------------------------------------------ keeping
@@ -367,9 +387,12 @@ class Conversation:
         self.close()
 
 
-def _boxes_in_words(target: str, boxes: tuple[LabelledBox, ...]) -> str:
+def _boxes_in_words(target: str, boxes: tuple[LabelledBox, ...], words: Words) -> Remark:
     if not boxes:
-        return f"No {target} is located here."
-    where = "; ".join(f"{b.label} at {corners(b.box)}" for b in boxes[:12])
-    more = f"; and {len(boxes) - 12} more" if len(boxes) > 12 else ""
-    return f"{len(boxes)} {target}: {where}{more} (level-0 px)."
+        return Remark("chat.none_here", target=target)
+    where = "; ".join(
+        words.remark(Remark("chat.box", label=b.label, corners=corners(b.box))) for b in boxes[:BOXES_NAMED]
+    )
+    known: dict[str, FieldValue] = {"n": len(boxes), "target": target, "where": where}
+    more = len(boxes) - BOXES_NAMED
+    return Remark("chat.boxes_more", **known, more=more) if more > 0 else Remark("chat.boxes", **known)

@@ -13,6 +13,7 @@ from wsi_chat.settings import Settings
 
 INHERITED = (
     "model", "adapter", "engine", "base_url", "dialect", "specimen", "mpp", "reader", "tile_px", "tile_mpp", "seed",
+    "language",
 )  # fmt: skip
 """Settings that a conversation about a run folder takes from the run, unless they are given anew."""
 

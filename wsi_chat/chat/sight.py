@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reports.language import Words
 from tilers import open_slide
 from tilers.field import Field, FieldReader
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import ID, RecordAnswer, SlideFacts, corners
 from wsi_chat.errors import SettingError, SlideError, SlideNotFound
 from wsi_chat.names import shown_names
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Remark
 from wsi_chat.settings import plane_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 SAME = 0.95
 """A region that fills this much of a field is the field: nothing in it is pointed out."""
-BESIDE = "Answers come from the record alone; --slide PATH says where the slide is now."
 
 
 class Sight:
@@ -29,6 +29,7 @@ class Sight:
 
     Attributes:
         reader: reads fields; None where the slide is missing, and ``missing`` says why.
+        words: the language of what is said.
         shown: the field in view; ``pointed`` the region in it that is meant, in level-0 pixels.
 
     Raises:
@@ -36,10 +37,16 @@ class Sight:
     """
 
     def __init__(
-        self, source: str | Path | SlideResult, model: Model, system: System, facts: SlideFacts | None
+        self,
+        source: str | Path | SlideResult,
+        model: Model,
+        system: System,
+        facts: SlideFacts | None,
+        words: Words | None = None,
     ) -> None:
         self._facts = facts
-        self.missing = ""
+        self.words = words or Words("en", system)
+        self.missing: Remark | None = None
         self.shown: Field | None = None
         self.pointed: Box | None = None
         self._slide = self._opened(source, model)
@@ -54,9 +61,9 @@ class Sight:
         settings = model.settings
         if not isinstance(source, SlideResult):
             return open_slide(source, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
-        record = source.report.slide
+        record, alone = source.report.slide, Remark("sight.record_alone")
         if source.slide_path is None or not source.slide_path.exists():
-            self.missing = f"The slide {record.file_name} is not where it was. {BESIDE}"
+            self.missing = Remark("sight.not_there", file=record.file_name, record=alone)
             return None
         try:
             names = shown_names(source.slide_path, record.file_name)
@@ -68,11 +75,11 @@ class Sight:
                 names=names,
             )
         except SlideError as error:
-            self.missing = f"{names.hide(error.message)} {BESIDE}"
+            self.missing = Remark("sight.not_opened", error=names.hide(error.message), record=alone)
             return None
         if slide.fingerprint != record.fingerprint:
             slide.close()
-            self.missing = f"{slide.name} is not the slide that was analyzed: its content differs. {BESIDE}"
+            self.missing = Remark("sight.other_content", name=slide.name, record=alone)
             return None
         return slide
 
@@ -92,7 +99,7 @@ class Sight:
         if isinstance(what, str) and finding is None and tile is None:
             raise SettingError(f"There is no finding or tile {what!r}.", hint="/find and /why name some that exist.")
         if self.reader is None:
-            raise SlideNotFound(self.missing)
+            raise SlideNotFound(self.words.remark(self.missing or ""))
         if tile is not None:
             self.shown, self.pointed = self.reader.tile(tile), None
             return self.shown
@@ -109,53 +116,51 @@ class Sight:
     def clear(self) -> None:
         self.shown = self.pointed = None
 
-    def ensure(self, question: str, notes: list[str]) -> str:
+    def ensure(self, question: str, notes: list[Remark]) -> Remark | None:
         """Make sure that something is in view; why not, in a sentence, where nothing can be.
 
         An id in the question is looked at. Otherwise, where nothing is in view, what carries the verdict is taken,
         or the picture itself where it is no larger than a field.
         """
         if self.reader is None:
-            return f"That needs the picture, and the slide cannot be read. {self.missing}"
+            return Remark("sight.needs_picture", why=self.missing or "")
         named = [name for name in ID.findall(question) if self._facts is not None and self._facts.exists(name)]
         if named:
             self.look_at(named[0])
-            return ""
+            return None
         if self.shown is not None:
-            return ""
+            return None
         carrying = self._facts.carrying() if self._facts is not None else None
         if carrying is not None:
             self.look_at(carrying)
-            notes.append(f"nothing was in view: {carrying} was taken, which carries the verdict")
-            return ""
+            notes.append(Remark("sight.carrying", id=carrying))
+            return None
         side, longest = self.reader.side, max(self.reader.slide.size)
         if side is not None and longest > 2 * side:
             name = self.reader.slide.name
             if self._facts is not None:
-                return f"{name} is larger than one field: choose a place with /tile ID or /region x0 y0 x1 y1."
-            return (
-                f"{name} is larger than one field: choose a place with /region x0 y0 x1 y1, or run wsi-chat analyze and"
-                " chat about its folder."
-            )
+                return Remark("sight.larger", name=name)
+            return Remark("sight.larger_not_analyzed", name=name)
         self.shown = self.reader.whole() if side is None else self.reader.around(self.reader.bounds)
         self.pointed = None
         notes.extend(self.reader.notes)
-        return ""
+        return None
 
     def describe(self) -> RecordAnswer:
         """What is in view, in words, with the ids of the record that lie there."""
         assert self.shown is not None
-        scale = f" at {self.shown.mpp:.3g} µm/px" if self.shown.mpp else ""
-        text = f"In view: {corners(self.shown.box)}{scale}"
-        reader = self.reader
-        if reader is not None and reader.side and self.shown.mpp and self.shown.mpp > reader.mpp * 1.05:
-            text += f", coarser than the {reader.mpp:g} that suit the model (it reads {reader.side} px at a time)"
-        if self.pointed is not None:
-            text += f", pointing at {corners(self.pointed)}"
-        cites = self._facts.ids_in(self.pointed or self.shown.box) if self._facts else ()
-        if cites:
-            text += f"; there: {', '.join(cites)}"
-        return RecordAnswer(f"{text}.", cites)
+        shown, reader = self.shown, self.reader
+        coarse = reader is not None and reader.side and shown.mpp and shown.mpp > reader.mpp * 1.05
+        cites = self._facts.ids_in(self.pointed or shown.box) if self._facts else ()
+        said = Remark(
+            "sight.view",
+            corners=corners(shown.box),
+            scale=Remark("sight.scale", mpp=shown.mpp) if shown.mpp else "",
+            coarse=Remark("sight.coarse", mpp=reader.mpp, side=reader.side or 0) if reader and coarse else "",
+            pointed=Remark("sight.pointed", corners=corners(self.pointed)) if self.pointed is not None else "",
+            there=Remark("sight.there", names=", ".join(cites)) if cites else "",
+        )
+        return RecordAnswer(self.words.remark(said), cites)
 
     def close(self) -> None:
         if self._slide is not None:

@@ -8,18 +8,6 @@ from wsi_chat.asking.ask import as_region
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box
 
-COMMANDS = """\
-/region x0 y0 x1 y1   look at a place, in level-0 pixels
-/tile ID              look at a tile (t000042) or a finding (f0001)
-/find CLASS           list the findings of a class and look at the first: /find hsil
-/slide                look at nothing: questions are about the slide again
-/why                  why the verdict is what it is
-/save FILE            write this conversation as FILE.json and FILE.md
-/help                 this list
-/quit                 end
-Anything else is a question: about the slide (verdict, why, how many hsil, is it adequate), or about what is in view
-(is anything abnormal, locate all hsil, what is in this region, describe)."""
-
 ARGUMENTS = {"region": "x0 y0 x1 y1", "tile": "ID", "find": "CLASS", "save": "FILE"}
 NAMES = ("region", "tile", "find", "slide", "why", "save", "help", "quit")
 

@@ -22,7 +22,7 @@ SHOWN = 40
 """Boxes and fields listed on a terminal; --json has them all."""
 
 
-@with_settings(*ENGINE, "specimen", "mpp", "reader", "tile_px", "tile_mpp", "views", "contrast", "zoom")
+@with_settings(*ENGINE, "specimen", "mpp", "reader", "tile_px", "tile_mpp", "views", "contrast", "zoom", "language")
 def ask(
     picture: Annotated[Path, typer.Argument(parser=slide_path, help="An image or a slide.")],
     question: Annotated[str, typer.Argument(help="The question. Not needed for refer and describe.")] = "",

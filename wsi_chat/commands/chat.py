@@ -28,7 +28,9 @@ PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")
 
 
-@with_settings(*ENGINE, "specimen", "mpp", "reader", defaults={"model": "the run's, else the embedded checkpoint"})
+@with_settings(
+    *ENGINE, "specimen", "mpp", "reader", "language", defaults={"model": "the run's, else the embedded checkpoint"}
+)
 def chat(
     source: Annotated[
         Path, typer.Argument(parser=slide_path, help="Run folder of a slide, OUT/<slide id>; or a slide, or an image.")

@@ -6,7 +6,7 @@ Progress while it lasts, one line per slide, and one exit code.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -134,7 +134,7 @@ def run_cohort(
     if as_json:
         say_json(_as_json(result))
     elif not quiet:
-        _tell(result)
+        _tell(result, known=watcher.told if isinstance(watcher, Lines) else frozenset())
     if result.interrupted:
         errors.print("interrupted: every answer so far is saved; run the same command again to resume")
         return exit_code()
@@ -152,13 +152,15 @@ def _as_json(result: CohortResult) -> dict[str, Any]:
     }
 
 
-def _tell(result: CohortResult) -> None:
+def _tell(result: CohortResult, *, known: Collection[str]) -> None:
+    """The run as a whole. Reasons are given for slides that have none on their line above (``known``)."""
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
     console.print(f"{len(result.samples)} slide{'' if len(result.samples) == 1 else 's'}: {counts}", markup=False)
     for state in result.states:
         if state in result.failures or state.unwritten:
-            console.print(f"  {state.status}  {state.sample_id}  {state.reason}", markup=False)
+            why = "" if state.sample_id in known else f"  {state.reason}"
+            console.print(f"  {state.status}  {state.sample_id}{why}", markup=False)
     for path in (result.run.summary_path, result.run.index_path):
         console.print(f"  {path}", markup=False)
     console.print(f"  {DISCLAIMER}", style="dim", markup=False)
@@ -172,6 +174,8 @@ class Lines(Silent):
         self._bars = bars
         self._total = self._done = 0
         self._all: TaskID | None = None
+        self.told: set[str] = set()
+        """Samples whose reason stands on their line."""
 
     def planned(self, total: int, settled: Sequence[SlideState]) -> None:
         self._total, self._done = total, len(settled)
@@ -200,11 +204,12 @@ class Lines(Silent):
     def ended(self, outcome: Outcome) -> None:
         self._done += 1
         state, row = outcome.state, outcome.state.row
+        self.told.add(state.sample_id)
         parts = [f"[{self._done}/{self._total}]", MARKS[state.status], state.file]
         if state.status == "failed":
             parts.append(state.reason)
         else:
-            parts.append(str(row.get("status", "")).upper())
+            parts += [str(row.get("status", "")).upper()] if state.status == "done" else []
             parts += [f"score {float(row['score']):.3f}"] if row.get("score") else []
             parts += [str(row["category"])] if row.get("category") else []
             parts += [state.reason] if state.status == "indeterminate" else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
+import json
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wsi_chat.dialects import detect_dialect, get_dialect
 from wsi_chat.engines.adapter import read_adapter
 from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import read_checkpoint, read_config
@@ -354,14 +356,11 @@ def _choice(query: Query, logs: Any, ids: tuple[tuple[int, ...], ...], prompt: i
 
 
 def _own_plan(folder: Path) -> ServingPlan:
-    from wsi_chat.dialects import detect_dialect, get_dialect
-
     return plan_serving(read_config(folder), get_dialect(detect_dialect(folder)).image_px)
 
 
 def _rank(folder: Path) -> int:
     """The smallest rank that vLLM knows and the adapter fits in."""
-    import json
 
     rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("r", 16))
     return next((known for known in (1, 8, 16, 32, 64, 128, 256, 320, 512) if known >= rank), rank)

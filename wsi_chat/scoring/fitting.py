@@ -16,9 +16,10 @@ from wsi_chat.analysis.feature_store import read_features
 from wsi_chat.analysis.manifest import Sample, read_manifest
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder
 from wsi_chat.analysis.slide_score import conditions_of
-from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.errors import OutputError, SettingError, WsiChatError
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Report
+from wsi_chat.terminology import load_system
 
 if TYPE_CHECKING:
     from aggregators.features import Evidence
@@ -276,8 +277,6 @@ def conditions_of_report(report: Report) -> dict[str, Any]:
 
 def categories_of(report: Report) -> Sequence[Any]:
     """The reporting system's categories, in their order; none where the system is not to be found here."""
-    from wsi_chat.errors import WsiChatError
-    from wsi_chat.terminology import load_system
 
     try:
         categories: Sequence[Any] = load_system(report.specimen.code if report.specimen.given else None).categories

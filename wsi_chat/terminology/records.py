@@ -15,8 +15,9 @@ class Label(Record):
 
     ``color`` is red, green, blue, 0..255. ``ask`` says whether detailed tiles are grounded for it by default,
     ``ask_if_known`` that they are where the model's dialect lists the class. Others are only ever counted to
-    judge adequacy, or where a model names them unasked. ``kind_of`` names the label of which this is a kind: each cell
-    of this label counts as one of that too (a neutrophil is a white cell).
+    judge adequacy, or where a model names them unasked. ``singular`` is the noun for one of
+    ``plural``, the name where it is not given. ``kind_of`` names the label of which this is a kind: each cell of this
+    label counts as one of that too (a neutrophil is a white cell).
     """
 
     code: Code
@@ -29,7 +30,12 @@ class Label(Record):
     ask: bool
     ask_if_known: bool = False
     kind_of: Code | None = None
+    singular: Text | None = None
     source: Text
+
+    def noun(self, n: int) -> str:
+        """What so many of them are called after the number: ``1 platelet``, ``21 platelets``."""
+        return (self.singular or self.name) if n == 1 else self.plural
 
 
 class DifferentialRule(Record):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.dialects import Dialect
 from wsi_chat.engines.checkpoint import Checkpoint
-from wsi_chat.engines.prompts import Patches, Prompt
+from wsi_chat.engines.prompts import CONTROL, Patches, Prompt
 from wsi_chat.engines.qwen import QwenPrompts
 from wsi_chat.errors import AnswerError, EngineError, SettingError, WsiChatError
 from wsi_chat.schema import Query, Turn
@@ -197,8 +197,6 @@ def fitting(
 
 
 def _check_words(talk: Conversation) -> None:
-    from wsi_chat.engines.prompts import CONTROL
-
     for turn in talk.turns:
         found = CONTROL.search(turn.text)
         if found:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from wsi_chat.dialects import Dialect, dialects, get_dialect
 from wsi_chat.errors import OutputError
 
@@ -73,8 +75,6 @@ def write_manifest(base: Path, out: Path, dialect: Dialect, about: Mapping[str, 
         kept = {key: content[key] for key in KEPT if isinstance(content, dict) and key in content}
     name = dialect.name
     if name not in dialects() or get_dialect(name).spec != dialect.spec:
-        import yaml
-
         name = "dialect.yaml"
         text = yaml.safe_dump(dialect.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (out / name).write_text(text, encoding="utf-8")

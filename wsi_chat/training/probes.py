@@ -18,6 +18,7 @@ from wsi_chat.engines.prompts import Prompt
 from wsi_chat.schema import Answer
 from wsi_chat.tasks import DEFAULT_TOKENS, LETTERS
 from wsi_chat.training.data import Conversation, pictures, scorable
+from wsi_chat.training.embedded.scores import matches
 from wsi_chat.training.encode import Encoder
 
 IOU = 0.5
@@ -135,8 +136,6 @@ def _texts(
 
 
 def _hits(found: Sequence[Any], truth: Sequence[Any]) -> int:
-    from wsi_chat.training.embedded.scores import matches
-
     plain = [[(b.label, (b.box.x0, b.box.y0, b.box.x1, b.box.y1)) for b in boxes] for boxes in (found, truth)]
     return matches(plain[0], plain[1], IOU)
 

@@ -13,7 +13,20 @@ function polygon(...corners) {
   };
 }
 
+function regular(n) {
+  const turn = (k) => (2 * Math.PI * k) / n - Math.PI / 2;
+  return polygon(...Array.from({ length: n }, (_, k) => [1.05 * Math.cos(turn(k)), 1.05 * Math.sin(turn(k))]));
+}
+
 const SHAPES = {
+  pentagon: regular(5),
+  hexagon: regular(6),
+  left: polygon([-1, 0], [0.8, -1], [0.8, 1]),
+  right: polygon([1, 0], [-0.8, -1], [-0.8, 1]),
+  cross: polygon(
+    [-1, -0.5], [-0.5, -1], [0, -0.5], [0.5, -1], [1, -0.5], [0.5, 0], [1, 0.5], [0.5, 1], [0, 0.5], [-0.5, 1],
+    [-1, 0.5], [-0.5, 0],
+  ),
   triangle: polygon([0, -1], [1, 0.8], [-1, 0.8]),
   wedge: polygon([0, 1], [1, -0.8], [-1, -0.8]),
   diamond: polygon([0, -1.15], [1.15, 0], [0, 1.15], [-1.15, 0]),

@@ -19,9 +19,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
 from aggregators.calibration import calibration_error
+from tilers import open_slide
 from wsi_chat.evaluation.grounding import GroundingCase, score_grounding
 from wsi_chat.schema import Box, LabelledBox
 from wsi_chat.training.embedded import wording
@@ -136,9 +138,6 @@ def strangers(speaker: Speaker, images: Sequence[U8]) -> dict[str, float]:
 
 def histology_tiles(path: Path) -> list[U8]:
     """Every 256 px tile of a slide at 0.5 um/px that is not bare glass."""
-    from PIL import Image
-
-    from tilers import open_slide
 
     with open_slide(path) as slide:
         width, height = slide.size
