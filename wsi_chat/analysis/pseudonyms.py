@@ -119,12 +119,14 @@ def names_of(sample: Sample, run: RunFolder, settings: Settings) -> Names:
 
 
 def _photographs(sample: Sample) -> Sequence[Path]:
-    from tilers.photographs import fields_of
-
     if sample.fields:
         return sample.fields
+    if not sample.path.is_dir() and sample.path.suffix.lower() != LISTING:
+        return ()
+    from tilers.photographs import fields_of
+
     try:
-        return fields_of(sample.path) if sample.path.is_dir() or sample.path.suffix.lower() == LISTING else ()
+        return fields_of(sample.path)
     except (SlideError, OSError):
         return ()
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from wsi_chat.analysis.manifest import Sample
@@ -15,7 +16,7 @@ from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.summary import SUMMARY_COLUMNS, class_columns, write_summary
 from wsi_chat.cohort.attempt import Outcome, failed
 from wsi_chat.cohort.result import CohortResult, columns_of
-from wsi_chat.cohort.state import Job, SlideState, read_state, settled, stands, write_state
+from wsi_chat.cohort.state import Job, SlideState, settled, write_state
 from wsi_chat.errors import WsiChatError
 from wsi_chat.progress import Progress, no_progress
 
@@ -57,13 +58,21 @@ class Book:
         watcher: follows the run.
         whole: the folder belongs to these slides alone, as a cohort's does: slides that are settled are not done
             again, and summary.csv and index.html hold these slides and no others. Otherwise the slides were named one
-            by one, are all done (known answers are not asked again) but for those that `stands` finds unchanged, and
-            join those of earlier runs in summary.csv.
+            by one, are all done (known answers are not asked again) but for those in ``standing``, and join those of
+            earlier runs in summary.csv.
         retry_failed: with ``whole``, do failed slides again.
+        standing: slide id -> how it ended in an earlier run, of slides that were named and of which that still holds.
     """
 
     def __init__(
-        self, run: RunFolder, jobs: Sequence[Job], watcher: Watcher, *, whole: bool, retry_failed: bool = False
+        self,
+        run: RunFolder,
+        jobs: Sequence[Job],
+        watcher: Watcher,
+        *,
+        whole: bool,
+        retry_failed: bool = False,
+        standing: Mapping[str, Outcome] = MappingProxyType({}),
     ) -> None:
         self.run = run
         self.interrupted = False
@@ -72,17 +81,14 @@ class Book:
         self._watcher = watcher
         self._whole = whole
         self._jobs = {job.slide_id: job for job in jobs}
-        self._standing: list[Outcome] = []
         self._states: dict[str, SlideState] = {}
         self._page_at = self._summary_from = time.monotonic()
         self._turn = threading.Lock()  # slides begin on one thread and end on another
         done: list[SlideState] = []
         for job in jobs:
             state = settled(job, run, retry_failed=retry_failed) if whole else None
-            if not whole and (result := stands(job, run)) is not None:
-                state = read_state(run, job.slide_id)
-                assert state is not None  # it was read a moment ago
-                self._standing.append(Outcome(state, result, earlier=True))
+            if job.slide_id in standing:
+                state = standing[job.slide_id].state
             if state is None:
                 # a slide that was named has no folder until its turn comes
                 state = write_state(run, job.state()) if whole else job.state()
@@ -93,7 +99,7 @@ class Book:
         watcher.planned(len(jobs), done)
         self._write_summary()
         self._write_page()
-        for outcome in self._standing:
+        for outcome in standing.values():
             watcher.ended(outcome)
 
     def begun(self, job: Job) -> Progress:

@@ -25,7 +25,7 @@ from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
 from wsi_chat.cohort.local import AHEAD, run_local
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.cohort.state import Job, make_job
+from wsi_chat.cohort.state import Job, make_job, read_state, stands
 from wsi_chat.engines import Engine, find_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
@@ -124,15 +124,19 @@ def analyze_slides(
         OutputError: the run folder cannot be written.
     """
     effective, origin, model = _resolved(settings, engine, config, environ)
-    from wsi_chat.analysis.pipeline import check_settings
-
     model.several = len(slides) > 1
-    check_settings(effective, model)
-    run = RunFolder(Path(out)).open()
+    run = RunFolder(Path(out))
+    fresh = not run.is_run  # nothing of it can be finished
+    if fresh:
+        _check(effective, model)
+    run.open()
     samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
     jobs = _named_jobs(samples, run, effective, model)
     hide_in_log(everything_hidden(job.names for job in jobs))
-    book = Book(run, jobs, watcher or Silent(), whole=False)
+    standing = _standing(jobs, run)
+    if not fresh and len(standing) < len(jobs):
+        _check(effective, model)
+    book = Book(run, jobs, watcher or Silent(), whole=False, standing=standing)
     return _work_through(
         book,
         jobs,
@@ -186,10 +190,8 @@ def analyze_cohort(
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin, model = _resolved(settings, engine, config, environ, executor=executor)
     samples = _samples(source, Path(out))
-    from wsi_chat.analysis.pipeline import check_settings
-
     model.several = True
-    check_settings(effective, model)
+    _check(effective, model)
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()
     with _only_writer(run):
@@ -285,6 +287,22 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
     if not source.exists():
         raise SettingError(f"There is no manifest or folder {source}.", hint="Check the path and its spelling.")
     return read_manifest(source)
+
+
+def _check(settings: Settings, model: Model) -> None:
+    from wsi_chat.analysis.pipeline import check_settings
+
+    check_settings(settings, model)
+
+
+def _standing(jobs: Sequence[Job], run: RunFolder) -> dict[str, Outcome]:
+    """Slide id -> how it ended earlier, of the slides of which a rerun would find and write nothing new."""
+    found = {}
+    for job in jobs:
+        result, state = stands(job, run), read_state(run, job.slide_id)
+        if result is not None and state is not None:
+            found[job.slide_id] = Outcome(state, result, earlier=True)
+    return found
 
 
 def _check_specimen(settings: Settings) -> None:

@@ -215,7 +215,10 @@ def stands(job: Job, run: RunFolder) -> SlideResult | None:
         return None
     if not folder.journal_path.is_file():
         return None
-    if stamp_of(job.sample.path) != state.stamp or set(state.documents) - {path.name for path in folder.documents}:
+    stamp = stamp_of(job.sample.path)
+    if stamp is None or stamp != state.stamp:  # of a file that says nothing of its changes, nothing is known
+        return None
+    if set(state.documents) - {path.name for path in folder.documents}:
         return None
     try:
         result = load_result(folder.path, slide=job.sample.path)
