@@ -1,6 +1,6 @@
 """Kills `wsi-chat analyze` at a fixed set of points over all its stages, and compares what the next run makes of it.
 
-    python benchmarks/kill_points.py [--points 200] [--format pdf,html,json] [--folder DIR]
+    PYTHONPATH=. python benchmarks/kill_points.py [--points 200] [--format pdf,html,json] [--folder DIR]
 
 A point is an operation on a file (opened to write, renamed, removed, a folder made, a database opened) or an answer of
 the model. One undisturbed run counts them; then, for as many of them as are asked for, spread evenly, a process is

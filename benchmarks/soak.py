@@ -1,6 +1,6 @@
 """Many small specimens through `cohort` in one process: whether memory, open files and the time for a slide stay flat.
 
-    python benchmarks/soak.py [--slides 1000] [--format html,json] [--out DIR]
+    PYTHONPATH=. python benchmarks/soak.py [--slides 1000] [--format html,json] [--out DIR]
 
 The model is scripted, so that everything but inference is measured: reading, tiling, the journal, the verdict and the
 documents. Every slide is a file of its own (a hard link to one of five). After each the resident memory, the open files

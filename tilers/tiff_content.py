@@ -65,12 +65,8 @@ def read_content(tiff: Any, file_size: int) -> Content:
 
 def _pages(tiff: Any) -> list[Any]:
     pages: list[Any] = []
-    offsets: set[int] = set()
     try:
         for page in tiff.pages:
-            if page.offset in offsets:
-                raise SlideUnsupported("its directories lead back to one another")
-            offsets.add(page.offset)
             if len(pages) >= MAX_PAGES:
                 raise SlideUnsupported(f"it holds more than {MAX_PAGES:,} images")
             pages.append(page)
