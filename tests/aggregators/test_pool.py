@@ -118,7 +118,7 @@ def test_zero_and_one_are_finite_and_stay_apart():
 def test_fewer_tiles_than_k_are_averaged_and_named():
     value, kind = POOLS["topk_logit"]([0.7, 0.7], k=10)
     assert value == pytest.approx(0.7)
-    assert kind == "uncalibrated top-2 (fewer than the 10 asked for) mean of logits, as a probability"
+    assert kind == "uncalibrated mean of the logits of 2 tiles, all that gave an answer, as a probability"
     assert POOLS["topk_logit"]([0.7] * 10, k=10)[1] == "uncalibrated top-10 mean of logits, as a probability"
 
 

@@ -407,7 +407,7 @@ def test_an_engine_may_be_named_as_in_the_command(
     asked: list[str] = []
 
     def load(model: str | None, **settings: Any) -> ScriptedEngine:
-        asked.append(settings["engine"])
+        asked.append(settings["engine"].name)
         return engine
 
     monkeypatch.setattr("wsi_chat.engines.load_engine", load)
