@@ -125,6 +125,7 @@ class ProcessedPrompts:
 
 def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patches, ...]:
     """One entry for each image; for all together where the processor cut them up and no longer tells them apart."""
+    import numpy as np
     import torch
 
     groups = [[image] for image in images] if len(pixels) == len(images) else [list(images)]
@@ -132,7 +133,8 @@ def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patch
     grid = (each, int(pixels.shape[-2]), int(pixels.shape[-1]))
     values = torch.from_numpy(pixels).to(torch.float32)
     parts = [values[start : start + each] for start in range(0, len(values), each)]
-    return tuple(Patches(image_key(group), part, grid) for group, part in zip(groups, parts, strict=True))
+    keys = [image_key([np.asarray(image) for image in group]) for group in groups]
+    return tuple(Patches(key, part, grid) for key, part in zip(keys, parts, strict=True))
 
 
 def _load_processor(folder: str, model_type: str) -> Any:

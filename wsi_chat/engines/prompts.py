@@ -15,7 +15,8 @@ from wsi_chat.errors import AnswerError
 from wsi_chat.schema import Query
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 IMAGE_MARK = "<image>"
@@ -87,15 +88,15 @@ class Prompts(Protocol):
         ...
 
 
-def image_key(images: Sequence[Image.Image]) -> tuple[int, int, str]:
-    """The same for the same RGB pixels: width and height of the first image, and a hash over all of them."""
+def image_key(images: Sequence[NDArray[np.uint8]]) -> tuple[int, int, str]:
+    """The same for the same RGB pixels (height, width, 3): width and height of the first, and a hash over all."""
     # processors of today have instructions for this one: twice as fast as the others of the standard library
     digest = hashlib.sha256()
-    for number, image in enumerate(images):
+    for number, pixels in enumerate(images):
         if number:
-            digest.update(f"{image.width}x{image.height}".encode())
-        digest.update(image.tobytes())
-    return images[0].width, images[0].height, digest.hexdigest()
+            digest.update(f"{pixels.shape[1]}x{pixels.shape[0]}".encode())
+        digest.update(pixels.data)
+    return images[0].shape[1], images[0].shape[0], digest.hexdigest()
 
 
 def control_tokens(tokenizer: Any, *beside: Any) -> re.Pattern[str]:
