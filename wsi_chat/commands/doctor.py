@@ -31,15 +31,15 @@ PYTHON_FLOOR = (3, 11)
 # package -> (the first version without a known fault, what the fault was); only what reads bytes that others made
 FLOORS: Mapping[str, tuple[str, str]] = {
     "openslide-bin": ("4.0.1", "damaged files crash the process"),
-    "pillow": ("12.2", "a heap overflow in its decoders"),
+    "pillow": ("13.0", "a crafted JPEG or TIFF file is written or read past its buffer (GHSA-8g5g-8vmr-9782)"),
     "torch": ("2.6", "torch.load runs code of a checkpoint even with weights_only (CVE-2025-32434)"),
     "h11": ("0.16", "chunked replies of a server are read wrongly (CVE-2025-43859)"),
     "jinja2": ("3.1.6", "a chat template leaves the sandbox (CVE-2025-27516)"),
     "starlette": ("0.49.1", "a Range header takes processor time without bound (CVE-2025-62727)"),
     "python-multipart": ("0.0.18", "a form takes processor time without bound (CVE-2024-53981)"),
     "aiohttp": ("3.12.14", "requests can be smuggled in (CVE-2025-53643)"),
-    "urllib3": ("2.6", "a compressed reply takes memory without bound (CVE-2025-66471)"),
-    "ray": ("2.52", "a page in the browser can start jobs (CVE-2025-62593)"),
+    "urllib3": ("2.6.3", "a compressed reply takes memory without bound (CVE-2025-66471, CVE-2026-21441)"),
+    "ray": ("2.54", "a page in the browser can start or delete jobs (CVE-2025-62593, CVE-2026-27482)"),
     "vllm": ("0.11.1", "a question with an embedding crashes the server or runs code (CVE-2025-62164)"),
 }
 
