@@ -52,5 +52,9 @@ def test_a_crash_a_hang_and_an_error_cost_one_case_each() -> None:
             raise KeyError("x")
         return {}
 
+    held = (
+        bytearray(b"x") * pool.PEAK
+    )  # a case answers for its own memory, not for that of the process it is forked from
     rows = list(pool.run(case, range(5), "test", hang=0.2))
+    assert len(held) == pool.PEAK
     assert [row["outcome"] for row in rows] == ["ok", "abort", "hang", "untyped", "ok"]

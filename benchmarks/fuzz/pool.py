@@ -22,7 +22,7 @@ from wsi_chat.errors import WsiChatError
 
 HANG = 20.0  # seconds of processor time that a case may take; others may load the machine
 WAIT = 20.0  # times as long may it take by the clock
-PEAK = 1200 * 2**20  # resident bytes that a case may reach
+PEAK = 1200 * 2**20  # resident bytes that a case may reach beyond what its process started with
 ADDRESS_SPACE = 6 * 2**30  # beyond what the process has mapped when it starts
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,6 +93,7 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
+    started = _peak()
     faulthandler.enable(trace, all_threads=False)
     faulthandler.register(signal.SIGPROF, trace, all_threads=False, chain=True)  # then it ends the process
     for number in numbers:
@@ -103,7 +104,7 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
         row = {"number": number, **attempt(case, random.Random(f"{name}/{number}"), number, scratch)}
         signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _peak() - started
         if peak > PEAK:
             row |= {"peak_mib": peak // 2**20, "was": row["outcome"], "outcome": "memory"}
         os.write(answers, json.dumps(row, default=str).encode() + b"\n")
@@ -112,6 +113,10 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
         if number % 50 == 0:
             gc.collect()
     os._exit(0)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def attempt(case: Case, rng: random.Random, number: int, scratch: Path) -> Row:
