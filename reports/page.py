@@ -417,7 +417,7 @@ def _provenance(report: Report, words: Words) -> list[dict[str, str]]:
     asked = {"dialect": clean(model.dialect, 30), "engine": clean(model.engine, 30), "decoding": clean(decoding, 80)}
     tiles: dict[str, object] = {
         "px": str(source.tile_px), "mpp": f"{source.tile_mpp:.3g}", "overlap": percent(source.overlap),
-        "mask": clean(words.remark(source.mask), 30), "seed": str(source.seed),
+        "mask": clean(re.split(r"\s*[,，(（]", words.remark(source.mask), maxsplit=1)[0], 30), "seed": str(source.seed),
     }  # fmt: skip
     run = words("page.run_line", started=report.timings.started, reader=report.slide.reader)
     pairs = [
