@@ -306,9 +306,9 @@ def test_doctor_names_versions_with_known_faults_and_the_way_past_them(monkeypat
     monkeypatch.setattr(importlib.metadata, "version", version)
     found = doctor._known_faults()
     assert found.state == "WARN"
-    assert found.fix == "pip install -U 'pillow>=12.2' 'urllib3>=2.6'"
-    assert "heap overflow" in found.seen
-    installed.update(pillow="12.2", urllib3="2.6.0rc1")
+    assert found.fix == "pip install -U 'pillow>=13.0' 'urllib3>=2.6.3'"
+    assert "crafted JPEG" in found.seen
+    installed.update(pillow="13.0", urllib3="2.6.3rc1")
     assert doctor._known_faults().state == "PASS"
 
 
