@@ -86,3 +86,26 @@ def test_in_a_conversation_every_interrupt_counts() -> None:
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_inside_of_an_exec_of_text_ends_with_143(tmp_path: Path) -> None:
+    """CPython ended ``python -m`` by SIGINT after KeyboardInterrupt in exec("..."), as libraries do while imported."""
+    (tmp_path / "program.py").write_text(
+        "import runpy, sys\n"
+        "import wsi_chat.cli\n"
+        "from wsi_chat.commands.signals import exit_code\n"
+        "def run():\n"
+        "    try:\n"
+        "        exec('import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)')\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('saved')\n"
+        "        sys.exit(exit_code())\n"
+        "wsi_chat.cli.main = run\n"
+        "runpy.run_module('wsi_chat', run_name='__main__', alter_sys=True)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "program"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, "saved\n"), done.stderr
