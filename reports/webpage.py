@@ -374,6 +374,8 @@ class _Page:
         if name == "verdict.counts":
             counts = [f"{self.words.label(row.label, row.name)} {row.seen}" for row in value if row.asked or row.seen]
             return self.words.between.join(counts)
+        if name == "verdict.grounds":
+            return "; ".join(self.words.remark(ground.headline) for ground in value)
         if name == "verdict.differential":
             return line(value, self.words)
         if name == "verdict.adequacy":

@@ -147,6 +147,15 @@ def test_a_cited_interval_is_written_as_one(abnormal, tmp_path):
     assert "<td>160–304.7 (95\u202f%)</td>" in page
 
 
+def test_no_cited_value_is_shown_as_python_writes_it(made, make):
+    """The grounds of an indeterminate slide stood there as rule='...' headline='...'."""
+    case = make(hot=0, unread=60)
+    assert case.report.verdict.grounds
+    page = made(case)
+    assert "by_error=" not in page
+    assert case.report.verdict.grounds[0].headline in _parsed(page).text
+
+
 def test_text_cannot_become_markup(make, tmp_path):
     case = make(file_name="<script>alert(1)</script>.svs", slide_id="a\"b'<c>", notes=("<img src=http://x>",))
     verdict = case.report.verdict.model_copy(update={"reason": "</section><b>", "category_name": "<i>"})
