@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from reports import places
 from reports.language import Words
 from wsi_chat.remarks import percent
 from wsi_chat.schema import Differential, DifferentialRow, PerField, Report, Sentence
@@ -26,12 +27,14 @@ def share_text(row: DifferentialRow) -> str:
     return percent(row.fraction) if whole in ("0", "100") else f"{whole}\u202f%"
 
 
-def field_text(entry: PerField, found: Differential, words: Words) -> str:
-    """``mean 7.6 (0 to 14) in 9 tiles 38 µm wide``."""
-    return words(
-        "blood.per_field_value", mean=f"{entry.mean:.1f}", fewest=entry.fewest, most=entry.most, fields=found.fields,
-        um="" if found.field_um is None else f"{found.field_um:.0f}",
-    )  # fmt: skip
+def field_text(entry: PerField, report: Report, words: Words) -> str:
+    """``mean 7.6 (0 to 14) in 9 tiles 38 µm wide``; the width in px where the scale is not known."""
+    found = report.verdict.differential
+    assert found is not None, "a number per field is part of a differential"
+    values = {"mean": f"{entry.mean:.1f}", "fewest": entry.fewest, "most": entry.most, "fields": found.fields}
+    if found.field_um is None:
+        return words("blood.per_field_value", **values)
+    return words("blood.per_field_wide", width=places.side(report, found.field_um), **values)
 
 
 def sentences(report: Report, words: Words) -> Iterator[Sentence]:
@@ -50,7 +53,7 @@ def sentences(report: Report, words: Words) -> Iterator[Sentence]:
         yield Sentence(text=text, evidence=("verdict.differential",))
     for entry in found.per_field:
         text = words(
-            "blood.per_field", name=words.label(entry.label, entry.name), value=field_text(entry, found, words)
+            "blood.per_field", name=words.label(entry.label, entry.name), value=field_text(entry, report, words)
         )
         yield Sentence(text=text, evidence=("verdict.differential",))
     for remark in (*found.seen, *found.notes):
@@ -83,7 +86,7 @@ def table(report: Report, words: Words) -> dict[str, Any] | None:
     per_field = [
         {
             "name": words("blood.per_field_name", name=words.label(entry.label, entry.name)),
-            "value": field_text(entry, found, words),
+            "value": field_text(entry, report, words),
         }
         for entry in found.per_field
     ]

@@ -424,7 +424,7 @@ def _provenance(report: Report, words: Words) -> list[dict[str, str]]:
         ("model", words("page.model_line", name=clean(model.name, 60), revision=clean(model.revision, 20))),
         ("asked", words("page.asked_line", **asked)),
         ("prompts", f"SHA-256 {clean(model.prompts_sha256)[:16]}"),
-        ("tiles", words("page.tiles_line", **tiles)),
+        ("tiles", words("page.tiles_line" if report.slide.scale_known else "page.tiles_line_px", **tiles)),
         ("run", clean(run, 90)),
     ]
     return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs]
@@ -438,7 +438,7 @@ def _details(report: Report, words: Words) -> list[dict[str, str]]:
         ("id", clean(slide.id)),
         ("file_name", clean(slide.file_name)),
         ("fingerprint", clean(slide.fingerprint)),
-        ("reader", clean(words("page.reader_line", reader=slide.reader, levels=str(slide.levels)))),
+        ("reader", clean(words("page.reader_line", reader=slide.reader, levels=slide.levels))),
         ("specimen", clean(f"{words.specimen(report)} ({specimen.code})")),
         (
             "system",

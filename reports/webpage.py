@@ -26,7 +26,8 @@ from reports.scan import read_scan
 from reports.wording import score_text
 from wsi_chat._version import __version__
 from wsi_chat.atomic import write_bytes
-from wsi_chat.schema import Finding, Report, TileVerdict
+from wsi_chat.remarks import percent
+from wsi_chat.schema import Finding, Interval, Report, TileVerdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = "templates/report.css"
@@ -373,6 +374,8 @@ class _Page:
         if name == "verdict.counts":
             counts = [f"{self.words.label(row.label, row.name)} {row.seen}" for row in value if row.asked or row.seen]
             return self.words.between.join(counts)
+        if name == "verdict.grounds":
+            return "; ".join(self.words.remark(ground.headline) for ground in value)
         if name == "verdict.differential":
             return line(value, self.words)
         if name == "verdict.adequacy":
@@ -383,6 +386,8 @@ class _Page:
             return f"{value:.4g}"
         if isinstance(value, tuple):
             return self.words.between.join(map(str, value))
+        if isinstance(value, Interval):
+            return f"{value.low:.4g}–{value.high:.4g} ({percent(value.level)})"
         return str(value.model_dump(mode="json")) if hasattr(value, "model_dump") else str(value)
 
     def notes(self) -> str:

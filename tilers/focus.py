@@ -85,7 +85,7 @@ def fixed_plane(focus: Focus, planes: int, name: str) -> int | None:
             number = "1 focal plane" if planes == 1 else f"{planes} focal planes"
             raise SettingError(
                 f"z is {focus}, but {name} has {number}.",
-                hint=f"Planes are counted from 0: give 0 to {planes - 1}, mid or best."
+                hint=f"Planes are counted from 0: give 0 to {planes - 1}, best, fused or mid."
                 if planes > 1
                 else "Leave z out for slides without a stack.",
             )

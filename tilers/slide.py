@@ -304,7 +304,8 @@ class Slide:
         except Exception as error:
             with contextlib.suppress(WsiChatError):
                 self._reopened(self._backend)  # the failed handle is dead; the next region deserves a live one
-            reason = self.names.hide(str(error))
+            said = error.message if isinstance(error, WsiChatError) else str(error)  # its hint is given below
+            reason = self.names.hide(said).rstrip(".")
             raise SlideUnreadable(
                 f"{self.name}: {w} x {h} px at ({x}, {y}) of level {level} cannot be read: {reason}.",
                 hint="Copy the file again from its source; it looks damaged or cut off.",

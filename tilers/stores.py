@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -23,11 +25,29 @@ def file_system(scheme: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme, **options(scheme))
+        wanted = options(scheme)
+        unsaid = _without_answer(fsspec.get_filesystem_class(scheme), {**fsspec.config.conf.get(scheme, {}), **wanted})
+        if unsaid:
+            raise SlideUnsupported(
+                f"{scheme}:// cannot be read: fsspec must be told {', '.join(unsaid)} beside the address.",
+                hint=f"Set FSSPEC_{scheme.upper()}_{unsaid[0].upper()}, or copy the slide to this machine.",
+            )
+        return fsspec.filesystem(scheme, **wanted)
     except ImportError as error:
         raise missing_package(scheme, error) from error
     except ValueError as error:
         raise SlideUnsupported(f"{scheme}:// cannot be read: {error}.", hint=COPY) from error
+
+
+def _without_answer(store: Any, given: Mapping[str, Any]) -> list[str]:
+    """What a store must be told and is not. Asked before it is made: one half made complains on stderr when it goes."""
+    return [
+        name
+        for name, parameter in list(inspect.signature(store.__init__).parameters.items())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in given
+    ]
 
 
 def options(scheme: str) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def describe_file(path: Path) -> str:
         return f"it is {archive}; "
     text = head.decode("utf-8", errors="replace")
     if all(c.isprintable() or c.isspace() for c in text):
-        return f"it is a text file, whatever its suffix {path.suffix!r} says; "
+        suffix = f", whatever its suffix {path.suffix!r} says" if path.suffix else ""
+        return f"it is a text file{suffix}; "
     return ""
 
 

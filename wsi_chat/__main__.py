@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from wsi_chat.commands.signals import exit_code, handle_signals, ignore_signals
+from wsi_chat.commands.signals import exit_code, exit_code_kept, handle_signals, ignore_signals
 
 
 def main() -> None:
@@ -26,4 +26,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_code_kept():
+        main()

@@ -153,6 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except WsiChatError as error:
         complain(error)
         sys.exit(error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # typer says so of every signal that comes while it imports a command
+            sys.exit(exit_code())
+        raise
     except KeyboardInterrupt:
         typer.echo("interrupted: state saved", err=True)
         sys.exit(exit_code())

@@ -131,6 +131,7 @@ def test_a_limited_run_without_an_alarm_is_a_sample_and_not_normal(slide, judge)
         ("coverage.sampled", "sampled: 50 of 400 tiles", True)
     ]
     assert "Only 50 of the 400 tiles that may hold cells were screened (12.5%)" in verdict.reason
+    assert "Only 1 of the 400 tiles that may hold cells was screened" in judge(slide([0.1]), foreground=400).reason
     assert verdict.category is None, "NILM speaks for the whole specimen"
     assert verdict.adequacy.sampled_area_fraction == 0.125
     assert judge(slide([0.1] * 50), foreground=55).status == "normal", "50 of 55 is above the floor"

@@ -15,7 +15,7 @@ from reports.blood import interval_text, share_text, table
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import SlideFacts
 from wsi_chat.dialects import get_dialect
-from wsi_chat.schema import Box, DifferentialRow, Finding, Interval, Report
+from wsi_chat.schema import ASSUMED_SCALE, Box, DifferentialRow, Finding, Interval, Report
 from wsi_chat.terminology import load_system
 
 BLOOD = load_system("blood-smear")
@@ -113,6 +113,20 @@ def test_the_pages_show_it_in_both_languages(report, counted, tmp_path, language
 
 def _squeezed(text: str) -> str:
     return re.sub(r"[\s\u200b]", "", text)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_width_in_um_where_the_scale_is_not_known(report, counted, tmp_path, language):
+    """The tiles of photographs without a resolution were called 38 µm wide, at a scale that nobody stated."""
+    slide = report.slide.model_copy(update={"mpp_source": ASSUMED_SCALE, "mpp": 0.25})
+    told, words = in_words(report.model_copy(update={"slide": slide}), counted, language)
+    assert told.verdict.differential.per_field
+    text = "".join(sentence.text for sentence in told.narrative)
+    path = write_html(told, counted.tiles, folder=tmp_path, path=tmp_path / "report.html", words=words)
+    page = re.sub(r"<style>.*?</style>|<[^>]+>", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for shown in (text, page):
+        assert f"{told.verdict.differential.field_um / 0.25:.0f} px" in shown
+        assert not re.search(r"\d\s?µm", shown)
 
 
 def test_differential_csv_has_a_row_a_type(report, tmp_path):

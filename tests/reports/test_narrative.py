@@ -267,3 +267,11 @@ def test_the_score_is_the_same_number_in_the_reason_and_in_the_narrative(abnorma
     assert f"the threshold {threshold};" in verdict.reason
     assert f"The slide score of {score} (" in _text(abnormal.report.narrative)
     assert score_pair(0.998, 0.5) == ("0.998", "0.500"), "never 1.00"
+
+
+def test_no_sentence_says_that_a_tile_which_was_only_not_masked_holds_cells(abnormal):
+    """Photographs are screened whole, and a mask leaves out empty glass: neither knows that a tile holds cells."""
+    told = [sentence.text for sentence in abnormal.report.narrative if "funnel.screened" in sentence.evidence]
+    assert told
+    assert all("with cells" not in text for text in told)
+    assert any("tiles that may hold cells were screened" in text for text in told)

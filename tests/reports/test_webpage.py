@@ -10,6 +10,7 @@ import pytest
 
 from reports import draw_gallery, draw_heatmap, write_html, write_scan
 from reports.webpage import report_html
+from wsi_chat.schema import Interval, Sentence
 
 VOID = {"meta", "img", "br", "image", "path"}
 
@@ -133,6 +134,26 @@ def test_the_page_says_what_the_report_says(case, made):
         assert sentence.text in page.text
     if case.report.verdict.score is not None:
         assert "score: uncalibrated" in page.text
+
+
+def test_a_cited_interval_is_written_as_one(abnormal, tmp_path):
+    """It stood there as Python writes a dictionary."""
+    interval = Interval(low=159.96384, high=304.7045, level=0.95)
+    adequacy = abnormal.report.verdict.adequacy.model_copy(update={"cells_interval": interval})
+    verdict = abnormal.report.verdict.model_copy(update={"adequacy": adequacy})
+    cited = Sentence(text="About 221 cells.", evidence=("verdict.adequacy.cells_interval",))
+    report = abnormal.report.model_copy(update={"verdict": verdict, "narrative": (cited,)})
+    page = report_html(report, abnormal.tiles, tmp_path)
+    assert "<td>160–304.7 (95\u202f%)</td>" in page
+
+
+def test_no_cited_value_is_shown_as_python_writes_it(made, make):
+    """The grounds of an indeterminate slide stood there as rule='...' headline='...'."""
+    case = make(hot=0, unread=60)
+    assert case.report.verdict.grounds
+    page = made(case)
+    assert "by_error=" not in page
+    assert case.report.verdict.grounds[0].headline in _parsed(page).text
 
 
 def test_text_cannot_become_markup(make, tmp_path):

@@ -117,6 +117,21 @@ def test_a_field_that_cannot_be_read_is_missing_and_takes_no_other_with_it(
             assert (part == (UNREADABLE_RGB if own is None else own)).all(), field.name
 
 
+def test_the_reason_for_a_damaged_field_names_it_once_and_ends_with_one_stop(tmp_path: Path) -> None:
+    """It gave the name twice, the cure inside of the reason and two full stops, and fields.csv repeats it."""
+    picture(tmp_path / "1.png", 1)
+    picture(tmp_path / "2.jpg", 2)
+    (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:9000])
+    with open_slide(tmp_path) as slide:
+        field = slide.fields[1]
+        with pytest.raises(SlideUnreadable, match=r"field 2 \(2\.jpg\): the image cannot be decoded") as caught:
+            slide.read_region(field.x, field.y, 0, 64, 64)
+    assert caught.value.message.count("2.jpg") == 1
+    assert not caught.value.message.endswith("..")
+    assert "Copy" not in caught.value.message
+    assert "Copy the file again" in (caught.value.hint or "")
+
+
 def test_a_folder_with_nothing_that_can_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.jpg").write_text("junk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.server
 import pickle
 import re
@@ -251,6 +252,15 @@ def test_nothing_at_an_address(server: str) -> None:
         open_slide("memory://bucket/none.svs")
     with pytest.raises(SlideUnreadable, match="Cannot connect"):
         open_slide("http://127.0.0.1:9/a.svs")
+
+
+def test_a_store_that_needs_more_than_an_address_is_refused_before_it_is_made(capsys: pytest.CaptureFixture) -> None:
+    """ftp:// was a TypeError of fsspec, followed by a traceback of the half-made store."""
+    with pytest.raises(SlideUnsupported, match=r"ftp:// cannot be read: fsspec must be told host") as caught:
+        open_slide("ftp://127.0.0.1/a.svs")
+    assert "FSSPEC_FTP_HOST" in (caught.value.hint or "")
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_connection_that_breaks_makes_tiles_unreadable(tmp_path: Path, server: str) -> None:

@@ -153,6 +153,12 @@ def test_fused_planes_pass_over_one_that_cannot_be_read(stack: Path) -> None:
         assert all(p.status == "ok" for p in TileStream(slide, plan_tiles(slide, None, tile_px=128, mpp=0.5)))
 
 
+def test_a_plane_that_does_not_exist_is_refused_with_all_that_can_be_given(stack: Path) -> None:
+    with pytest.raises(SettingError, match=r"z is 7, but stack\.ome\.tif has 5 focal planes") as caught:
+        open_slide(stack, z=7)
+    assert caught.value.hint == "Planes are counted from 0: give 0 to 4, best, fused or mid."
+
+
 def test_planes_that_are_alike_are_fused_into_the_same() -> None:
     image = draw_cells(128, 128, [(60, 60)])
     assert np.array_equal(fuse_planes([image] * 3), image)

@@ -26,6 +26,21 @@ RUN = (
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_command_is_imported_ends_the_program_with_its_code(number: signal.Signals) -> None:
+    """typer gave 130 after SIGTERM."""
+    script = (
+        "import importlib, os\nfrom wsi_chat.__main__ import main\nreal = importlib.import_module\n"
+        "def load(name, *rest, **more):\n"
+        f"    if name == 'wsi_chat.commands.doctor':\n        os.kill(os.getpid(), {int(number)})\n"
+        "    return real(name, *rest, **more)\n"
+        "importlib.import_module = load\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "doctor"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_program_is_imported_ends_it_with_its_code(number: signal.Signals, tmp_path: Path) -> None:
     script = (
         "import builtins, os, sys\nreal = builtins.__import__\n"
@@ -86,3 +101,26 @@ def test_in_a_conversation_every_interrupt_counts() -> None:
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_inside_of_an_exec_of_text_ends_with_143(tmp_path: Path) -> None:
+    """CPython ended ``python -m`` by SIGINT after KeyboardInterrupt in exec("..."), as libraries do while imported."""
+    (tmp_path / "program.py").write_text(
+        "import runpy, sys\n"
+        "import wsi_chat.cli\n"
+        "from wsi_chat.commands.signals import exit_code\n"
+        "def run():\n"
+        "    try:\n"
+        "        exec('import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)')\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('saved')\n"
+        "        sys.exit(exit_code())\n"
+        "wsi_chat.cli.main = run\n"
+        "runpy.run_module('wsi_chat', run_name='__main__', alter_sys=True)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "program"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, "saved\n"), done.stderr

@@ -135,7 +135,8 @@ def _decoded(path: Path, field: FieldRecord) -> Pixels:
                 raise SlideUnreadable(f"it is another image than before: {slide.size[0]} x {slide.size[1]} px")
             pixels = slide.read_region(0, 0, 0, *slide.size)
     except WsiChatError as error:
-        raise SlideUnreadable(f"field {field.number} ({field.name}): {error.message}", hint=error.hint) from error
+        reason = error.message.removeprefix(f"{path.name}: ")
+        raise SlideUnreadable(f"field {field.number} ({field.name}): {reason}", hint=error.hint) from error
     if slide.size == (field.width, field.height):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((field.width, field.height), Image.Resampling.LANCZOS))

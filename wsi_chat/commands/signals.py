@@ -6,10 +6,13 @@ nothing but the standard library, so that it can come before everything else.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -38,6 +41,32 @@ def handle_signals() -> None:
     """Both signals raise KeyboardInterrupt in the main thread, once within `PATIENCE`; for the rest of the process."""
     for number in SIGNALS:
         signal.signal(number, _interrupt)
+
+
+@contextmanager
+def exit_code_kept() -> Iterator[None]:
+    """Interrupted, the process ends with the code that SystemExit carries out of the block.
+
+    Where KeyboardInterrupt passes through ``exec`` of a text, as in an import of a large library, ``python -m`` would
+    end by SIGINT whatever the code (CPython notes it as unhandled there, though it was handled further up).
+    """
+    code: list[int] = []
+
+    def leave() -> None:
+        if not code:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+                stream.flush()
+        os._exit(code[0])
+
+    atexit.register(leave)  # registered first, so that it runs last
+    try:
+        yield
+    except SystemExit as leaving:
+        if leaving.code == exit_code():
+            code.append(exit_code())
+        raise
 
 
 def ignore_signals() -> None:
