@@ -77,6 +77,9 @@ def estimate(
     fraction = min(1.0, screened / funnel.foreground) if funnel.foreground else None
     seen = _Counted.of(system, sample) if sample is not None and sample.tiles else None
     fields = seen.fields(rule.text) if seen else {"rule": rule.text, "sampled_area_fraction": fraction}
+    few = seen is not None and seen.answered < max(1.0, floor * seen.drawn)
+    if few:  # too few for an estimate: what was counted stays
+        fields |= {"cells_estimate": None, "cells_interval": None, "sampled_area_fraction": None, "method": ""}
 
     def conclude(verdict: str, reason: Remark, **more: object) -> Adequacy:
         if verdict == "unsatisfactory" and marked and rule.abnormal_is_adequate and status != "unsatisfactory":
@@ -102,7 +105,7 @@ def estimate(
             )
     if seen is None or not rule.counted_labels:
         return conclude("not_assessed", _why_not_counted(rule.counted_labels))
-    if seen.answered < max(1.0, floor * seen.drawn):
+    if few:
         return conclude(
             "not_assessed",
             Remark("adequacy.few_tiles", answered=seen.answered, drawn=seen.drawn, floor=floor),

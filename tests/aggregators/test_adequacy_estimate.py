@@ -199,6 +199,8 @@ def test_tiles_without_an_answer_are_missing_and_never_empty(assess):
     two = assess(TileSample(tuple(rows), FRAME), supplied=supplied)
     assert two.status == "not_assessed"
     assert "only 14 of 16 sampled tiles" in two.reason
+    assert (two.cells_estimate, two.cells_interval, two.method) == (None, None, ""), "nothing is estimated from too few"
+    assert two.counted["intermediate"] == 14 * 60
 
 
 def test_a_class_that_was_not_asked_is_no_count_of_zero(assess):

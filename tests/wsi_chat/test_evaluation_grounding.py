@@ -121,6 +121,13 @@ def test_intervals_are_drawn_by_image() -> None:
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
+def test_images_that_are_all_alike_give_no_interval() -> None:
+    """Resampling them gives one value each time; an interval of no width would be surer than two images can be."""
+    hit = [box(0, 0, 9, 9)]
+    recall = score_grounding([case(hit, hit, image="a"), case(hit, hit, image="b")]).at_iou[2].recall
+    assert (recall.value, recall.interval) == (1.0, None)
+
+
 def test_nothing_asked_gives_no_number() -> None:
     scores = score_grounding([])
     assert scores.at_iou[0].f1.value is None

@@ -36,7 +36,8 @@ def estimate(
         groups: the image of each row.
         rows: (n, k) counts per row, added up over the rows of a resample.
         metric: (b, k) sums -> (b,) values, nan where undefined. It must not depend on the order of rows.
-        resamples: 0 gives no interval; neither does a single image.
+        resamples: 0 gives no interval; neither does a single image, nor images that are all alike: resampling cannot
+            show then how far off the value may be.
     """
 
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
@@ -49,6 +50,9 @@ def estimate(
         if resamples == 0 or len(names) < 2:
             return Estimate(value=whole)
         drawn = np.concatenate([metric(weights @ sums) for weights in draws(len(names), resamples, seed)])
+    finite = drawn[np.isfinite(drawn)]
+    if not len(finite) or np.ptp(finite) == 0:
+        return Estimate(value=whole)
     return Estimate(value=whole, interval=percentiles(drawn))
 
 
