@@ -77,6 +77,28 @@ def one_after_the_other(asker: Asker, *inquiries: Any) -> list[float]:
     return [moments[1], moments[0], *moments[2:]]
 
 
+def test_an_answer_that_may_be_withdrawn_gives_no_close_look_and_no_score(small_slide: Path, tmp_path: Path) -> None:
+    """An answer without probabilities among others is no answer, also where tiles are looked at as they come."""
+    bare: set[int] = set()
+
+    def says_once_without(query: Query) -> str | dict[str, float]:
+        if query.task == "screen" and not bare:
+            bare.add(hash(query.images[0].tobytes()))
+        if query.task == "screen" and hash(query.images[0].tobytes()) in bare:
+            return query.choices[0]
+        return says(query)
+
+    engine = ScriptedEngine(says_once_without, batch=4)
+    result = wsi_chat.analyze(
+        small_slide, out=tmp_path, engine=engine, specimen="cervix", exhaustive=True, controls=False, **QUICK
+    )
+    failed = [row for row in result.tiles.to_pylist() if row["status"] == "screen_failed"]
+    assert len(failed) == 1
+    assert failed[0]["p_screen"] is None
+    assert "probabilit" in failed[0]["error"]
+    assert result.report.funnel.screen_failed == 1
+
+
 @pytest.mark.parametrize(
     ("specimen", "more"),
     [("cervix", {"top_k": 3}), ("cervix", {"exhaustive": True}), ("blood-smear", {"top_k": 2, "tile_mpp": 0.5})],
