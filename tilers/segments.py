@@ -7,7 +7,7 @@ Sizes are compared with the directory before anything is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import imagecodecs
@@ -28,14 +28,22 @@ MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of
 RAW_ROWS = 256
 LOST_SECTOR = bytes(512)
 """Compressed data look random: so many zeros in a row are what a disk or a copy lost."""
+Empty = Callable[[tuple[int, int, int]], NDArray[np.uint8]]
+"""Makes an array of this shape, its content arbitrary."""
 SEPARATE = 2  # PlanarConfiguration: each sample in pieces of its own
+
+
+def fresh(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """An array in memory of its own."""
+    return np.empty(shape, np.uint8)
 
 
 class TiffImage:
     """One directory of a TIFF, its geometry checked.
 
     ``rows``, ``columns``: how many pieces of ``piece`` (height, width) px cover it. ``absent``: (rows, columns) bool,
-    pieces that were never written; ``cut``: those that end beyond the end of the file.
+    pieces that were never written; ``cut``: those that end beyond the end of the file. ``empty`` makes the arrays that
+    JPEG pieces are decoded into.
 
     Raises:
         SlideUnsupported: sizes that cannot be true, or pixels that cannot be decoded.
@@ -43,6 +51,7 @@ class TiffImage:
 
     def __init__(self, page: Any, file_size: int) -> None:
         self.page = page
+        self.empty: Empty = fresh
         self.width, self.height = int(page.imagewidth), int(page.imagelength)
         self.samples = int(page.samplesperpixel)
         self.photometric = int(page.photometric)
@@ -138,7 +147,7 @@ class TiffImage:
         if self.compression not in (NONE, JPEG, DEFLATE, DEFLATE_OLD):  # two are judged closer, the others by checksum
             check_lost_sectors(data)
         if self.compression == JPEG and self.bits == 8:
-            return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric)
+            return decode_jpeg(data, self.page.jpegtables, (height, width, samples), self.photometric, self.empty)
         row_bytes = -(-width * samples * self.bits // 8)
         need, most = row_bytes * height, row_bytes * self.piece[0]  # some writers fill up the last strip
         simple = self.compression in (NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS)
@@ -222,8 +231,16 @@ def _inflate(data: bytes, compression: int, need: int, most: int) -> bytes:
     return bytes(raw[:need])
 
 
-def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], photometric: int) -> NDArray[np.uint8]:
+def decode_jpeg(
+    data: bytes,
+    tables: bytes | None,
+    shape: tuple[int, int, int],
+    photometric: int,
+    empty: Empty = fresh,
+) -> NDArray[np.uint8]:
     """A JPEG piece, strictly: what libjpeg merely warns of is an error. YCbCr comes as RGB.
+
+    ``empty`` makes the array that it is decoded into.
 
     Raises:
         ValueError: the data are damaged, or another size than the directory says.
@@ -243,11 +260,15 @@ def decode_jpeg(data: bytes, tables: bytes | None, shape: tuple[int, int, int], 
     space = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(samples)
     if space is None:
         raise ValueError(f"JPEG with {samples} samples per pixel")
-    return np.asarray(simplejpeg.decode_jpeg(stream, colorspace=space, strict=True)).reshape(shape)
+    out = empty(shape)
+    simplejpeg.decode_jpeg(stream, colorspace=space, buffer=out, strict=True)
+    return out
 
 
 def _without_adobe(data: bytes) -> bytes:
     """A JPEG stream's content behind its first marker, without the segments APP14."""
+    if b"\xff\xee" not in data:
+        return data[2:]
     out, at = [], 2
     for kind, _, stop in jpeg_segments(data):
         if kind != 0xEE:

@@ -178,7 +178,7 @@ class Slide:
             SlideUnreadable: see `read_region`.
         """
         width, height = tile.read_px
-        own = field_at(self.fields, tile.box)
+        own = field_at(self.fields, tile.box) if self.fields else None
         if own is None:
             return self.read_region(tile.x, tile.y, tile.level, width, height, z=z)
         w, h = (min(size, round(edge - at)) for size, edge, at in (

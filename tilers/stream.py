@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
-RUN_BYTES = 2**19  # pixels of the tiles that a thread reads before it hands them over
+RUN_BYTES = 2**20  # pixels of the tiles that a thread reads before it hands them over
 BLOCK_BYTES = 48 * 2**20  # what one block may need; it does not depend on the number of workers
 READ_BYTES_PER_PX = 11  # the reader's RGBA, its copy as an array, and the RGB made of it
 OUT_BYTES_PER_PX = 3

@@ -268,6 +268,21 @@ def test_regions_are_the_picture_and_announced_pieces_are_decoded_once(
         assert not (announced and backend._cache._pieces)
 
 
+def test_a_piece_that_one_tile_alone_wants_is_handed_over_and_not_kept() -> None:
+    backend = Grid(textured(64, 64), 10**6)
+    backend.expect([(16, 32, 0, 16, 16), (32, 32, 0, 16, 16), (32, 32, 0, 20, 16)])
+    mine = backend.read(16, 32, 0, 16, 16)
+    assert backend._cache._pieces == {}
+    assert np.array_equal(mine, backend.image[32:48, 16:32])
+    mine[:] = 0
+    assert np.array_equal(backend.read(16, 32, 0, 16, 16), backend.image[32:48, 16:32])  # unannounced: decoded again
+    shared = backend.read(32, 32, 0, 16, 16)  # wanted once more: kept, and not the caller's to change
+    shared[:] = 0
+    assert np.array_equal(backend.read(32, 32, 0, 20, 16), backend.image[32:48, 32:52])
+    assert backend.decoded[2, 1] == 2
+    assert backend.decoded[2, 2] == 1
+
+
 def test_threads_that_want_the_same_piece_decode_it_once() -> None:
     backend = Grid(textured(320, 320), 10**6)
     regions: Iterable[tuple[int, ...]] = [(x, y, 0, 40, 40) for y in range(0, 280, 20) for x in range(0, 280, 20)]

@@ -133,7 +133,7 @@ class AperioBackend(PieceBackend):
         if len(data) < count:
             raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
         shape = (*image.piece, image.samples)
-        return decode_jpeg(data, image.page.jpegtables, shape, image.photometric)
+        return decode_jpeg(data, image.page.jpegtables, shape, image.photometric, self._buffers.empty)
 
     def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         if self._is_direct(x, y, level, width, height):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tilers.buffers import Buffers
 from tilers.readers import Pixels, Region, WindowBackend
 
 CACHE_BYTES = 64 * 2**20
@@ -47,14 +48,31 @@ class PieceCache:
 
         Raises what ``decode`` raises.
         """
+        with self._lock:
+            held = [self._pieces.get(key) for key in keys]
+            pieces = [piece for piece in held if piece is not None]
+            if len(pieces) == len(keys):
+                self._count_use(keys)
+                return pieces
         try:
-            with self._lock:
-                held = [self._pieces.get(key) for key in keys]
             return [
                 self._decoded(key, decode) if piece is None else piece for key, piece in zip(keys, held, strict=True)
             ]
         finally:
-            self._count_use(keys)
+            with self._lock:
+                self._count_use(keys)
+
+    def claim(self, key: Key) -> bool:
+        """Whether a piece is not held and announced for one more use; that use is then the caller's, who decodes it.
+
+        Nobody else will ask for it, so it need be neither kept nor copied.
+        """
+        with self._lock:
+            uses = self._uses.get(key[:2])
+            if uses is None or uses[key[2:]] != 1 or key in self._pieces:
+                return False
+            uses[key[2:]] = 0
+            return True
 
     def _decoded(self, key: Key, decode: Callable[[Key], Pixels]) -> Pixels:
         with self._decoding[hash(key) % STRIPES]:
@@ -70,17 +88,19 @@ class PieceCache:
             return piece
 
     def _count_use(self, keys: Sequence[Key]) -> None:
-        """One announced use of each piece is over; after its last one it is dropped. Others become the latest used."""
-        with self._lock:
-            uses = self._uses.get(keys[0][:2])
-            for key in keys:
-                left = 0 if uses is None else int(uses[key[2:]])
-                if left and uses is not None:
-                    uses[key[2:]] = left - 1
-                if left == 1:
-                    self._drop(key)
-                elif key in self._pieces:
-                    self._pieces.move_to_end(key)
+        """One announced use of each piece is over; after its last one it is dropped. Others become the latest used.
+
+        The caller holds the lock.
+        """
+        uses = self._uses.get(keys[0][:2])
+        for key in keys:
+            left = 0 if uses is None else uses.item(key[2:])
+            if left and uses is not None:
+                uses[key[2:]] = left - 1
+            if left == 1:
+                self._drop(key)
+            elif key in self._pieces:
+                self._pieces.move_to_end(key)
 
     def _shrink(self) -> None:
         """Drop the least recently used pieces; where all are still to be used, the newest."""
@@ -106,6 +126,7 @@ class PieceBackend(WindowBackend):
 
     def __init__(self) -> None:
         self._cache = PieceCache()
+        self._buffers = Buffers()
 
     @abstractmethod
     def grid(self, level: int) -> tuple[int, int, int, int] | None:
@@ -144,9 +165,11 @@ class PieceBackend(WindowBackend):
         _, _, high, wide = grid
         rows, columns = range(y // high, -(-(y + height) // high)), range(x // wide, -(-(x + width) // wide))
         keys = [(level, plane, row, column) for row in rows for column in columns]
+        if (height, width) == (high, wide) and len(keys) == 1 and self._cache.claim(keys[0]):
+            return self._decode_key(keys[0])
         pieces = self._cache.take(keys, self._decode_key)
         channels = max(piece.shape[2] for piece in pieces)
-        out = np.empty((height, width, channels), np.uint8)
+        out = self._buffers.empty((height, width, channels))
         for (_, _, row, column), piece in zip(keys, pieces, strict=True):
             top, left = row * high - y, column * wide - x
             y0, x0 = max(0, top), max(0, left)

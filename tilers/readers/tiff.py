@@ -70,6 +70,8 @@ class TiffBackend(PieceBackend):
             size = path.stat().st_size
             content = read_content(self._tiff, size)
             self._levels = content.levels
+            for image in (image for level in self._levels for images in level.images for image in images):
+                image.empty = self._buffers.empty
             self._describe(content, size)
             self._learn_colours(content)
         except BaseException:
