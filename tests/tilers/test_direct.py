@@ -296,6 +296,30 @@ def test_threads_that_want_the_same_piece_decode_it_once() -> None:
     assert backend._cache._pieces == {}
 
 
+def test_a_thread_decodes_what_is_free_before_it_waits_for_another() -> None:
+    backend = Grid(textured(64, 64), 10**6)
+    begun, other = threading.Event(), threading.Event()
+    decode = backend.piece
+
+    def piece(plane: int, level: int, row: int, column: int) -> Pixels:
+        if (row, column) == (0, 0):
+            begun.set()
+            assert other.wait(20), "the second thread waits for the first, and decodes nothing"
+        elif (row, column) == (0, 1):
+            other.set()
+        return decode(plane, level, row, column)
+
+    backend.piece = piece  # type: ignore[method-assign]
+    read: list[Pixels] = []
+    first = threading.Thread(target=lambda: read.append(backend.read(0, 0, 0, 10, 10)))
+    first.start()
+    assert begun.wait(20)
+    assert np.array_equal(backend.read(0, 0, 0, 30, 10), backend.image[:10, :30])
+    first.join()
+    assert np.array_equal(read[0], backend.image[:10, :10])
+    assert backend.decoded[0, 0] == 1
+
+
 def test_what_a_failed_decoding_leaves_behind_is_nothing() -> None:
     backend = Grid(textured(64, 64), 10**6)
     backend.expect([(0, 0, 0, 40, 40), (20, 20, 0, 40, 40)])

@@ -49,15 +49,17 @@ class PieceCache:
         Raises what ``decode`` raises.
         """
         with self._lock:
-            held = [self._pieces.get(key) for key in keys]
-            pieces = [piece for piece in held if piece is not None]
-            if len(pieces) == len(keys):
+            found = {key: self._pieces[key] for key in keys if key in self._pieces}
+            if len(found) == len(keys):
                 self._count_use(keys)
-                return pieces
+                return list(found.values())
         try:
-            return [
-                self._decoded(key, decode) if piece is None else piece for key, piece in zip(keys, held, strict=True)
-            ]
+            for wait in (False, True):  # first those that no other thread is at
+                for key in keys:
+                    piece = found.get(key)
+                    if piece is None and (piece := self._decoded(key, decode, wait=wait)) is not None:
+                        found[key] = piece
+            return [found[key] for key in keys]
         finally:
             with self._lock:
                 self._count_use(keys)
@@ -74,8 +76,12 @@ class PieceCache:
             uses[key[2:]] = 0
             return True
 
-    def _decoded(self, key: Key, decode: Callable[[Key], Pixels]) -> Pixels:
-        with self._decoding[hash(key) % STRIPES]:
+    def _decoded(self, key: Key, decode: Callable[[Key], Pixels], *, wait: bool) -> Pixels | None:
+        """The piece, decoded unless it is held by now; None where another thread is decoding and ``wait`` is false."""
+        decoding = self._decoding[hash(key) % STRIPES]
+        if not decoding.acquire(blocking=wait):
+            return None
+        try:
             with self._lock:
                 held = self._pieces.get(key)
             if held is not None:
@@ -86,6 +92,8 @@ class PieceCache:
                 self._bytes += piece.nbytes
                 self._shrink()
             return piece
+        finally:
+            decoding.release()
 
     def _count_use(self, keys: Sequence[Key]) -> None:
         """One announced use of each piece is over; after its last one it is dropped. Others become the latest used.
