@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -9,12 +10,14 @@ from PIL import Image
 
 from tilers.dicom import dicom_files
 from tilers.photographs import photographs_in
-from tilers.readers import candidates
+from tilers.readers import candidates, registered_by_name
 from tilers.readers.memory import NAME as MEMORY
 from tilers.readers.memory import open_memory
 from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from tilers.slide import Slide
 from tilers.tiff_header import read_tiff_header
+from tilers.trial import needs_trial, wanted
+from tilers.trial import trial as the_trial
 from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import SlideNotFound, SlideUnreadable, SlideUnsupported
 from wsi_chat.names import Names
@@ -27,8 +30,12 @@ def open_slide(
     reader: str | None = None,
     z: str | int = "best",
     names: Names | None = None,
+    trial: bool | None = None,
 ) -> Slide:
     """Open a slide with the first reader that takes it.
+
+    Before that, a process of its own opens it and reads a few tiles: a file that makes a library abort, never end or
+    allocate without bound is refused. Pictures of fields and addresses are opened without (see `tilers.trial`).
 
     Args:
         path: a slide file, an image, one file or the folder of a DICOM series, an OME-Zarr folder; or a folder of
@@ -40,23 +47,46 @@ def open_slide(
             plane in which it is sharp), ``mid``, or its number from 0.
         names: what it is called in documents, and what must not show there; None is its file's name. Errors of this
             function itself name the file.
+        trial: whether a process of its own opens it first; None does as WSI_CHAT_TRIAL says, and otherwise does.
 
     Raises:
         SlideNotFound: no such file, or a folder that is not a slide.
         SlideUnsupported: no reader opens it; the message has each reader's reason.
-        SlideUnreadable: an image that is damaged.
+        SlideUnreadable: an image that is damaged, or a file that ended the process that opened it on trial.
         SettingError: ``mpp`` is implausible, ``reader`` unknown, or the slide has no plane ``z``.
     """
     path = slide_path(path)
     _check_path(path)
     _check_header(path)
+    if wanted(trial) and needs_trial(path):
+        the_trial.check(path, reader=reader, registered=registered_by_name())
+    return open_untried(path, mpp=mpp, reader=reader, z=z, names=names)
+
+
+def open_untried(
+    path: Path,
+    *,
+    mpp: float | None = None,
+    reader: str | None = None,
+    z: str | int = "best",
+    names: Names | None = None,
+    trying: Callable[[str, BaseException | None], None] = lambda reader, error: None,
+) -> Slide:
+    """`open_slide` without a look at the file before.
+
+    Args:
+        trying: told the name of each reader before it opens the file, and again with what it raised.
+    """
     reasons, errors = [], []
     for candidate in candidates(path, reader):
+        trying(candidate.name, None)
         try:
             backend = candidate.open(path)
-        except SlideUnreadable:
+        except SlideUnreadable as error:
+            trying(candidate.name, error)
             raise
         except Exception as error:  # a plugin may raise anything
+            trying(candidate.name, error)
             reason = " ".join(str(getattr(error, "message", "") or error).replace(str(path), path.name).split())
             reasons.append(f"{candidate.name}: {reason}")
             errors.append(error)

@@ -39,6 +39,7 @@ PHOTOMETRICS = {
 }
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3}
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = ALPHAS = (1, 2)
+BAND_ROWS = 256  # of a picture, at a time, where copies of all of it would take memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,17 @@ class Depth:
     note: Remark | None = None
 
     def shrink(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """The same samples as uint8."""
+        """The same samples as uint8, band by band: what is computed between is of a band's size."""
         if values.dtype == np.uint8 and self.top == 255:
             return np.asarray(values, np.uint8)
+        if values.ndim == 0 or len(values) <= BAND_ROWS:
+            return self._shrunk(values)
+        shrunk = np.empty(values.shape, np.uint8)
+        for top in range(0, len(values), BAND_ROWS):
+            shrunk[top : top + BAND_ROWS] = self._shrunk(values[top : top + BAND_ROWS])
+        return shrunk
+
+    def _shrunk(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         bits = int(self.top).bit_length()
         if values.dtype.kind in "ui" and bits >= 8 and self.top == 2**bits - 1:  # the upper byte of the depth in use
             most = min(self.top, np.iinfo(values.dtype).max)

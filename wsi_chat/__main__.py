@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from wsi_chat.commands.signals import exit_code, exit_code_kept, handle_signals, ignore_signals
+from wsi_chat.commands.signals import deliver_held, exit_code, exit_code_kept, handle_signals, ignore_signals
 
 
 def main() -> None:
@@ -16,6 +16,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         from wsi_chat.cli import main as run
+
+        deliver_held()
     except KeyboardInterrupt:
         print("interrupted before anything was begun", file=sys.stderr)
         sys.exit(exit_code())

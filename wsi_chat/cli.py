@@ -18,7 +18,7 @@ from typer.main import get_command as command_of
 
 from wsi_chat._version import __version__
 from wsi_chat.commands.console import complain, set_up_logging
-from wsi_chat.commands.signals import exit_code, ignore_signals, signals_handled
+from wsi_chat.commands.signals import deliver_held, exit_code, ignore_signals, signals_handled
 from wsi_chat.errors import WsiChatError
 
 
@@ -70,6 +70,7 @@ COMMANDS = tuple(entry for entries in SECTIONS.values() for entry in entries)
 def load_command(entry: Entry) -> TyperCommand | TyperGroup:
     """The command itself; imports its module."""
     module = import_module(f"wsi_chat.commands.{entry.function}")
+    deliver_held()
     target: Any = getattr(module, entry.function)
     if not isinstance(target, typer.Typer):
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

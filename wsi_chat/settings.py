@@ -133,6 +133,11 @@ class Settings(BaseModel):
         "it is sharp), mid, or its number from 0.",
         panel=TILES, affects="answers",
     )  # fmt: skip
+    trial: bool = setting(
+        True, "Let a process of its own open each slide first, and refuse one that makes a library abort, hang or"
+        " allocate without bound.",
+        panel=TILES, affects="speed", flags="--trial/--no-trial", rare=True,
+    )  # fmt: skip
     workers: int = setting(2, "Threads that read tiles.", panel=TILES, affects="speed", rare=True, ge=1, le=64)
 
     top_k: int = setting(

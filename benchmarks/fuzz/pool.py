@@ -85,6 +85,7 @@ def _memory_disk() -> str | None:
 
 
 def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: int, trace: int, scratch: Path) -> None:
+    os.environ["WSI_CHAT_TRIAL"] = "false"  # what a library does to the process that reads is what is looked for
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)  # what libraries print of damaged files

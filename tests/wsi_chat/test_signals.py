@@ -124,3 +124,83 @@ def test_sigterm_inside_of_an_exec_of_text_ends_with_143(tmp_path: Path) -> None
         [sys.executable, "-m", "program"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (143, "saved\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_import_waits_until_the_module_is_whole(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's extension aborted the process where KeyboardInterrupt came out of its import."""
+    (tmp_path / "heavy_one.py").write_text(
+        f"import signal\nsignal.raise_signal({int(number)})\nbegan = True\n"
+        "import heavy_two\nwhole = True\n"  # imports in an import, and code that would catch the exception
+    )
+    (tmp_path / "heavy_two.py").write_text(
+        f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    broken = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(signals, "LOOK_SECONDS", 1000)
+    for name in ("heavy_one", "heavy_two"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with signals_handled():
+        import heavy_one  # type: ignore[import-not-found]
+
+        with pytest.raises(KeyboardInterrupt):
+            signals.deliver_held()
+        assert signals.exit_code() == 128 + number
+        signals.deliver_held()  # once
+    assert heavy_one.whole
+    assert not hasattr(heavy_one.heavy_two, "broken")
+
+
+def test_a_signal_that_was_held_comes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heavy_three.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run() -> None:
+        with signals_handled():
+            import heavy_three  # type: ignore[import-not-found]  # noqa: F401
+
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert signals.exit_code() == 143
+
+
+def test_a_signal_in_a_del_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints what a ``__del__`` raises, and goes on."""
+    monkeypatch.setattr(signals, "LOOK_SECONDS", 1000)
+
+    class Gone:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with signals_handled():
+        gone = Gone()
+        del gone
+        with pytest.raises(KeyboardInterrupt):
+            signals.deliver_held()
+
+
+def test_a_signal_that_was_delivered_is_not_delivered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to whoever handles signals next."""
+    monkeypatch.setattr(signals, "_held", 0)
+    monkeypatch.setattr(signals, "LOOK_SECONDS", 0)
+    signals._look_again(signal.SIGINT)
+    for _ in range(100):
+        pass
+
+
+def test_a_program_that_runs_within_an_import_is_interrupted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "analysis_in_a_module.py").write_text(
+        "import signal\nfrom wsi_chat.commands.signals import signals_handled\n"
+        "with signals_handled():\n    try:\n        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n        came = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import analysis_in_a_module  # type: ignore[import-not-found]
+
+    assert analysis_in_a_module.came

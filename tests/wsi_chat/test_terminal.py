@@ -11,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from wsi_chat import cli
-from wsi_chat.commands import console
+from wsi_chat.analysis.manifest import Sample
+from wsi_chat.commands import cohort, console
 from wsi_chat.commands.chat import _Writer
 from wsi_chat.commands.console import complain, say, say_json, visible
+from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.terminal import Console
 from wsi_chat.errors import WsiChatError
 
@@ -69,3 +71,18 @@ def test_no_command_prints_but_through_these_functions() -> None:
     own = {"console.py", "terminal.py"}
     plain = re.compile(r"(?<![\w.])print\(|typer\.echo\(|^\s*from rich\.console import Console$", re.M)
     assert [p.name for p in folder.glob("*.py") if p.name not in own and plain.search(p.read_text("utf-8"))] == []
+
+
+def test_the_bars_of_a_cohort_show_a_name_and_obey_none_of_it() -> None:
+    """A file named [link=x] made a link of the terminal's."""
+    file = io.StringIO()
+    shown = Console(file=file, force_terminal=True, color_system="standard", width=120)
+    name = "[red]a[bold] [link=x]y.tif"
+    with slide_bar(shown, Path(name), quiet=False) as bar:
+        bar(name, 1, 2)
+    with cohort._watch(shown, quiet=False) as watcher:
+        watcher.planned(2, [])
+        watcher.begun(Sample("s", Path(name)))("screen", 1, 2)
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    assert told.count(name[:26]) >= 3
+    assert "\x1b" not in told

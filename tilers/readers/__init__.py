@@ -8,6 +8,7 @@ on that function puts it first for those files.
 from __future__ import annotations
 
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,20 @@ def register_reader(name: str, opener: Opener, *, suffixes: Sequence[str] = ()) 
 def unregister_reader(name: str) -> None:
     """Take a registered reader out again; unknown names are ignored."""
     _registered.pop(name, None)
+
+
+def registered_by_name() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """The readers registered in this process that another process can import: name -> module, function, suffixes."""
+    found = {}
+    for name, reader in _registered.items():
+        module, function = getattr(reader.open, "__module__", ""), getattr(reader.open, "__qualname__", "")
+        if (
+            module in sys.modules
+            and module != "__main__"
+            and getattr(sys.modules[module], function, None) is reader.open
+        ):
+            found[name] = (module, function, reader.suffixes)
+    return found
 
 
 @cache  # going through the metadata of everything that is installed takes longer than opening a small slide

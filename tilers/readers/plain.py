@@ -23,15 +23,16 @@ from tilers.orientation import UPRIGHT, turn, turned_size
 from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.remote import RemotePath
-from tilers.samples import Depth, depth_in_use
+from tilers.samples import BAND_ROWS, Depth, depth_in_use
 from tilers.segments import check_jpeg_sectors, check_lost_sectors
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-MAX_PIXELS = 120_000_000  # at most 7 bytes each while decoding; a 20x scan of 4 x 4 mm has 64 million
+MAX_PIXELS = 120_000_000  # of a 20x scan of 4 x 4 mm there are 64 million
+MAX_BYTES = 7 * MAX_PIXELS  # while a picture is decoded; 8 bits per sample take less
+DEEP_BYTES = {0: 6, 2: 9, 4: 10, 6: 12}  # colour type of a PNG of 16 bits -> bytes a pixel: its samples, and as shown
 ORIENTATION = 0x0112
-BAND_ROWS = 256
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -95,10 +96,20 @@ def _open(path: Path) -> Image.Image:
     except Exception as error:
         raise SlideUnsupported("not a PNG, JPEG, BMP or WebP image") from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    most, kind = MAX_PIXELS, ""
+    if image.format == "PNG" and (deep := _deep_bytes(path)):
+        most, kind = min(most, MAX_BYTES // deep), " of 16 bits per sample"
+    if width * height > most:
         image.close()
-        raise SlideUnsupported(_too_large(f"{width} x {height} px"))
+        raise SlideUnsupported(_too_large(f"{width} x {height} px{kind}", most))
     return image
+
+
+def _deep_bytes(path: Path) -> int:
+    """Bytes that a pixel of a PNG of 16 bits takes while it is decoded; 0 where it has fewer bits."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return DEEP_BYTES.get(head[25], 0) if len(head) == 26 and head[24] == 16 else 0
 
 
 def _header(image: Image.Image) -> Header:
@@ -236,8 +247,8 @@ def _inflate(inflate: zlib._Decompress, body: bytes) -> None:
         body = inflate.unconsumed_tail
 
 
-def _too_large(size: str) -> str:
+def _too_large(size: str, most: int = MAX_PIXELS) -> str:
     return (
-        f"too large for a plain image ({size}, at most {MAX_PIXELS // 1_000_000} million pixels, "
+        f"too large for a plain image ({size}, at most {most // 1_000_000} million pixels, "
         "since it must be decoded whole); convert it to a tiled pyramidal TIFF"
     )

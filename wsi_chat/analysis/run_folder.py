@@ -316,6 +316,14 @@ class RunFolder:
         """Held by the one cohort that writes the folder."""
         return self.path / ".cohort.lock"
 
+    def mark_path(self, slide: str) -> Path:
+        """There while a slide, by its id, is being read; left where the process died. See `wsi_chat.cohort.deaths`."""
+        return self.path / f".{slide}.reading"
+
+    def marks(self) -> list[Path]:
+        """The marks of all slides that are being read, or were when a process died."""
+        return sorted(self.path.glob(".*.reading"))
+
     def slide(self, of: Path | str) -> SlideFolder:
         """The folder of a slide file (a Path) or of a slide id (a text)."""
         return SlideFolder(self.path / (of if isinstance(of, str) else slide_id(of)))

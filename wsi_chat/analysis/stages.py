@@ -218,7 +218,14 @@ def prepare_slide(
     began = time.perf_counter()
     with ExitStack() as stack:
         slide = stack.enter_context(
-            open_slide(path, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z), names=names)
+            open_slide(
+                path,
+                mpp=settings.mpp,
+                reader=settings.reader,
+                z=plane_of(settings.z),
+                names=names,
+                trial=settings.trial,
+            )
         )
         system = load_system(settings.specimen)
         tile_mpp = settings.tile_mpp or dialect.mpp_for(system)

@@ -159,7 +159,9 @@ def ask_with(
 
 def _opened(picture: str | Path | Image.Image | ArrayLike, settings: Settings) -> Slide:
     if isinstance(picture, str | Path):
-        return open_slide(picture, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
+        return open_slide(
+            picture, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z), trial=settings.trial
+        )
     return slide_of(picture, mpp=settings.mpp)
 
 

@@ -60,7 +60,9 @@ class Sight:
     def _opened(self, source: str | Path | SlideResult, model: Model) -> Slide | None:
         settings = model.settings
         if not isinstance(source, SlideResult):
-            return open_slide(source, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z))
+            return open_slide(
+                source, mpp=settings.mpp, reader=settings.reader, z=plane_of(settings.z), trial=settings.trial
+            )
         record, alone = source.report.slide, Remark("sight.record_alone")
         if source.slide_path is None or not source.slide_path.exists():
             self.missing = Remark("sight.not_there", file=record.file_name, record=alone)
@@ -73,6 +75,7 @@ class Sight:
                 reader=settings.reader,
                 z=plane_of(settings.z),
                 names=names,
+                trial=settings.trial,
             )
         except SlideError as error:
             self.missing = Remark("sight.not_opened", error=names.hide(error.message), record=alone)

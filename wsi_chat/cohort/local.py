@@ -1,8 +1,9 @@
 """The slides one after another on one engine: while one is asked about, the next one is being read, and the documents
 of the one before are written.
 
-At most `AHEAD` slides are open and read ahead, each bounded by its stream's own limit, and at most two wait for their
-documents: memory does not grow with the cohort.
+A slide with which a process died comes last and alone; see `wsi_chat.cohort.deaths`. At most `AHEAD` slides are open
+and read ahead, each bounded by its stream's own limit, and at most two wait for their documents: memory does not grow
+with the cohort.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.cohort.attempt import Outcome, ask
-from wsi_chat.cohort.state import Job
+from wsi_chat.cohort.attempt import Outcome, ask, failed
+from wsi_chat.cohort.deaths import Deaths
+from wsi_chat.cohort.state import Job, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.progress import Progress
 
@@ -31,12 +33,14 @@ def run_local(
     model: Model,
     *,
     ahead: int = AHEAD,
+    forgive: bool = False,
     begun: Callable[[Job], Progress],
     ended: Callable[[Outcome], None],
 ) -> None:
-    """Do the slides in order.
+    """Do the slides in order, but for those with which a process died.
 
     Args:
+        forgive: take no notice of processes that died.
         ahead: slides prepared beside the one that is asked about; 0 prepares each when its turn comes.
         begun: called when a slide's turn comes; gives the function that its progress is reported to.
         ended: called with how each slide ended, in order, on the thread that wrote its documents: the next slide is
@@ -46,11 +50,39 @@ def run_local(
         EngineError, OutputError, KeyboardInterrupt: the run ended early; slides that were not asked about to the end
             are queued.
     """
-    with Ahead(jobs, model, ahead=ahead) as queue, ThreadPoolExecutor(1, thread_name_prefix="documents") as writer:
+    with Deaths(run) as deaths:
+        calm, alone, refused = deaths.tell_apart(jobs, forgive=forgive)
+        for job in refused:
+            begun(job)
+            error = deaths.refusal(job)
+            ended(Outcome(write_state(run, failed(job, run, error)), error=error))
+        for group in (calm, *([job] for job in alone)):
+            _do(group, run, model, deaths, ahead=ahead, begun=begun, ended=ended)
+
+
+def _do(
+    jobs: Iterable[Job],
+    run: RunFolder,
+    model: Model,
+    deaths: Deaths,
+    *,
+    ahead: int,
+    begun: Callable[[Job], Progress],
+    ended: Callable[[Outcome], None],
+) -> None:
+    def finish(job: Job, document: Callable[[], Outcome]) -> None:
+        outcome = document()
+        deaths.end(job)
+        ended(outcome)
+
+    with (
+        Ahead(jobs, model, ahead=ahead, begin=deaths.begin) as queue,
+        ThreadPoolExecutor(1, thread_name_prefix="documents") as writer,
+    ):
         before: Future[None] | None = None
         for job, prepared in queue:
             document = ask(job, run, model, prepared=prepared, progress=begun(job))
-            after = writer.submit(lambda finish: ended(finish()), document)
+            after = writer.submit(finish, job, document)
             if before is not None:  # no more than one slide waits for its documents
                 before.result()
             before = after
@@ -61,13 +93,16 @@ def run_local(
 class Ahead:
     """Iterate over (job, function that gives its prepared slide); prepares up to ``ahead`` jobs on one thread.
 
-    A context manager: at its end, slides that were prepared are closed.
+    A context manager: at its end, slides that were prepared are closed. ``begin`` is called before each is opened.
     """
 
-    def __init__(self, jobs: Iterable[Job], model: Model, *, ahead: int) -> None:
+    def __init__(
+        self, jobs: Iterable[Job], model: Model, *, ahead: int, begin: Callable[[Job], None] = lambda job: None
+    ) -> None:
         self._jobs = iter(jobs)
         self._model = model
         self._ahead = ahead
+        self._begin = begin
         self._waiting: deque[tuple[Job, Future[Prepared]]] = deque(maxlen=max(1, ahead))
         self._taken: Future[Prepared] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-slide")
@@ -91,6 +126,7 @@ class Ahead:
     def _prepare(self, job: Job) -> Prepared:
         from wsi_chat.analysis.stages import prepare_slide
 
+        self._begin(job)
         return prepare_slide(job.sample.path, job.settings, self._model.dialect, names=job.names, read_ahead=True)
 
     def __enter__(self) -> Ahead:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tilers.remote import RemotePath, slide_path
+from tilers.trial import needs_trial, trial
 from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.manifest import Sample, listed, read_manifest
 from wsi_chat.analysis.pseudonyms import Pseudonyms, everything_hidden, names_of, paths_in, pseudonyms_of
@@ -134,6 +135,7 @@ def analyze_slides(
     jobs = _named_jobs(samples, run, effective, model)
     hide_in_log(everything_hidden(job.names for job in jobs))
     standing = _standing(jobs, run)
+    _start_trial(job for job in jobs if job.slide_id not in standing)
     if not fresh and len(standing) < len(jobs):
         _check(effective, model)
     book = Book(run, jobs, watcher or Silent(), whole=False, standing=standing)
@@ -202,7 +204,16 @@ def analyze_cohort(
 
         def work() -> None:
             if executor == "local":
-                run_local(book.to_do, run, model, ahead=ahead, begun=book.begun, ended=book.enter)
+                _start_trial(book.to_do)
+                run_local(
+                    book.to_do,
+                    run,
+                    model,
+                    ahead=ahead,
+                    forgive=retry_failed,
+                    begun=book.begun,
+                    ended=book.enter,
+                )
                 return
             from wsi_chat.cohort.on_ray import run_on_ray
 
@@ -303,6 +314,13 @@ def _standing(jobs: Sequence[Job], run: RunFolder) -> dict[str, Outcome]:
         if result is not None and state is not None:
             found[job.slide_id] = Outcome(state, result, earlier=True)
     return found
+
+
+def _start_trial(jobs: Iterable[Job]) -> None:
+    """The process that opens slides on trial comes up while this one still imports."""
+    first = next(iter(jobs), None)
+    if first is not None and first.settings.trial and needs_trial(first.sample.path):
+        trial.start()
 
 
 def _check_specimen(settings: Settings) -> None:

@@ -256,7 +256,9 @@ def _fingerprint(job: Job) -> str:
     from tilers import open_slide
 
     try:
-        with open_slide(job.sample.path, mpp=job.settings.mpp, reader=job.settings.reader) as slide:
+        with open_slide(
+            job.sample.path, mpp=job.settings.mpp, reader=job.settings.reader, trial=job.settings.trial
+        ) as slide:
             return slide.fingerprint
     except WsiChatError:
         return ""

@@ -81,10 +81,10 @@ def slide_bar(console: Console, slide: Path, *, quiet: bool) -> Iterator[SlideBa
         yield SlideBar(None)
         return
     columns = (
-        TextColumn("{task.description:<20}"),
+        TextColumn("{task.description:<20}", markup=False),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
@@ -101,7 +101,7 @@ def answers_bar(console: Console, *, quiet: bool) -> Iterator[Callable[[int, int
         TextColumn("answers"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:

@@ -1,0 +1,127 @@
+"""Which slides were open when a process died, from one run to the next: a mark in the run folder while each is open.
+
+A library that aborts in the middle of a slide takes the process with it, and no state can be written any more. The
+mark stays then. The next run does such a slide last and alone, so that no other one shares its end, and after `TRIES`
+deaths in a row without a new answer it is failed instead. Whatever Python survives (an error, Ctrl-C, an engine that
+died) removes the mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Self
+
+from pydantic import ValidationError
+
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.cohort.state import Job, stamp_of
+from wsi_chat.errors import SlideUnreadable, WsiChatError
+from wsi_chat.journal import Journal
+from wsi_chat.schema import Record
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+
+
+class Mark(Record):
+    """A slide that is open, or was when the process died.
+
+    ``deaths``: processes that had died with it, one after another, when it was opened; ``answers``: how many answers
+    its journal held then; ``stamp``: the file's, see `wsi_chat.cohort.state.SlideState`.
+    """
+
+    deaths: int = 0
+    answers: int = 0
+    stamp: tuple[int, int] | None = None
+
+
+class Deaths:
+    """The marks of a run's slides. A context manager: at its end, the process lives, and no mark of its own stays."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._open: set[str] = set()
+        self._deaths: dict[str, int] = {}
+
+    def tell_apart(self, jobs: Iterable[Job], *, forgive: bool = False) -> tuple[list[Job], list[Job], list[Job]]:
+        """The slides that no process died with; those to be done last, each alone; and those that are failed.
+
+        Args:
+            forgive: forget what happened, as for slides that are done anew.
+        """
+        left = {path.name for path in self._run.marks()}
+        calm: list[Job] = []
+        marked: list[Job] = []
+        for job in jobs:
+            if self._run.mark_path(job.slide_id).name not in left:
+                calm.append(job)
+            elif forgive or job.settings.overwrite or not (deaths := self._died(job)):
+                self._run.mark_path(job.slide_id).unlink(missing_ok=True)
+                calm.append(job)
+            else:
+                self._deaths[job.slide_id] = deaths
+                marked.append(job)
+                log.warning(
+                    "%s was being read when a process died (%d time%s in a row): it is done last, alone",
+                    job.names.slide, deaths, "" if deaths == 1 else "s",
+                )  # fmt: skip
+        marked.sort(key=lambda job: self._deaths[job.slide_id])
+        alone = [job for job in marked if self._deaths[job.slide_id] < TRIES]
+        return calm, alone, marked[len(alone) :]
+
+    def refusal(self, job: Job) -> SlideUnreadable:
+        """Why a slide with which processes died is failed."""
+        return SlideUnreadable(
+            f"{job.names.slide} is refused: {self._deaths[job.slide_id]} processes in a row died while it was being "
+            "read or asked about, without a new answer.",
+            hint="Copy the file again from its source, or convert it; --overwrite (in a cohort also --retry-failed) "
+            "tries it again. Where the model ended them (too little memory, a driver), mend that first.",
+        )
+
+    def begin(self, job: Job) -> None:
+        """Mark a slide, before it is opened."""
+        mark = Mark(
+            deaths=self._deaths.get(job.slide_id, 0), answers=self._answers(job), stamp=stamp_of(job.sample.path)
+        )
+        self._open.add(job.slide_id)
+        try:
+            self._run.mark_path(job.slide_id).write_text(mark.model_dump_json(), encoding="utf-8")
+        except OSError as error:  # whatever comes next says that nothing can be written
+            log.warning("no mark can be left that %s is being read: %s", job.names.slide, error.strerror)
+
+    def end(self, job: Job) -> None:
+        """The slide is closed, and the process lives."""
+        self._remove(job.slide_id)
+
+    def _remove(self, slide: str) -> None:
+        self._open.discard(slide)
+        with contextlib.suppress(OSError):
+            self._run.mark_path(slide).unlink(missing_ok=True)
+
+    def _died(self, job: Job) -> int:
+        """How many processes died in a row with the slide open, since it last gave an answer; 0 for another file."""
+        try:
+            mark = Mark.model_validate_json(self._run.mark_path(job.slide_id).read_text(encoding="utf-8"))
+        except (OSError, ValueError, ValidationError):
+            return 1  # the process died while it wrote it
+        if mark.stamp != stamp_of(job.sample.path):
+            return 0
+        return 1 if self._answers(job) > mark.answers else mark.deaths + 1
+
+    def _answers(self, job: Job) -> int:
+        path = self._run.slide(job.slide_id).journal_path
+        if not path.is_file():
+            return 0
+        with contextlib.suppress(WsiChatError), Journal(path, read_only=True) as journal:
+            return len(journal)
+        return 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for slide in tuple(self._open):
+            self._remove(slide)
