@@ -159,7 +159,7 @@ class TiffImage:
                 array = imagecodecs.delta_decode(array, axis=1)
             return array
         if self.compression in JPEG2000:
-            _check_jpeg2000(data, height, width)
+            check_jpeg2000(data, height, width)
         elif simple and self.compression != NONE:
             _inflate(data, self.compression, need, most)  # for its checks; other predictors are tifffile's work
         index = (layer * self.rows + row) * self.columns + column
@@ -277,7 +277,7 @@ def _without_adobe(data: bytes) -> bytes:
     return b"".join(out) + data[at:]
 
 
-def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
+def check_jpeg2000(data: bytes, height: int, width: int) -> None:
     """The size in the codestream, before a decoder allocates it."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(data) < at + 24:
