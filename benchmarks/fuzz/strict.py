@@ -91,6 +91,9 @@ def _pieces(path: Path, data: bytes, spots: Sequence[Spot]) -> Iterator[tuple[by
         pages = [page for page in every if page.is_tiled] or every[:1]
         for x, y, level, side in spots:
             page: Any = pages[min(level, len(pages) - 1)]
+            if tiff.is_ndpi:  # levels that are stored at 1 and 1:4, and read at every power of 2
+                page = every[0 if level < 2 else 1]
+                side = side * 2**level * page.imagewidth // every[0].imagewidth
             scale = pages[0].imagewidth / page.imagewidth
             tiled = page.is_tiled
             wide, high = (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
@@ -116,6 +119,8 @@ def _piece(piece: bytes, page: Any, sound: bytes) -> str:
     kind = int(page.compression)
     width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, 0)
     need = width * height * (1 if page.planarconfig == 2 else page.samplesperpixel) * page.bitspersample // 8
+    if kind == JPEG and page.jpegheader:
+        piece = page.jpegheader + piece[:-2] + b"\xff\xd9"
     if kind == JPEG and (said := _jpeg(page.jpegtables[:-2] + piece[2:] if page.jpegtables else piece)):
         return said
     try:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tilers.dicom import dicom_files, series_uid
 from tilers.readers import Backend, Pixels
 from tilers.samples import RGB, YCBCR
-from tilers.segments import check_jpeg2000, check_lost_sectors, decode_jpeg
+from tilers.segments import Empty, check_jpeg2000, check_lost_sectors, decode_jpeg, fresh
 from tilers.tiff_header import MAX_TILE_BYTES
 from wsi_chat.errors import SlideUnsupported
 
@@ -155,7 +155,7 @@ class FrameFile:
 
     # ------------------------------------------------------------------------------------------ pixels
 
-    def decode(self, number: int) -> Pixels:
+    def decode(self, number: int, empty: Empty = fresh) -> Pixels:
         """A frame, counted from 0 in this file, (height, width, 3) RGB.
 
         Raises:
@@ -164,7 +164,7 @@ class FrameFile:
         data = self._frame(number)
         height, width = self.piece
         if self._syntax == JPEG_BASELINE:
-            return decode_jpeg(data, None, (height, width, 3), self._photometric)
+            return decode_jpeg(data, None, (height, width, 3), self._photometric, empty)
         check_lost_sectors(data)
         check_jpeg2000(data, height, width)
         pixels = np.asarray(imagecodecs.jpeg2k_decode(data))
@@ -225,12 +225,12 @@ class FrameLevel:
             self._numbers[counts == 0] = LOST
         self.gaps = self._numbers == EMPTY
 
-    def decode(self, row: int, column: int) -> Pixels:
+    def decode(self, row: int, column: int, empty: Empty = fresh) -> Pixels:
         number = int(self._numbers[row, column])
         if number < 0:
             raise ValueError(f"no frame can be told to lie at row {row + 1}, column {column + 1} of the tiles")
         file = int(np.searchsorted(self._bounds, number, side="right")) - 1
-        return self._files[file].decode(number - int(self._bounds[file]))
+        return self._files[file].decode(number - int(self._bounds[file]), empty)
 
 
 class FrameSeries:

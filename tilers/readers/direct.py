@@ -22,6 +22,7 @@ from tilers.readers import Backend, Pixels
 from tilers.readers.dicom_frames import dicom_levels
 from tilers.readers.pieces import PieceBackend
 from tilers.readers.scanner_tiff import scanner_levels
+from tilers.segments import Empty, fresh
 from wsi_chat.errors import SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -43,8 +44,8 @@ class StoredLevel(Protocol):
     @property
     def gaps(self) -> NDArray[np.bool_]: ...
 
-    def decode(self, row: int, column: int) -> Pixels:
-        """A piece, (height, width, 3) RGB, decoded strictly. May raise anything: it is damaged."""
+    def decode(self, row: int, column: int, empty: Empty = fresh) -> Pixels:
+        """A piece, (height, width, 3) RGB, decoded strictly into what ``empty`` makes. May raise anything: damage."""
 
 
 class StoredLevels(Protocol):
@@ -68,6 +69,7 @@ FINDERS: dict[str, Finder] = {
     "aperio": scanner_levels,
     "philips": scanner_levels,
     "trestle": scanner_levels,
+    "hamamatsu": scanner_levels,
     "dicom": dicom_levels,
 }
 """By OpenSlide's name of the vendor."""
@@ -102,14 +104,14 @@ class DirectBackend(PieceBackend):
         self._slide = slide
         self._reopen = reopen
         self._stored = stored
-        self._levels = stored.levels
+        self._levels = list(stored.levels)
         self._lock = threading.Lock()
         try:
             if not any(self._levels):
                 raise SlideUnsupported(stored.why)
-            self._whole = [level is not None and not level.gaps.any() for level in self._levels]
             self._take_over(slide)
             self.decoding = self._probe()
+            self._whole = [level is not None and not level.gaps.any() for level in self._levels]
         except BaseException:
             stored.close()
             raise
@@ -126,54 +128,60 @@ class DirectBackend(PieceBackend):
         """Read some pieces both ways.
 
         Pieces that OpenSlide cannot read prove nothing, nor do those that it shows as empty. Once one of the others is
-        refused, more are tried: damage hits some, a writer's habit nearly all. If most are refused or look different,
-        OpenSlide keeps the file.
+        refused, more are tried: damage hits some, a writer's habit nearly all. If most are refused, OpenSlide keeps the
+        file; if most of a level look different, it keeps the level.
         """
-        tried = agreed = refused = 0
-        why = ""
-        done = [0] * len(self._levels)
+        levels = range(len(self._levels))
+        agreed, different, refused = ([0] * len(levels) for _ in range(3))
+        why = "OpenSlide reads none of the JPEG tiles tried"
         for number, row, column in self._chosen():
-            level = self._levels[number]
-            assert level is not None
-            if done[number] >= (CANDIDATES if refused else PROBES):
+            tried = agreed[number] + different[number] + refused[number]
+            if tried >= (CANDIDATES if sum(refused) else PROBES):
                 continue
-            high, wide = level.piece
-            across, down = self.level_sizes[number]
-            width, height = min(wide, across - column * wide), min(high, down - row * high)
-            scale = self.level_downsamples[number]
+            theirs = self._theirs(number, row, column)
+            if theirs is None:
+                continue
             try:
-                theirs = self._through_openslide(
-                    round(column * wide * scale), round(row * high * scale), number, width, height
-                )
-            except Exception:
-                continue
-            if theirs[..., 3:].size and theirs[..., 3:].min() < 255:
-                continue
-            tried += 1
-            done[number] += 1
-            try:
-                ours = level.decode(row, column)[:height, :width]
+                ours = self.piece(0, number, row, column)[: theirs.shape[0], : theirs.shape[1]]
             except Exception as error:
-                refused += 1
+                refused[number] += 1
                 why = f"{error}"
                 continue
             difference = np.abs(ours.astype(np.int16) - theirs[..., :3])
             if difference.max() <= MAX_GREY and difference.mean() < MEAN_GREY:
-                agreed += 1
+                agreed[number] += 1
             else:
+                different[number] += 1
                 why = f"their colours differ by {difference.max()} grey levels"
-        if not tried or 2 * agreed < tried:
-            raise Refused(
-                f"of {tried} JPEG tiles tried, {tried - agreed} are not as OpenSlide shows them: {why}"
-                if tried
-                else "OpenSlide reads none of the JPEG tiles tried",
-                refused=refused,
-                tried=tried,
-            )
+        for number in levels:
+            if different[number] > agreed[number]:
+                self._levels[number] = None
+        tried = sum(agreed) + sum(different) + sum(refused)
+        if not any(agreed) or sum(refused) > sum(agreed) or not any(self._levels):
+            if tried:
+                why = f"of {tried} JPEG tiles tried, {tried - sum(agreed)} are not as OpenSlide shows them: {why}"
+            raise Refused(why, refused=sum(refused), tried=tried)
+        text = f"directly, strictly: {sum(agreed)} of {tried} JPEG tiles tried are as OpenSlide shows them"
         others = sum(level is None for level in self._levels)
-        return f"directly, strictly: {agreed} of {tried} JPEG tiles tried are as OpenSlide shows them" + (
-            f"; {others} of {len(self._levels)} levels by OpenSlide, since {self._stored.why}" if others else ""
-        )
+        if others:
+            text += f"; {others} of {len(levels)} levels by OpenSlide ({why if any(different) else self._stored.why})"
+        return text
+
+    def _theirs(self, number: int, row: int, column: int) -> Pixels | None:
+        """A piece as OpenSlide shows it, None where that proves nothing."""
+        level = self._levels[number]
+        assert level is not None
+        high, wide = level.piece
+        across, down = self.level_sizes[number]
+        width, height = min(wide, across - column * wide), min(high, down - row * high)
+        scale = self.level_downsamples[number]
+        try:
+            pixels = self._through_openslide(
+                round(column * wide * scale), round(row * high * scale), number, width, height
+            )
+        except Exception:
+            return None
+        return None if pixels[..., 3:].size and pixels[..., 3:].min() < 255 else pixels
 
     def _chosen(self) -> Iterator[tuple[int, int, int]]:
         """(level, row, column) of some written pieces of each level, where level and slide pixels coincide.
@@ -199,7 +207,7 @@ class DirectBackend(PieceBackend):
     def piece(self, plane: int, level: int, row: int, column: int) -> Pixels:
         stored = self._levels[level]
         assert stored is not None
-        return stored.decode(row, column)
+        return stored.decode(row, column, self._buffers.empty)
 
     def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         if self._is_direct(x, y, level, width, height):
