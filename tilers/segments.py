@@ -159,7 +159,7 @@ class TiffImage:
                 array = imagecodecs.delta_decode(array, axis=1)
             return array
         if self.compression in JPEG2000:
-            _check_jpeg2000(data, height, width)
+            check_jpeg2000(data, height, width)
         elif simple and self.compression != NONE:
             _inflate(data, self.compression, need, most)  # for its checks; other predictors are tifffile's work
         index = (layer * self.rows + row) * self.columns + column
@@ -237,9 +237,12 @@ def decode_jpeg(
     shape: tuple[int, int, int],
     photometric: int,
     empty: Empty = fresh,
+    *,
+    reduce: int = 1,
 ) -> NDArray[np.uint8]:
     """A JPEG piece, strictly: what libjpeg merely warns of is an error. YCbCr comes as RGB.
 
+    ``shape`` is that of the data, (height, width, samples). What comes is ``reduce`` times as small, 1, 2, 4 or 8.
     ``empty`` makes the array that it is decoded into.
 
     Raises:
@@ -260,8 +263,9 @@ def decode_jpeg(
     space = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(samples)
     if space is None:
         raise ValueError(f"JPEG with {samples} samples per pixel")
-    out = empty(shape)
-    simplejpeg.decode_jpeg(stream, colorspace=space, buffer=out, strict=True)
+    out = empty((height // reduce, width // reduce, samples))
+    least = {} if reduce == 1 else {"min_height": out.shape[0], "min_width": out.shape[1]}
+    simplejpeg.decode_jpeg(stream, colorspace=space, buffer=out, strict=True, **least)
     return out
 
 
@@ -277,7 +281,7 @@ def _without_adobe(data: bytes) -> bytes:
     return b"".join(out) + data[at:]
 
 
-def _check_jpeg2000(data: bytes, height: int, width: int) -> None:
+def check_jpeg2000(data: bytes, height: int, width: int) -> None:
     """The size in the codestream, before a decoder allocates it."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(data) < at + 24:

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.fuzz.scanner_seeds import make_scanners
 from wsi_chat.datasets.render.slide import render_slide
 
 WIDTH, HEIGHT, TILE = 512, 384, 128
@@ -33,6 +34,7 @@ def make_slides(folder: Path, data: Path | None) -> None:
     rgb = np.ascontiguousarray(whole[200 : 200 + HEIGHT, 256 : 256 + WIDTH, :3])
     _write_tiffs(folder, rgb)
     _write_aperio(folder / "aperio.svs", rgb)
+    make_scanners(folder, rgb)
     _write_ome(folder, rgb)
     _write_pictures(folder, rgb)
     for version in (2, 3):

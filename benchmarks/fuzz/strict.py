@@ -33,7 +33,7 @@ def objection(path: Path, spots: Sequence[Spot], sound: bytes = b"") -> str:
         return next((said for file in sorted(path.iterdir()) if (said := _picture(file.read_bytes()))), "")
     data = path.read_bytes()
     if data[:2] not in (b"II", b"MM"):
-        return _dicom(path) if data[128:132] == b"DICM" else _picture(data)
+        return _dicom(path, spots) if data[128:132] == b"DICM" else _picture(data)
     try:
         return next((said for piece, page in _pieces(path, data, spots) if (said := _piece(piece, page, sound))), "")
     except _BeyondTheEndError as error:
@@ -91,6 +91,9 @@ def _pieces(path: Path, data: bytes, spots: Sequence[Spot]) -> Iterator[tuple[by
         pages = [page for page in every if page.is_tiled] or every[:1]
         for x, y, level, side in spots:
             page: Any = pages[min(level, len(pages) - 1)]
+            if tiff.is_ndpi:  # levels that are stored at 1 and 1:4, and read at every power of 2
+                page = every[0 if level < 2 else 1]
+                side = side * 2**level * page.imagewidth // every[0].imagewidth
             scale = pages[0].imagewidth / page.imagewidth
             tiled = page.is_tiled
             wide, high = (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
@@ -116,6 +119,8 @@ def _piece(piece: bytes, page: Any, sound: bytes) -> str:
     kind = int(page.compression)
     width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, 0)
     need = width * height * (1 if page.planarconfig == 2 else page.samplesperpixel) * page.bitspersample // 8
+    if kind == JPEG and page.jpegheader:
+        piece = page.jpegheader + piece[:-2] + b"\xff\xd9"
     if kind == JPEG and (said := _jpeg(page.jpegtables[:-2] + piece[2:] if page.jpegtables else piece)):
         return said
     try:
@@ -132,18 +137,31 @@ def _piece(piece: bytes, page: Any, sound: bytes) -> str:
     return f"compression {kind}: a lost sector" if SECTOR in piece and piece not in sound else ""
 
 
-def _dicom(path: Path) -> str:
-    """Frames of a DICOM slide that libjpeg refuses."""
+def _dicom(path: Path, spots: Sequence[Spot]) -> str:
+    """Frames under the spots of a DICOM slide whose frames lie row by row, that libjpeg refuses."""
     import pydicom
     from pydicom.encaps import generate_frames
 
+    levels = []
     for file in sorted(path.parent.glob("*.dcm")):
         try:
             data = pydicom.dcmread(file)
             if data.file_meta.TransferSyntaxUID.is_encapsulated:
-                for frame in generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)):
-                    if frame[:2] == b"\xff\xd8" and (said := _jpeg(bytes(frame).rstrip(b"\0"))):
-                        return said
+                frames = list(generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
+                levels.append((int(data.TotalPixelMatrixColumns), int(data.Columns), int(data.Rows), frames))
         except Exception:  # pydicom cannot tell
             continue
+    levels.sort(key=lambda level: -level[0])
+    for x, y, number, side in spots:
+        if number >= len(levels):
+            continue
+        across, wide, high, frames = levels[number]
+        scale = levels[0][0] / across
+        for row in range(int(y / scale) // high, (int(y / scale) + side - 1) // high + 1):
+            for column in range(
+                int(x / scale) // wide, min((int(x / scale) + side - 1) // wide + 1, -(-across // wide))
+            ):
+                index = row * -(-across // wide) + column
+                if index < len(frames) and (said := _jpeg(bytes(frames[index]).rstrip(b"\0"))):
+                    return said
     return ""

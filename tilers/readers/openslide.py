@@ -11,7 +11,7 @@ import openslide
 from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
-from tilers.readers.aperio import direct_or_openslide
+from tilers.readers.direct import direct_or_openslide
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
