@@ -29,6 +29,7 @@ from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 MAX_PIXELS = 120_000_000  # at most 7 bytes each while decoding; a 20x scan of 4 x 4 mm has 64 million
 ORIENTATION = 0x0112
 BAND_ROWS = 256
@@ -148,7 +149,15 @@ def open_backend(path: Path) -> Backend:
     notes = (depth.note,) if depth.note else ()
     if header.frames > 1:
         notes = (*notes, Remark("slide.first_frame", n=header.frames))
-    return PlainBackend(header, turn(pixels, header.orientation), notes)
+    return PlainBackend(header, turn(pixels, header.orientation), (*misnamed(path, header.format), *notes))
+
+
+def misnamed(path: Path, content: str) -> tuple[Remark, ...]:
+    """A remark where the suffix names another kind of file than the content is: a JPEG under .svs is no scan."""
+    kind = "JPEG" if content == "MPO" else content
+    if not path.suffix or SUFFIXES.get(path.suffix.lower()) == kind:
+        return ()
+    return (Remark("slide.misnamed", kind=kind, suffix=path.suffix.lower()),)
 
 
 def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:
