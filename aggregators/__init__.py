@@ -8,8 +8,9 @@ Names are imported on first use, so that a check of a setting loads no geometry.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
     from aggregators.adequacy import Supplied, TileSample, estimate
@@ -48,32 +49,24 @@ __all__ = [
     "topk_mean_logit",
 ]
 
-_HOMES = {
-    "CategoryCall": "category",
-    "Frame": "sampling",
-    "POOLS": "pooling",
-    "Supplied": "adequacy",
-    "TileSample": "adequacy",
-    "aggregate": "verdict",
-    "call_category": "category",
-    "count_findings": "counts",
-    "draw": "sampling",
-    "estimate": "adequacy",
-    "findings_share": "pooling",
-    "fraction_above": "pooling",
-    "maximum": "pooling",
-    "mean": "pooling",
-    "merge_boxes": "merge",
-    "noisy_or_corrected": "pooling",
-    "topk_mean_logit": "pooling",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'aggregators' has no attribute {name!r}")
-    return getattr(import_module(f"aggregators.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    __all__,
+    {
+        ".adequacy": ("Supplied", "TileSample", "estimate"),
+        ".category": ("CategoryCall", "call_category"),
+        ".counts": ("count_findings",),
+        ".merge": ("merge_boxes",),
+        ".pooling": (
+            "POOLS",
+            "findings_share",
+            "fraction_above",
+            "maximum",
+            "mean",
+            "noisy_or_corrected",
+            "topk_mean_logit",
+        ),
+        ".sampling": ("Frame", "draw"),
+        ".verdict": ("aggregate",),
+    },
+)

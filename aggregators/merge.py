@@ -14,6 +14,10 @@ competes with one).
 3. For equal labels it is also enough that `CONTAINED` of a cut box lies in the other one, since a model draws
    a sliver of a cell less well than a cell.
 
+4. A white cell is asked for as such and by type. What a tile calls by a name and another box by a kind of it (WBC,
+   monocyte) is one cell also where `KIND_INSIDE` of the smaller box lies in the other one, since the two are drawn
+   in two answers. A box of the kind that holds several such cells of the general name settles nothing.
+
 **Which box stays.** Whole boxes before cut ones; among whole ones the one that most others agree with, then
 the largest. Each takes all that are one cell with it. Pieces that no tile showed whole join into their union.
 
@@ -41,6 +45,8 @@ log = logging.getLogger(__name__)
 
 #: Fraction of a cut box that must lie inside a box of the same label to be part of it.
 CONTAINED = 0.7
+#: Fraction of the smaller of two boxes that must lie in the other where the label of one is a kind of the other's.
+KIND_INSIDE = 0.7
 #: A box ends at its tile's border when it comes within this many pixels of it, as the model saw the tile.
 BORDER_PX = 2.0
 
@@ -93,6 +99,8 @@ def merge_boxes(
             neighbours[a].append(b)
             neighbours[b].append(a)
     cells = _settle(_group(seen, neighbours), iou=iou)
+    while len(fewer := _under_one_name(cells, system)) < len(cells):
+        cells = _settle(fewer, iou=iou)
     cells.sort(key=lambda cell: (_corner(cell.box), sorted(_order(member) for member in cell.members)))
     return tuple(_finding(number, cell, system) for number, cell in enumerate(cells, start=1))
 
@@ -234,6 +242,36 @@ def _settle(cells: list[_Cell], *, iou: float) -> list[_Cell]:
         cells = [cell for n, cell in enumerate(cells) if n not in used] + joined
 
 
+def _under_one_name(cells: list[_Cell], system: System) -> list[_Cell]:
+    """Join each cell of a general name to the one of a kind of it that names it again, where it is the only such."""
+    labels = [_winner(_votes(cell), system) for cell in cells]
+    general = {label.code: label.kind_of for label in system.labels if label.kind_of is not None}
+    if not general:
+        return cells
+    homes: dict[
+        int, tuple[float, int]
+    ] = {}  # cell of a general name -> what it shares with a cell of a kind, and which
+    for pair in candidate_pairs([cell.members[0]._replace(box=cell.box, margin=0.0) for cell in cells]):
+        for whole, kind in (pair, pair[::-1]):
+            if general.get(labels[kind]) == labels[whole]:
+                shared = cells[whole].box.intersection(cells[kind].box)
+                smaller = min(cells[whole].box.area, cells[kind].box.area)
+                if shared >= KIND_INSIDE * smaller and shared > homes.get(whole, (0.0, 0))[0]:
+                    homes[whole] = shared, kind
+    held = Counter(kind for _, kind in homes.values())
+    joined = {whole: kind for whole, (_, kind) in homes.items() if held[kind] == 1}
+    again = {kind: _join(cells[kind], cells[whole]) for whole, kind in joined.items()}
+    return [again.get(n, cell) for n, cell in enumerate(cells) if n not in joined]
+
+
+def _votes(cell: _Cell) -> dict[str, int]:
+    """Label -> how many tiles gave it."""
+    tiles: dict[str, set[int]] = {}
+    for member in cell.members:
+        tiles.setdefault(member.label, set()).add(member.tile.index)
+    return {code: len(indices) for code, indices in tiles.items()}
+
+
 def _join(a: _Cell, b: _Cell) -> _Cell:
     """Two cells as one: the box of the whole one where one is whole, else the box around both."""
     whole = [cell.box for cell in (a, b) if not cell.cut]
@@ -242,10 +280,7 @@ def _join(a: _Cell, b: _Cell) -> _Cell:
 
 
 def _finding(number: int, cell: _Cell, system: System) -> Finding:
-    tiles: dict[str, set[int]] = {}
-    for member in cell.members:
-        tiles.setdefault(member.label, set()).add(member.tile.index)
-    votes = {code: len(indices) for code, indices in tiles.items()}
+    votes = _votes(cell)
     label = system.label(_winner(votes, system))
     scores = [member.p for member in cell.members if member.p is not None]
     own = [m.confidence for m in cell.members if m.label == label.code and m.confidence is not None]

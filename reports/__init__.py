@@ -8,8 +8,9 @@ Names are imported on first use, so that one document's writer loads no other's 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
     from reports.documents import json_schema, published_schema, read_report_json, write_report_json
@@ -71,48 +72,31 @@ __all__ = [
     "write_tiles_parquet",
 ]
 
-_HOMES = {
-    "FontMissing": "fonts",
-    "GalleryItem": "gallery",
-    "MASK": "mask",
-    "Words": "language",
-    "check_evidence": "evidence",
-    "chinese_font": "fonts",
-    "draw_gallery": "gallery",
-    "draw_heatmap": "figures",
-    "draw_overview": "figures",
-    "gallery_items": "gallery",
-    "json_schema": "documents",
-    "narrate": "narrative",
-    "published_schema": "documents",
-    "read_mask": "mask",
-    "read_outline": "maps",
-    "read_report_json": "documents",
-    "read_scan": "scan",
-    "read_tiles_parquet": "tables",
-    "read_tiles_table": "tables",
-    "verdict_html": "html",
-    "write_differential_csv": "tables",
-    "write_fields_csv": "tables",
-    "write_findings_csv": "tables",
-    "write_geojson": "geojson",
-    "write_geojson_by_field": "geojson",
-    "write_html": "webpage",
-    "write_maps_zarr": "maps",
-    "write_mask": "mask",
-    "write_pdf": "pdf",
-    "write_report_json": "documents",
-    "write_scan": "scan",
-    "write_tiles_geojson": "geojson",
-    "write_tiles_parquet": "tables",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'reports' has no attribute {name!r}")
-    return getattr(import_module(f"reports.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    __all__,
+    {
+        ".documents": ("json_schema", "published_schema", "read_report_json", "write_report_json"),
+        ".evidence": ("check_evidence",),
+        ".figures": ("draw_heatmap", "draw_overview"),
+        ".fonts": ("FontMissing", "chinese_font"),
+        ".gallery": ("GalleryItem", "draw_gallery", "gallery_items"),
+        ".geojson": ("write_geojson", "write_geojson_by_field", "write_tiles_geojson"),
+        ".html": ("verdict_html",),
+        ".language": ("Words",),
+        ".maps": ("read_outline", "write_maps_zarr"),
+        ".mask": ("MASK", "read_mask", "write_mask"),
+        ".narrative": ("narrate",),
+        ".pdf": ("write_pdf",),
+        ".scan": ("read_scan", "write_scan"),
+        ".tables": (
+            "read_tiles_parquet",
+            "read_tiles_table",
+            "write_differential_csv",
+            "write_fields_csv",
+            "write_findings_csv",
+            "write_tiles_parquet",
+        ),
+        ".webpage": ("write_html",),
+    },
+)

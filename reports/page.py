@@ -1,34 +1,31 @@
 """What the pages of report.pdf say, as plain strings and numbers for the template; no markup is made here.
 
-Everything that came from a file, a user or a model passes through `clean`, so that it is one line of
-printable text of bounded length wherever the page has room for one line only.
+Everything that came from a file, a user or a model passes through `reports.printable.clean`. What the pages say of how
+the slide was analyzed is in `reports.methods`.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from aggregators.fitted import METHODS
-from reports import blood, places
+from reports import blood, methods, places
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
+from reports.printable import clean, shortened
 from reports.wording import (
     id_ranges,
     score_pair,
     score_text,
     seen_first,
 )
-from wsi_chat.remarks import number, percent
-from wsi_chat.schema import Remark, Report, SlideVerdict, TileVerdict
+from wsi_chat.remarks import number
+from wsi_chat.schema import Report, SlideVerdict, TileVerdict
 
 # Evidence that the page cites beside a sentence: findings and tiles; fields are listed under the methods.
 _REFERENCE = re.compile(r"[ft]\d+$")
@@ -68,11 +65,11 @@ def page_data(
         "strip": [_cell(report, item, folder, words) for item in items[:STRIP]],
         "gallery": [_cell(report, item, folder, words) for item in items],
         "gallery_more": _more(report, items, words),
-        "funnel": _funnel(report, words),
-        "gaps": _gaps(report, words),
-        "provenance": _provenance(report, words),
-        "details": _details(report, words),
-        "controls": _controls(report, words),
+        "funnel": methods.funnel(report, words),
+        "gaps": methods.gaps(report, words),
+        "provenance": methods.provenance(report, words),
+        "details": methods.details(report, words),
+        "controls": methods.controls(report, words),
         "notes": [clean(words.remark(note)) for note in (*report.notes, *report.verdict.adequacy.notes)],
     }
 
@@ -94,33 +91,6 @@ def disclaimer(report: Report, words: Words) -> str:
     """The report's own notice in its language; another one, as a user's own report may carry, stays as it is."""
     original = type(report).model_fields["disclaimer"].default
     return clean(words("page.disclaimer") if report.disclaimer == original else report.disclaimer, 200)
-
-
-def clean(text: object, limit: int | None = None) -> str:
-    """Printable text on one line; control characters and lone surrogates become U+FFFD, long text loses its middle.
-
-    ``limit`` counts columns: East Asian wide characters take two, the widest Latin letters one and a half.
-    """
-    # Not str.split(): that would also turn the no-break spaces of numbers into ordinary ones.
-    line = re.sub(r"[ \t\r\n\f\v]+", " ", str(text)).strip()
-    line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in line)
-    if limit is None or sum(map(_columns, line)) <= limit:
-        return line
-    head = _kept(line, limit * 2 // 3)
-    tail = _kept(line[::-1], limit // 3 - 1)[::-1]
-    return f"{head}…{tail}"
-
-
-def _kept(line: str, limit: int) -> str:
-    """The start of the line, up to this many columns."""
-    ends = accumulate(map(_columns, line))
-    return line[: next((i for i, end in enumerate(ends) if end > limit), len(line))]
-
-
-def _columns(character: str) -> float:
-    if unicodedata.east_asian_width(character) in "WF":
-        return 2.0
-    return 1.5 if character in "WMm@%" else 1.0
 
 
 def _identity(report: Report, words: Words) -> list[dict[str, str]]:
@@ -189,9 +159,9 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
     lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
     if report.scope is not None:
-        lines.append({"label": words("page.scope"), "value": clean(scope_text(report, words), 300)})
+        lines.append({"label": words("page.scope"), "value": clean(methods.scope_text(report, words), 300)})
     if report.controls is not None:
-        lines.append({"label": words("page.controls"), "value": clean(controls_text(report, words), 260)})
+        lines.append({"label": words("page.controls"), "value": clean(methods.controls_text(report, words), 260)})
     return {
         "status": verdict.status,
         "word": words(f"verdicts.{verdict.status}"),
@@ -199,7 +169,7 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
         "reason": clean(words.remark(verdict.reason), 420),
         "lines": lines,
         "gauge": _gauge(verdict, words),
-        "calibration": calibration_text(report, words),
+        "calibration": methods.calibration_text(report, words),
     }
 
 
@@ -208,46 +178,6 @@ def headline(verdict: SlideVerdict, words: Words) -> str:
     if not verdict.grounds or verdict.status in ("normal", "abnormal", "counted"):
         return ""
     return words.remark(verdict.grounds[0].headline)
-
-
-def scope_text(report: Report, words: Words) -> str:
-    """What the model was trained for, and why the slide is outside of it where it is."""
-    scope = report.scope
-    assert scope is not None
-    outside = words("page.outside", why=words.remark(scope.outside)) if scope.outside else ""
-    return words.spaced([text for text in (scope.statement, outside) if text])
-
-
-def controls_text(report: Report, words: Words) -> str:
-    """How the control questions went, in a line."""
-    controls = report.controls
-    assert controls is not None
-    if controls.passed:
-        return words.remark(Remark("controls.passed", n=len(controls.answers)))
-    missing = Remark("controls.unanswered", missing=controls.missing, n=len(controls.answers))
-    return words.spaced(map(words.remark, (*controls.failures, *([missing] if controls.missing else []))))
-
-
-def _controls(report: Report, words: Words) -> list[str]:
-    """Every control question with what was expected and what was answered."""
-    rows = []
-    for answer in report.controls.answers if report.controls is not None else ():
-        known = {"kind": words(f"controls.{answer.kind}"), "name": clean(answer.name, 40)}
-        if answer.p is None:
-            rows.append(words("controls.no_answer", **known))
-            continue
-        expected = words(f"controls.expect_{answer.expected}", p=score_text(answer.p_before or 0.0))
-        mark = words("controls.as_expected" if answer.as_expected else "controls.not_as_expected")
-        rows.append(words("controls.row", **known, p=score_text(answer.p), expected=expected, mark=mark))
-    return [clean(row) for row in rows]
-
-
-def calibration_text(report: Report, words: Words) -> str:
-    """How the score was calibrated, by a fitted aggregator under its conditions alone; otherwise that it is not."""
-    fitted = report.verdict.fitted
-    if fitted is None or fitted.forced:
-        return words("page.uncalibrated")
-    return words("page.calibrated", method=clean(words.remark(METHODS.get(fitted.calibration, fitted.calibration))))
 
 
 def _gauge(verdict: SlideVerdict, words: Words) -> dict[str, Any] | None:
@@ -295,7 +225,7 @@ def _narrative(report: Report, words: Words) -> list[dict[str, Any]]:
                 "text": clean(sentence.text),
                 "evidence": id_ranges(cited),
                 "cited": cited,
-                "refs": _short(id_ranges(refs)),
+                "refs": shortened(id_ranges(refs)),
                 "mark": MARKS.get(sentence.source, "") if report.narrator else "",
                 "replaced": words.objections(sentence.replaced),
                 "opens": bool(entries) and of_run and not any(entry["of_run"] for entry in entries),
@@ -322,19 +252,11 @@ def _findings(verdict: SlideVerdict, words: Words) -> list[dict[str, Any]]:
             "seen": number(row.seen) if row.asked or row.seen else words("page.not_asked"),
             "asked": row.asked or row.seen > 0,
             "some": row.seen > 0,
-            "evidence": _short(id_ranges(map(clean, row.finding_ids))),
+            "evidence": shortened(id_ranges(map(clean, row.finding_ids))),
             "all": id_ranges(map(clean, row.finding_ids)),
         }
         for row in seen_first(verdict.counts)
     ]
-
-
-def _short(text: str, limit: int = 30) -> str:
-    """As many of the listed ranges as fit, then an ellipsis."""
-    if len(text) <= limit:
-        return text
-    shown = text[:limit].rsplit(", ", 1)[0]
-    return f"{shown}, …"
 
 
 def _picture(folder: Path, name: str) -> str | None:
@@ -386,97 +308,3 @@ def _where(report: Report, item: GalleryItem, words: Words) -> str:
     if own is None:
         return places.position(report, item.box, words)
     return words("page.in_field", number=own.number, name=clean(own.name, NAME_COLUMNS))
-
-
-def _funnel(report: Report, words: Words) -> list[dict[str, str]]:
-    funnel = report.funnel
-    steps = [
-        (funnel.grid, "grid"),
-        (funnel.foreground, "with_cells"),
-        (funnel.selected, "selected"),
-        (funnel.screened, "screened"),
-        (funnel.detailed, "detailed"),
-    ]
-    return [{"count": number(count), "label": words(f"page.{label}")} for count, label in steps]
-
-
-def _gaps(report: Report, words: Words) -> dict[str, str]:
-    funnel, verdict = report.funnel, report.verdict
-    missing = funnel.unreadable + funnel.screen_failed
-    return {
-        "coverage": percent(verdict.coverage),
-        "floor": words("page.floor", floor=percent(verdict.coverage_floor)),
-        "low": words("page.too_low") if verdict.coverage < verdict.coverage_floor else "",
-        "missing": words("page.missing", missing=missing, unreadable=funnel.unreadable),
-    }
-
-
-def _provenance(report: Report, words: Words) -> list[dict[str, str]]:
-    source, model = report.provenance, report.provenance.model
-    decoding = ", ".join(f"{name} {_value(value)}" for name, value in sorted(model.decoding.items()))
-    asked = {"dialect": clean(model.dialect, 30), "engine": clean(model.engine, 30), "decoding": clean(decoding, 80)}
-    tiles: dict[str, object] = {
-        "px": str(source.tile_px), "mpp": f"{source.tile_mpp:.3g}", "overlap": percent(source.overlap),
-        "mask": clean(re.split(r"\s*[,，(（]", words.remark(source.mask), maxsplit=1)[0], 30), "seed": str(source.seed),
-    }  # fmt: skip
-    run = words("page.run_line", started=report.timings.started, reader=report.slide.reader)
-    pairs = [
-        ("model", words("page.model_line", name=clean(model.name, 60), revision=clean(model.revision, 20))),
-        ("asked", words("page.asked_line", **asked)),
-        ("prompts", f"SHA-256 {clean(model.prompts_sha256)[:16]}"),
-        ("tiles", words("page.tiles_line" if report.slide.scale_known else "page.tiles_line_px", **tiles)),
-        ("run", clean(run, 90)),
-    ]
-    return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs]
-
-
-def _details(report: Report, words: Words) -> list[dict[str, str]]:
-    slide, source, verdict, narrator = report.slide, report.provenance, report.verdict, report.narrator
-    specimen, comma = report.specimen, words.between
-    calibration = calibration_text(report, words) if verdict.score is not None else ""
-    pairs: list[tuple[str, str]] = [
-        ("id", clean(slide.id)),
-        ("file_name", clean(slide.file_name)),
-        ("fingerprint", clean(slide.fingerprint)),
-        ("reader", clean(words("page.reader_line", reader=slide.reader, levels=slide.levels))),
-        ("specimen", clean(f"{words.specimen(report)} ({specimen.code})")),
-        (
-            "system",
-            clean(comma.join(dict.fromkeys((words.system_name(report), specimen.system, specimen.system_version)))),
-        ),
-        ("reason_verdict", clean(words.remark(verdict.reason))),
-        ("reason_category", clean(words.remark(verdict.category_reason))),
-        ("adequacy_rule", clean(words.adequacy_rule(verdict.adequacy.rule))),
-        ("calibration", calibration),
-        ("ancillary", words.between.join(words("page.ancillary_line", text=clean(t)) for t in report.ancillary)),
-        ("model", words("page.model_line", name=clean(source.model.name), revision=clean(source.model.revision))),
-        ("narrator", _narrator(report, words) if narrator else ""),
-        ("prompts_sha", clean(source.model.prompts_sha256)),
-        ("decoding", _mapping(source.model.decoding)),
-        ("aggregation", _mapping(source.aggregation)),
-        ("versions", _mapping(source.versions)),
-        ("settings", _mapping(source.config)),
-        ("sources", clean("; ".join(specimen.sources))),
-        ("schema", clean(report.schema_version)),
-    ]
-    return [{"label": words(f"page.{label}"), "value": value} for label, value in pairs if value]
-
-
-def _narrator(report: Report, words: Words) -> str:
-    """Who wrote the narrative, and why the template did where it had to."""
-    narrator = report.narrator
-    if narrator is None:
-        return ""
-    line = words(
-        "page.narrator_line", model=clean(narrator.model), revision=clean(narrator.revision), kept=narrator.kept,
-        replaced=narrator.replaced,
-    )  # fmt: skip
-    return clean(words.spaced([f"{line}{words.stop}", words.remark(narrator.note)]) if narrator.note else line)
-
-
-def _mapping(values: dict[str, Any]) -> str:
-    return clean(", ".join(f"{key} {_value(value)}" for key, value in sorted(values.items())), 1500)
-
-
-def _value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)

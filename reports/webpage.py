@@ -21,7 +21,8 @@ from reports import places
 from reports.blood import line
 from reports.html import COLORS, SYMBOLS
 from reports.language import Words
-from reports.page import clean, page_data
+from reports.page import page_data
+from reports.printable import clean
 from reports.scan import read_scan
 from reports.wording import score_text
 from wsi_chat._version import __version__

@@ -12,8 +12,9 @@ Names are imported on first use, so that ``import tilers`` stays cheap.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
     from tilers.focus import focus_score
@@ -45,32 +46,17 @@ __all__ = [
     "slide_of",
 ]
 
-_HOMES = {
-    "Backend": "readers",
-    "Foreground": "foreground",
-    "Patch": "stream",
-    "Resolution": "readers",
-    "Slide": "slide",
-    "TilePlan": "plan",
-    "TileStream": "stream",
-    "WindowBackend": "readers",
-    "find_foreground": "foreground",
-    "focus_score": "focus",
-    "open_picture": "picture",
-    "open_slide": "opening",
-    "slide_of": "opening",
-    "picture_size": "picture",
-    "plan_tiles": "plan",
-    "reader_names": "readers",
-    "register_reader": "readers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tilers' has no attribute {name!r}")
-    return getattr(import_module(f"tilers.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    __all__,
+    {
+        ".focus": ("focus_score",),
+        ".foreground": ("Foreground", "find_foreground"),
+        ".opening": ("open_slide", "slide_of"),
+        ".picture": ("open_picture", "picture_size"),
+        ".plan": ("TilePlan", "plan_tiles"),
+        ".readers": ("Backend", "Resolution", "WindowBackend", "reader_names", "register_reader"),
+        ".slide": ("Slide",),
+        ".stream": ("Patch", "TileStream"),
+    },
+)

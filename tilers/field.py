@@ -101,8 +101,8 @@ class FieldReader:
         if found is None:
             w, h = self.slide.size
             raise SettingError(
-                f"The region {_corners(region)} lies outside {self.slide.name} ({w} x {h} px).",
-                hint="Give x0 y0 x1 y1 in level-0 pixels.",
+                Remark("field.outside", corners=_corners(region), name=self.slide.name, width=w, height=h),
+                hint=Remark("field.give_region"),
             )
         return found
 

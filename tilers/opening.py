@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from tilers.dicom import dicom_files
-from tilers.photographs import photographs_in
+from tilers.photographs import RUN_RECORD, is_of_a_run, photographs_in
 from tilers.readers import candidates, registered_by_name
 from tilers.readers.memory import NAME as MEMORY
 from tilers.readers.memory import open_memory
@@ -122,6 +122,7 @@ def _check_path(path: Path) -> None:
     elif not path.exists():
         raise SlideNotFound(f"There is no file {path}.", hint="Check the path and its spelling.")
     if path.is_dir():
+        _check_run_folder(path)
         slide = any((path / mark).is_file() for mark in STORE_MARKS)
         if not slide and (isinstance(path, RemotePath) or not (dicom_files(path) or photographs_in(path))):
             raise SlideNotFound(
@@ -131,6 +132,22 @@ def _check_path(path: Path) -> None:
             )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _check_run_folder(path: Path) -> None:
+    """Say of a folder that this program wrote what can be done with it; a slide it is not."""
+    if isinstance(path, RemotePath):
+        return
+    if is_of_a_run(path):
+        raise SlideNotFound(
+            f"{path} is what was written about an analyzed slide, not the slide.",
+            hint=f"`wsi-chat chat {path}` talks about it; to ask about pixels, name the slide's file.",
+        )
+    if (path / RUN_RECORD).is_file() and not photographs_in(path):
+        raise SlideNotFound(
+            f"{path} is the folder of a run, not a slide.",
+            hint=f"`wsi-chat view {path}` shows its slides, and `wsi-chat chat {path}/<slide id>` talks about one.",
+        )
 
 
 def _check_header(path: Path) -> None:

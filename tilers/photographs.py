@@ -31,6 +31,7 @@ TILE_TAGS = (322, 330)  # TileWidth and SubIFDs: a scan, whatever its size
 # A field whose size nobody knows takes this much room where there is no other to go by.
 UNKNOWN_PX = (1024, 768)
 RUN_FILES = ("journal.sqlite", "state.json", "tiles.parquet")  # see wsi_chat.analysis.run_folder
+RUN_RECORD = "run.json"
 GUTTER = 0.04  # of the largest field's longer side
 LEAST_GUTTER = 16
 SAME_BY = 0.02

@@ -254,6 +254,8 @@ class RemotePath(_LocalPath):
                 hint="Check the network, or copy the slide to this machine.",
             ) from error
         except Exception as error:  # every store raises its own kinds
+            if trouble := stores.network_trouble(error):
+                raise SlideUnreadable(f"{self}: {trouble}.", hint="Check the address and the network.") from error
             name = type(error).__name__
             if name == "NoCredentialsError":
                 raise SlideUnreadable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -62,6 +63,28 @@ def options(scheme: str) -> dict[str, Any]:
     if scheme in ("s3", "s3a") and "config_kwargs" not in conf.get("s3", {}):
         return {"config_kwargs": {"connect_timeout": CONNECT_S, "read_timeout": READ_S}}
     return {}
+
+
+# what a client calls an error of the network -> what happened; of a kind and its parents the nearest one holds
+BROKEN: Mapping[str, str] = {
+    "ClientConnectorDNSError": "no server of that name was found",
+    "ClientConnectorCertificateError": "the certificate of its server is not trusted on this machine",
+    "ClientSSLError": "its server made no secure connection",
+    "ClientProxyConnectionError": "the proxy cannot be reached",
+    "ClientConnectorError": "its server cannot be reached",
+    "EndpointConnectionError": "its server cannot be reached",
+    "ServerDisconnectedError": "the connection broke off",
+    "ClientPayloadError": "the connection broke off",
+    "ClientConnectionError": "the connection broke off",
+}
+
+
+def network_trouble(error: Exception) -> str:
+    """What happened to the connection, as the end of a sentence; empty where the error is of another kind."""
+    said = next((BROKEN[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in BROKEN), "")
+    if said == BROKEN["ClientConnectorError"] and isinstance(number := getattr(error, "errno", None), int):
+        return f"{said} ({os.strerror(number).lower()})"
+    return said
 
 
 def missing_package(scheme: str, error: ImportError) -> SlideUnsupported:

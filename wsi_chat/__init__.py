@@ -8,9 +8,10 @@ Importing this package imports neither torch nor transformers nor vllm.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsi_chat._version import __version__
+from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
     from wsi_chat.analysis.result import SlideResult, load_result
@@ -34,26 +35,16 @@ __all__ = [
     "view",
 ]
 
-_HOMES = {
-    "AskResult": "wsi_chat.asking.result",
-    "CohortResult": "wsi_chat.cohort.result",
-    "Conversation": "wsi_chat.chat.conversation",
-    "SlideResult": "wsi_chat.analysis.result",
-    "analyze": "wsi_chat.cohort.run",
-    "analyze_cohort": "wsi_chat.cohort.run",
-    "ask": "wsi_chat.asking.ask",
-    "load_result": "wsi_chat.analysis.result",
-    "view": "wsi_chat.app.notebook",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'wsi_chat' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    __all__,
+    {
+        ".analysis.result": ("SlideResult", "load_result"),
+        ".app.notebook": ("view",),
+        ".asking.ask": ("ask",),
+        ".asking.result": ("AskResult",),
+        ".chat.conversation": ("Conversation",),
+        ".cohort.result": ("CohortResult",),
+        ".cohort.run": ("analyze", "analyze_cohort"),
+    },
+)

@@ -34,11 +34,15 @@ class WsiChatError(Exception):
     Args:
         message: what is wrong, naming the file or setting and the value seen.
         hint: the way out, one imperative sentence.
+
+    Attributes:
+        said: both as they were given: a `Remark` among them can be put into another language.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        self.said = (message, hint)
         self.message = as_utf8(message)
         self.hint = as_utf8(hint)
         super().__init__(self.message)

@@ -9,29 +9,35 @@ can be read of it saved.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
-import os
 import shutil
 import sqlite3
-import tempfile
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from wsi_chat.atomic import scratch_folder
+from wsi_chat.database import (
+    Form,
+    checksum_of_row,
+    files_of_database,
+    is_damage,
+    is_empty,
+    lenient_text,
+    set_aside,
+    version_of,
+)
 from wsi_chat.errors import OutputError
+from wsi_chat.locks import lock_file
 from wsi_chat.schema import Answer
 
 log = logging.getLogger(__name__)
 
 VERSION = 2
-APPLICATION_ID = 0x77736A31  # "wsj1": tells a journal from another program's database
 
 TABLE = """
 CREATE TABLE answers (
@@ -41,9 +47,13 @@ CREATE TABLE answers (
 ) WITHOUT ROWID;
 """
 COLUMNS = "key, task, text, status, finish_reason, probabilities, logprob, seconds, prompt_tokens, new_tokens"
-DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What a file system answers that has no locks, as some network and FUSE mounts do."""
+FORM = Form(
+    application_id=0x77736A31,  # "wsj1"
+    version=VERSION,
+    table=TABLE,
+    other_hint="Choose another output folder.",
+    newer_hint="Upgrade wsi-chat, or start over with --overwrite.",
+)
 
 
 class Journal:
@@ -116,44 +126,28 @@ class Journal:
         try:
             if not self._locks:
                 database.execute("PRAGMA locking_mode=EXCLUSIVE")
-            fresh = _is_empty(database)
-            if not fresh:
-                self._check(database)
+            fresh = is_empty(database)
+            version = VERSION if fresh else self._check(database)
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=NORMAL")
             if fresh:
-                database.executescript(
-                    f"BEGIN;{TABLE}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
-                )
-            elif _version(database) < VERSION:
+                FORM.make(database)
+            elif version < VERSION:
                 _add_checksums(database)
         except BaseException:
             database.close()
             raise
         return database
 
-    def _check(self, database: sqlite3.Connection) -> None:
-        """Raises DatabaseError for damage, OutputError for another program's or a newer file."""
-        owner = database.execute("PRAGMA application_id").fetchone()[0]
-        version = _version(database)
-        if owner != APPLICATION_ID:
-            raise OutputError(f"{self.path} is a database of another program.", hint="Choose another output folder.")
-        if version > VERSION:
-            raise OutputError(
-                f"{self.path} was written by a newer wsi-chat (journal version {version}, this one reads {VERSION}).",
-                hint="Upgrade wsi-chat, or start over with --overwrite.",
-            )
-        try:
-            verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
-            raise sqlite3.DatabaseError(str(error)) from error
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+    def _check(self, database: sqlite3.Connection) -> int:
+        """The file's version. Raises DatabaseError for damage, OutputError for another program's or a newer file."""
+        version = FORM.check(database, self.path)
         try:
             database.execute(f"SELECT {_columns(version)} FROM answers LIMIT 1").fetchall()
         except sqlite3.OperationalError as error:
             # tables of ours with other columns are damage, not a full disk
             raise sqlite3.DatabaseError(str(error)) from error
+        return version
 
     def _open_to_read(self) -> sqlite3.Connection:
         if not self.path.is_file():
@@ -168,7 +162,7 @@ class Journal:
                 database = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
                 self._check(database)
             database.text_factory = lenient_text
-            self._columns = _columns(_version(database))
+            self._columns = _columns(version_of(database))
             return database
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
@@ -333,59 +327,13 @@ class Journal:
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def files_of_database(path: Path) -> list[Path]:
-    """A database and the files that SQLite keeps beside it, there or not."""
-    return [path.with_name(path.name + tail) for tail in ("", "-wal", "-shm")]
-
-
-def set_aside(path: Path) -> Path:
-    """Move a damaged file out of the way, ``NAME.damaged-1``, with what SQLite keeps beside it; returns where it is."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    for file in files_of_database(path):
-        if file.exists():
-            file.rename(aside.with_name(aside.name + file.name.removeprefix(path.name)))
-    return aside
-
-
 def _columns(version: int) -> str:
     """What is read of a row; a journal of the first version has no checksums."""
     return f"{COLUMNS}, {'checksum' if version > 1 else 'NULL'}"
 
 
-def _is_empty(database: sqlite3.Connection) -> bool:
-    """Whether a database has no tables. Raises DatabaseError for damage."""
-    try:
-        return bool(database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0)
-    except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
-        raise sqlite3.DatabaseError(str(error)) from error
-
-
-def _version(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
-
-
 def _marks(count: int) -> str:
     return ",".join("?" * count)
-
-
-def lenient_text(content: bytes) -> str:
-    """A stored text; damaged UTF-8 is no error here, its row's checksum tells."""
-    return content.decode("utf-8", "surrogateescape")
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether a file is damaged, and not merely locked, full or out of reach."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return not isinstance(error, sqlite3.OperationalError)  # our own verdict on a file
-    return (code & 0xFF) in DAMAGE
-
-
-def checksum_of_row(values: Sequence[Any]) -> int:
-    """CRC-32 of a row's values as ASCII JSON, which is the same on every machine."""
-    return zlib.crc32(json.dumps(list(values), default=repr).encode("ascii"))
 
 
 def _whole(row: Sequence[Any]) -> bool:
@@ -433,7 +381,7 @@ def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
             database = sqlite3.connect(copy)
             database.text_factory = lenient_text
             try:
-                columns = _columns(_version(database))
+                columns = _columns(version_of(database))
                 for row in database.execute(f"SELECT {columns} FROM answers ORDER BY key {order}"):
                     if row[0] in seen:
                         break
@@ -460,44 +408,3 @@ def _answer(row: Sequence[Any]) -> Answer:
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
     )
-
-
-def has_locks(folder: Path) -> bool:
-    """Whether the file system of a folder has locks, tried on a file without a name; True where none can be made."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return _take_lock(file)
-    except OSError:
-        return True
-
-
-def lock_file(file: IO[bytes]) -> bool:
-    """Take the lock of a file; the operating system releases it when the process ends.
-
-    Returns:
-        False where the file system has no locks: then nothing keeps two processes apart, which is logged.
-
-    Raises:
-        OSError: at once, where another process (or another journal of this one) has the lock.
-    """
-    taken = _take_lock(file)
-    if not taken:
-        log.warning("%s: its file system has no locks; let no second run write there meanwhile", file.name)
-    return taken
-
-
-def _take_lock(file: IO[bytes]) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True

@@ -31,11 +31,14 @@ class Names:
         return self.fields.get(name, name)
 
     def hide(self, text: str) -> str:
-        """A message without what must not show; a name within a longer word stays."""
-        for real, shown in self.hidden:
-            if real in text:
-                text = re.sub(rf"(?<!\w){re.escape(real)}(?!\w)", shown.replace("\\", r"\\"), text)
-        return text
+        """A message without what must not show; a name within a longer word stays, and so does what was put in."""
+        found = {real: shown for real, shown in self.hidden if real in text}
+        if not found:
+            return text
+        # a pseudonym that the message holds already may itself contain a name: slide-1a2b, of a file called slide.svs
+        found |= {shown: shown for _, shown in self.hidden if shown in text and shown not in found}
+        either = "|".join(map(re.escape, sorted(found, key=lambda text: (-len(text), text))))
+        return re.sub(rf"(?<!\w)(?:{either})(?!\w)", lambda match: found[match.group()], text)
 
 
 def hiding(replaced: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

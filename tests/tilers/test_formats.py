@@ -190,6 +190,23 @@ def test_a_folder_without_slides_is_none(tmp_path: Path) -> None:
         open_slide(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "says", "way_out"),
+    [
+        ("report.json", "", ""),
+        ("state.json", "is what was written about an analyzed slide", "wsi-chat chat {}`"),
+        ("run.json", "is the folder of a run", "wsi-chat view {}`"),
+    ],
+)
+def test_a_folder_of_ours_is_named_for_what_it_is(tmp_path: Path, name: str, says: str, way_out: str) -> None:
+    """``ask OUT/<slide id>`` said only that no photographs lie in it."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SlideNotFound) as caught:
+        open_slide(tmp_path)
+    assert says in caught.value.message
+    assert way_out.format(tmp_path) in caught.value.hint
+
+
 def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
     dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")

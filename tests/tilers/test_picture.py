@@ -59,6 +59,24 @@ def test_every_orientation_is_upright_everywhere(tmp_path: Path, suffix: str, or
         assert np.array_equal(slide.read_region(20, 30, 0, 40, 25), wanted[30:55, 20:60])
 
 
+@pytest.mark.parametrize(
+    ("written", "shown", "remark"),
+    [
+        ("a.jpg", "a.svs", "the file is a JPEG picture of one level, though its suffix is .svs"),
+        ("a.png", "a.JPG", "the file is a PNG picture of one level, though its suffix is .jpg"),
+        ("a.jpg", "a.JPEG", None),
+        ("a.png", "a", None),
+    ],
+)
+def test_a_picture_under_another_suffix_is_remarked_on(
+    tmp_path: Path, written: str, shown: str, remark: str | None
+) -> None:
+    save(tmp_path / written, textured(64, 64)).rename(tmp_path / shown)
+    with open_slide(tmp_path / shown, mpp=0.5) as slide:
+        assert slide.size == (64, 64)
+        assert [note for note in slide.notes if "suffix" in note] == ([] if remark is None else [remark])
+
+
 def _oriented(image: Image.Image, orientation: int) -> Image.Image:
     exif = image.getexif()
     exif[0x0112] = orientation

@@ -250,8 +250,31 @@ def test_nothing_at_an_address(server: str) -> None:
         open_slide(f"{server}/none.svs")
     with pytest.raises(SlideNotFound, match="There is nothing at memory://"):
         open_slide("memory://bucket/none.svs")
-    with pytest.raises(SlideUnreadable, match="Cannot connect"):
-        open_slide("http://127.0.0.1:9/a.svs")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        (
+            "http://127.0.0.1:9/a.svs",
+            r"http://127\.0\.0\.1:9/a\.svs: its server cannot be reached \(connection refused\)\.",
+        ),
+        ("https://127.0.0.1:9/a.svs", r"a\.svs: its server cannot be reached \(connection refused\)\."),
+        ("https://nowhere.invalid/a.svs", r"a\.svs: no server of that name was found\."),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_told_in_plain_words(address: str, says: str) -> None:
+    """It read ``ClientConnectorError: Cannot connect to host 127.0.0.1:9 ssl:default``."""
+    with pytest.raises(SlideUnreadable, match=says) as caught:
+        open_slide(address)
+    assert "Client" not in caught.value.message
+    assert "ssl" not in caught.value.message
+    assert caught.value.hint == "Check the address and the network."
+
+
+def test_a_server_without_encryption_behind_https_is_told_in_plain_words(server: str) -> None:
+    with pytest.raises(SlideUnreadable, match="its server made no secure connection"):
+        open_slide(f"{server.replace('http:', 'https:')}/a.svs")
 
 
 def test_a_store_that_needs_more_than_an_address_is_refused_before_it_is_made(capsys: pytest.CaptureFixture) -> None:

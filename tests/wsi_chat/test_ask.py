@@ -128,7 +128,7 @@ def test_a_picture_without_a_resolution_is_shown_whole(tmp_path: Path) -> None:
     ("asked", "says"),
     [
         ({"region": (5000, 5000, 5100, 5100)}, "lies outside"),
-        ({"region": (1, 2, 3)}, "not four numbers"),
+        ({"region": (1, 2, 3)}, "--region 1 2 3: a region is four numbers"),
         ({"region": (1, 2, 1, 9)}, "no area"),
         ({"task": "refer"}, "needs a region"),
         ({"task": "narrative"}, "cannot be asked"),

@@ -54,6 +54,25 @@ def left_in_english(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
+    ("line", "chinese"),
+    [
+        ("/bogus", "没有命令 /bogus。用 /help 列出命令。"),
+        ("/region a b", "/region a b：区域须为四个数。请以 0 级像素写 /region x0 y0 x1 y1，例如 /region 0 0 512 512。"),
+        ("/region 5 5 5 90", "/region 5 5 5 90：该区域没有面积。请写 /region x0 y0 x1 y1，且 x1 > x0、y1 > y0。"),
+        ("/tile", "/tile 需要 ID。用 /help 列出命令。"),
+        ("/tile t999999", "没有所见或瓦片 t999999。/find 和 /why 会列出已有的编号。"),
+        ("/region 90000 90000 90010 90010", "之外。请以 0 级像素给出 x0 y0 x1 y1。"),
+        (" ", "没有提出问题。请输入问题，或输入 /help。"),
+        ("/save /nonexistent/folder/x", "未能保存："),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_chinese(chat: Conversation, line: str, chinese: str) -> None:
+    reply = chat.say(line)
+    assert reply.status == "failed"
+    assert chinese in reply.text
+
+
+@pytest.mark.parametrize(
     ("chinese", "english"),
     [
         ("结论是什么？", "What is the verdict?"), ("为什么？", "Why?"), ("标本满意吗？", "Is it adequate?"),

@@ -101,6 +101,34 @@ def test_errors_name_line_column_and_value(tmp_path: Path, text: str, says: list
     assert raised.value.hint
 
 
+def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
+    """Only the first was, so that a manifest was corrected one line a try."""
+    lines = [
+        "sample_id,image_path,mpp,specimen", "a,x.svs,0.5,", "b,y.svs,abc,", "c,z.svs,0.5,cervix,surplus",
+        "d,,0.5,", "a,w.svs,,", "e,x.svs,,", "f,v.svs,,moon-rock",
+    ]  # fmt: skip
+    with pytest.raises(SettingError) as raised:
+        read_manifest(write(tmp_path, "\n".join(lines)))
+    head, *faults = raised.value.message.split("\n")
+    assert head == "manifest.csv has 6 faults:"
+    assert [fault.split(":")[0] for fault in faults] == [
+        "  line 3, column mpp", "  line 4", "  line 5, column image_path", "  line 6, column sample_id",
+        "  line 7, column image_path", "  line 8, column specimen",
+    ]  # fmt: skip
+    assert "Give every slide an id of its own. Name every slide once." in raised.value.hint
+
+
+@pytest.mark.parametrize(("wrong", "more"), [(10, []), (11, ["  and 1 more."]), (25, ["  and 15 more."])])
+def test_of_many_bad_lines_ten_are_named_and_the_rest_counted(tmp_path: Path, wrong: int, more: list[str]) -> None:
+    rows = [f"{n}.svs,many" for n in range(wrong)]
+    with pytest.raises(SettingError) as raised:
+        read_manifest(write(tmp_path, "\n".join(["image_path,mpp", "good.svs,0.5", *rows])))
+    head, *faults = raised.value.message.split("\n")
+    assert head == f"manifest.csv has {wrong} faults:"
+    assert faults[:10] == [f"  line {n}, column mpp: 'many' is not a valid resolution." for n in range(3, 13)]
+    assert faults[10:] == more
+
+
 def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"absent\.csv"):
         read_manifest(tmp_path / "absent.csv")

@@ -198,12 +198,14 @@ def test_a_question_beyond_the_model_is_not_sent_and_what_it_can_do_is_said(
 @pytest.mark.parametrize(
     ("line", "says_"),
     [
-        ("/bogus", "no command /bogus"),
-        ("/region 1 2 3", "--region 1 2 3: not four numbers"),
-        ("/region a b c d", "not four numbers"),
+        ("/bogus", "There is no command /bogus. /help lists the commands."),
+        ("/region 1 2 3", "/region 1 2 3: a region is four numbers. Give /region x0 y0 x1 y1 in level-0 pixels"),
+        ("/region a b", "/region a b: a region is four numbers."),
+        ("/region 5 5 5 90", "/region 5 5 5 90: the region has no area."),
+        ("/region nan 0 9 9", "/region nan 0 9 9: a region is four numbers."),
         ("/region 90000 90000 90010 90010", "lies outside"),
-        ("/tile t999999", "no finding or tile 't999999'"),
-        ("/tile", "/tile needs ID"),
+        ("/tile t999999", "There is no finding or tile t999999. /find and /why name some that exist."),
+        ("/tile", "/tile needs ID."),
         ("/save /nonexistent/folder/x", "cannot be written"),
         ("   ", "Nothing was asked"),
     ],
@@ -214,6 +216,22 @@ def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(
     reply = chat.say(line)
     assert (reply.source, reply.status) == ("program", "failed")
     assert says_ in reply.text
+    assert "--region" not in reply.text
+    assert chat.say("verdict?").source == "record"
+
+
+def test_a_question_too_long_for_the_model_does_not_end_the_conversation(
+    chat: wsi_chat.Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(*_: object, **__: object) -> None:
+        raise AnswerError("The question is too long for the model.", hint="Ask it in fewer words.")
+
+    chat.say("/region 100 100 300 300")
+    monkeypatch.setattr(type(chat._thread), "query", too_long)
+    reply = chat.say("describe what is here")
+    assert (reply.status, reply.text) == (
+        "failed", "The question is too long for the model. Ask it in fewer words."
+    )  # fmt: skip
     assert chat.say("verdict?").source == "record"
 
 
@@ -273,6 +291,10 @@ def test_a_picture_and_a_large_slide_without_a_record(small_slide: Path, tmp_pat
     with wsi_chat.Conversation(tmp_path / "field.png", engine=ScriptedEngine(says), dialect="embedded") as chat:
         assert chat.say("describe it").text == "Cells are seen."
         assert "needs the record" in chat.say("/why").text
+        assert not any("suffix" in note for note in chat.notes)
+    (tmp_path / "field.png").rename(tmp_path / "field.svs")
+    with wsi_chat.Conversation(tmp_path / "field.svs", engine=ScriptedEngine(says), dialect="embedded") as chat:
+        assert "the file is a PNG picture of one level, though its suffix is .svs" in chat.notes
     with wsi_chat.Conversation(small_slide, engine=ScriptedEngine(says), dialect="embedded") as chat:
         assert "choose a place" in chat.say("describe it").text
         chat.say("/region 0 0 200 200")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import sqlite3
 import stat
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pypdf
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
@@ -254,6 +257,54 @@ def test_a_name_is_hidden_where_it_stands_alone_and_the_longest_first() -> None:
     names = Names("slide-1.svs", hidden=hiding(real))
     text = "/data/Roe/Roe.svs and /data/Roe/other.svs of Roe, Roebuck and (Roe)."
     assert names.hide(text) == "slide-1.svs and .../other.svs of slide-1, Roebuck and (slide-1)."
+
+
+def test_what_was_put_in_is_not_replaced_again() -> None:
+    """A file called slide.svs turned every pseudonym ``slide-1a2b`` into two."""
+    real = {"Roe": "slide-1a2b", "Roe.svs": "slide-1a2b.svs", "slide": "slide-3c4d", "slide.svs": "slide-3c4d.svs"}
+    names = Names("", hidden=hiding(real))
+    said = names.hide("Roe.svs of Roe, slide.svs and slide-1a2b.svs of slide")
+    assert said == "slide-1a2b.svs of slide-1a2b, slide-3c4d.svs and slide-1a2b.svs of slide-3c4d"
+    assert names.hide("slide-1a2b and slide-3c4d.svs") == "slide-1a2b and slide-3c4d.svs"
+
+
+NAME = st.text(alphabet="aB-. ", min_size=2, max_size=6).map(str.strip).filter(lambda text: len(text) > 1)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(NAME, st.sampled_from(["slide-1", "slide-2.svs", "a-B", "aa"]), max_size=5), st.lists(NAME))
+def test_no_name_is_left_and_hiding_twice_changes_nothing(real: dict[str, str], parts: list[str]) -> None:
+    names = Names("", hidden=hiding(real))
+    text = names.hide(" | ".join(parts))
+    shown = set(real.values())
+    for part in text.split(" | "):
+        assert part not in real or part in shown
+    assert names.hide(text) == text
+
+
+@pytest.mark.parametrize("name", ["cell", "tile", "slide", "image", "field", "blood", "normal", "100"])
+def test_a_slide_whose_name_is_an_ordinary_word_leaves_sentences_as_they_are(
+    name: str, tmp_path: Path, small_slide: Path
+) -> None:
+    """Every "cell" of a message became the pseudonym of cell.svs."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(small_slide, folder / f"{name}.tiff")
+    (folder / "Mary_Roe.svs").write_bytes(b"II*\0 not a slide")
+    (folder / "zero.svs").write_bytes(b"")
+    with run_log(out):
+        done = wsi_chat.analyze_cohort(folder, out=out, engine=ScriptedEngine(marks), **RUN, pseudonymize=True)
+        logging.getLogger("wsi_chat").warning("a %s, '%s', %s.tiff and /data/%s.tiff: Mary_Roe", *[name] * 4)
+    known = json.loads((out / "pseudonyms.json").read_text())["samples"]
+    alias = {Path(known[row["sample_id"]]).name.split("-")[0]: row["sample_id"] for row in done.rows}
+    reasons = {row["sample_id"]: row["reason"] for row in done.rows}
+    mary, zero = (next(a for a, real in known.items() if real.startswith(start)) for start in ("Mary", "zero"))
+    assert reasons[mary].startswith(f"{mary}.svs cannot be opened as a slide: it is cut off"), alias
+    assert reasons[zero].startswith(f"{zero}.svs is empty (0 bytes).")
+    own = next(a for a, real in known.items() if real.startswith(name))
+    log = (out / "run.log").read_text()
+    assert f"a {name}, '{own}', {own}.tiff and /data/{own}.tiff: {mary}" in log
+    assert f"{own}.tiff: 4 of" in log
 
 
 def test_a_key_that_the_server_repeats_is_written_nowhere(tmp_path: Path, small_slide: Path) -> None:

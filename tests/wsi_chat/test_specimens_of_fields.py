@@ -281,6 +281,20 @@ def test_fields_of_a_specimen_that_disagree_are_named(tmp_path: Path, text: str,
         read_manifest(tmp_path / "m.csv")
 
 
+def test_every_field_that_disagrees_is_named(tmp_path: Path) -> None:
+    for n in (1, 2, 3):
+        draw(tmp_path / f"{n}.png", None, seed=n)
+    text = "image_path,specimen_id,label,mpp\n1.png,S,hsil,0.2\n2.png,S,nilm,0.2\n3.png,S,hsil,0.3\n1.png,S,hsil,0.2\n"
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingError) as raised:
+        read_manifest(tmp_path / "m.csv")
+    head, *faults = raised.value.message.split("\n")
+    assert head == "m.csv has 3 faults:"
+    assert [fault.split(":")[0] for fault in faults] == [
+        "  line 3, column label", "  line 4, column mpp", "  line 5, column image_path"
+    ]  # fmt: skip
+
+
 def test_slides_with_one_specimen_id_stay_slides(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("image_path,specimen_id\na.svs,S\nb.svs,S\n", encoding="utf-8")
     assert [sample.path.name for sample in read_manifest(tmp_path / "m.csv")] == ["a.svs", "b.svs"]

@@ -29,6 +29,7 @@ from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 MAX_PIXELS = 120_000_000  # of a 20x scan of 4 x 4 mm there are 64 million
 MAX_BYTES = 7 * MAX_PIXELS  # while a picture is decoded; 8 bits per sample take less
 DEEP_BYTES = {0: 6, 2: 9, 4: 10, 6: 12}  # colour type of a PNG of 16 bits -> bytes a pixel: its samples, and as shown
@@ -159,7 +160,15 @@ def open_backend(path: Path) -> Backend:
     notes = (depth.note,) if depth.note else ()
     if header.frames > 1:
         notes = (*notes, Remark("slide.first_frame", n=header.frames))
-    return PlainBackend(header, turn(pixels, header.orientation), notes)
+    return PlainBackend(header, turn(pixels, header.orientation), (*misnamed(path, header.format), *notes))
+
+
+def misnamed(path: Path, content: str) -> tuple[Remark, ...]:
+    """A remark where the suffix names another kind of file than the content is: a JPEG under .svs is no scan."""
+    kind = "JPEG" if content == "MPO" else content
+    if not path.suffix or SUFFIXES.get(path.suffix.lower()) == kind:
+        return ()
+    return (Remark("slide.misnamed", kind=kind, suffix=path.suffix.lower()),)
 
 
 def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:

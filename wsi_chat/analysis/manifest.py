@@ -2,7 +2,7 @@
 
 Rows of photographs with one ``specimen_id`` are the fields of one specimen, and one sample.
 
-What is wrong with it is said before anything runs, with the line, the column and the value. Whether a slide file is
+All that is wrong with it is said before anything runs, with the line, the column and the value. Whether a slide file is
 there is not the manifest's business: a missing one is one failed slide.
 """
 
@@ -16,10 +16,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 from tilers.listing import LISTING
 from tilers.remote import RemotePath, slide_path
+from wsi_chat.analysis.manifest_faults import Faults
 from wsi_chat.analysis.run_folder import RUN_HINT, known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
@@ -118,19 +120,25 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     manifest's folder. Column names are compared without case; `ALIASES` lists what is known.
 
     Raises:
-        SettingError: the file, a line, a column or a value cannot be used; names each.
+        SettingError: the file, a line, a column or a value cannot be used; names each, up to
+            `manifest_faults.SHOWN` of them.
     """
     path = Path(path)
-    text = _text(path)
-    rows = _rows(path, text)
-    samples = _gathered(path, [_sample(path, line, row) for line, row in rows], [row for _, row in rows])
+    faults = Faults(path.name)
+    rows = _rows(path, _text(path), faults)
+    made = [(faults.noting(line, partial(_sample, path, line, row)), row) for line, row in rows]
+    sound = [(sample, row) for sample, row in made if sample is not None]
+    samples = _gathered(path, [sample for sample, _ in sound], [row for _, row in sound], faults)
+    _check_unique(path, samples, faults)
+    faults.settle()
     if not samples:
         raise SettingError(f"{path.name} has a header and no slide.", hint="Write one line per slide below it.")
-    _check_unique(path, samples)
     return tuple(samples)
 
 
-def _gathered(manifest: Path, samples: Sequence[Sample], rows: Sequence[Mapping[str, str]]) -> list[Sample]:
+def _gathered(
+    manifest: Path, samples: Sequence[Sample], rows: Sequence[Mapping[str, str]], faults: Faults
+) -> list[Sample]:
     """The samples with the photographs of each ``specimen_id`` as one; slides are a sample each whatever it says."""
     from tilers.photographs import is_photograph
 
@@ -139,28 +147,36 @@ def _gathered(manifest: Path, samples: Sequence[Sample], rows: Sequence[Mapping[
         name = row.get("specimen_id", "")
         groups.setdefault(name if name and is_photograph(sample.path) else f"line {sample.line}", []).append(sample)
     names = {row.get("specimen_id", "") for row in rows}
-    return [_specimen(manifest, name, group) if name in names else group[0] for name, group in groups.items()]
+    return [
+        made
+        for name, group in groups.items()
+        if (made := _specimen(manifest, name, group, faults) if name in names else group[0]) is not None
+    ]
 
 
-def _specimen(manifest: Path, name: str, rows: Sequence[Sample]) -> Sample:
-    first = rows[0]
+def _specimen(manifest: Path, name: str, rows: Sequence[Sample], faults: Faults) -> Sample | None:
+    """The photographs of one specimen as one sample; None where they disagree, which is noted."""
+    first, sound = rows[0], True
     for column in ("mpp", "label", "patient", "specimen"):
         for row in rows:
             if getattr(row, column) != getattr(first, column):
-                raise SettingError(
+                sound = False
+                faults.add(row.line, SettingError(
                     f"{manifest.name}, line {row.line}, column {column}: {getattr(row, column)!r}, but line "
                     f"{first.line} of the same specimen {name!r} has {getattr(first, column)!r}.",
                     hint="Give all fields of a specimen the same value, or each specimen an id of its own.",
-                )
+                ))  # fmt: skip
     extra = {key: value for key, value in first.extra.items() if all(row.extra.get(key) == value for row in rows)}
     paths = tuple(row.path for row in rows)
-    doubled = next((row for row in rows if paths.count(row.path) > 1), None)
-    if doubled is not None:
-        raise SettingError(
-            f"{manifest.name}, line {doubled.line}, column image_path: {doubled.path} is named twice in specimen "
-            f"{name!r}.",
-            hint="Name every field once.",
-        )
+    for n, row in enumerate(rows):
+        if row.path in paths[:n]:
+            sound = False
+            faults.add(row.line, SettingError(
+                f"{manifest.name}, line {row.line}, column image_path: {row.path} is named twice in specimen {name!r}.",
+                hint="Name every field once.",
+            ))  # fmt: skip
+    if not sound:
+        return None
     return replace(first, sample_id=name, path=first.path.parent / f"{name}{LISTING}", fields=paths, extra=extra)
 
 
@@ -185,7 +201,7 @@ def _text(path: Path) -> str:
     for encoding in LEGACY_ENCODINGS:
         try:
             text = data.decode(encoding)
-            if any(_resolve(path, row["image_path"]).exists() for _, row in _rows(path, text)):
+            if any(_resolve(path, row["image_path"]).exists() for _, row in _rows(path, text, Faults(path.name))):
                 log.warning("%s is not UTF-8; read as %s, under which its slides are found", path.name, encoding)
                 return text
         except (UnicodeDecodeError, SettingError, OSError, ValueError):
@@ -206,8 +222,8 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
 # ------------------------------------------------------------------------------------------ table
 
 
-def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row by our column names); other columns keep theirs. Blank lines are left out."""
+def _rows(path: Path, text: str, faults: Faults) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row by our column names); other columns keep theirs. Blank lines are left out, faults noted."""
     if "\x00" in text:
         raise SettingError(f"{path.name} is not a text file.", hint="Give a CSV file.")
     text, stated = _without_sep_line(text)
@@ -224,11 +240,12 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
                 names = _columns(path, reader.line_num, cells)
                 continue
             if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
-                raise SettingError(
+                faults.add(reader.line_num, SettingError(
                     f"{path.name}, line {reader.line_num}: {len(cells)} values under {len(names)} columns, "
                     f"the first one too many is {cells[len(names)]!r}.",
                     hint='Put values that hold the separator in "quotes".',
-                )
+                ))  # fmt: skip
+                continue
             padded = [cell.strip() for cell in cells] + [""] * (len(names) - len(cells))
             rows.append((reader.line_num, {name: padded[i] for i, name in enumerate(names) if name}))
     except csv.Error as error:
@@ -278,7 +295,6 @@ def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
 
 
 def _sample(manifest: Path, line: int, row: Mapping[str, str]) -> Sample:
-
     written = row["image_path"]
     if not written:
         raise SettingError(f"{manifest.name}, line {line}, column image_path: no value.", hint="Name the slide's file.")
@@ -338,7 +354,6 @@ def _resolve(manifest: Path, written: str) -> Path:
 
 
 def _mpp(manifest: Path, line: int, written: str) -> float | None:
-
     if written.casefold() in UNKNOWN:
         return None
     try:
@@ -357,21 +372,22 @@ def _mpp(manifest: Path, line: int, written: str) -> float | None:
     return value
 
 
-def _check_unique(manifest: Path, samples: Iterable[Sample]) -> None:
-    """Two rows of one slide would write into one folder; two slides of one id could not be told apart."""
+def _check_unique(manifest: Path, samples: Iterable[Sample], faults: Faults) -> None:
+    """Two rows of one slide would write into one folder; two slides of one id could not be told apart: note them."""
     ids: dict[str, int] = {}
     paths: dict[Path, int] = {}
     for sample in samples:
         # the path first: without ids of their own, two rows of one slide would have one id too
         known = paths.setdefault(sample.path.resolve(), sample.line)
         if known != sample.line:
-            raise SettingError(
+            faults.add(sample.line, SettingError(
                 f"{manifest.name}, line {sample.line}, column image_path: {sample.path} is also on line {known}.",
                 hint="Name every slide once.",
-            )
+            ))  # fmt: skip
+            continue
         known = ids.setdefault(sample.sample_id, sample.line)
         if known != sample.line:
-            raise SettingError(
+            faults.add(sample.line, SettingError(
                 f"{manifest.name}, line {sample.line}, column sample_id: {sample.sample_id!r} is also on line {known}.",
                 hint="Give every slide an id of its own.",
-            )
+            ))  # fmt: skip

@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wsi_chat.atomic import write_text
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError, SlideError, as_utf8
 from wsi_chat.names import Names, hiding, is_path, places, without_folder
+from wsi_chat.remarks import catalogue
 from wsi_chat.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -110,12 +112,37 @@ def names_of(sample: Sample, run: RunFolder, settings: Settings) -> Names:
     if not sample.alias:
         return Names(sample.file_name, hidden=hiding(hidden))
     fields = {p.name: f"{sample.alias}-{n:03}{p.suffix}" for n, p in enumerate(photographs, start=1)}
-    real = dict.fromkeys((path.stem, sample.named, slide_id(path)), sample.alias) | {path.name: sample.file_name}
-    hidden |= {name: shown for name, shown in real.items() if len(name) > 2}
+    hidden |= _hidden_name(path.stem, sample.alias) | _hidden_name(sample.named, sample.alias)
+    hidden |= {slide_id(path): sample.alias, path.name: sample.file_name}
     hidden |= fields
     for file in (path, path.resolve()):
         hidden[str(file)] = sample.file_name
     return Names(sample.file_name, fields, hiding(hidden))
+
+
+def _hidden_name(name: str, shown: str) -> dict[str, str]:
+    """What a name is replaced by in messages: everywhere, but one that sentences hold too only where it is quoted."""
+    if len(name) > 2 and not is_ordinary(name):
+        return {name: shown}
+    return {f"{quote}{name}{quote}": f"{quote}{shown}{quote}" for quote in "'\"`"}
+
+
+def is_ordinary(name: str) -> bool:
+    """Whether the program's own sentences hold a name that is nobody's: ``cell``, ``tile``, ``100``.
+
+    A name with a capital letter is never taken for one: it may be a person's.
+    """
+    return _NUMBER.fullmatch(name) is not None or name in _ordinary_words()
+
+
+_NUMBER = re.compile(r"\d{1,4}(?:\.\d+)?")
+
+
+@cache
+def _ordinary_words() -> frozenset[str]:
+    """The words in small letters of all that the program says, in reports and of its settings."""
+    said = [str(catalogue("en")), *(f"{name} {about.description}" for name, about in Settings.model_fields.items())]
+    return frozenset(word for text in said for word in re.findall(r"[^\W\d_]+", text) if word.islower())
 
 
 def _photographs(sample: Sample) -> Sequence[Path]:

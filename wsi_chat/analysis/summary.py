@@ -15,8 +15,8 @@ from typing import Any
 
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.atomic import write_bytes
+from wsi_chat.database import set_aside
 from wsi_chat.errors import WsiChatError, as_utf8
-from wsi_chat.journal import set_aside
 from wsi_chat.schema import Report
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.database import Form, checksum_of_row, is_damage, is_empty, lenient_text, set_aside, version_of
 from wsi_chat.errors import OutputError, SettingError
-from wsi_chat.journal import checksum_of_row, has_locks, is_damage, lenient_text, set_aside
+from wsi_chat.locks import has_locks
 from wsi_chat.schema import Box
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x77736352
 VERSION = 2
 SLIDE = "slide"
 """What a decision about the slide as a whole is about."""
@@ -48,6 +48,13 @@ CREATE TABLE decisions (
 CREATE INDEX by_reviewer ON decisions (reviewer, number);
 """
 COLUMNS = "number, reviewer, about, action, label, x0, y0, x1, y1, at, undone_at"
+FORM = Form(
+    application_id=0x77736352,
+    version=VERSION,
+    table=TABLE,
+    other_hint="Move it elsewhere.",
+    newer_hint="Upgrade wsi-chat.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +228,8 @@ class ReviewStore:
             raise self._refused(error) from error
         database.text_factory = lenient_text
         try:
-            fresh = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-            if fresh:
-                database.executescript(
-                    f"BEGIN;{TABLE}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={VERSION};COMMIT;"
-                )
+            if is_empty(database):
+                FORM.make(database)
             else:
                 self._check(database)
         except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
@@ -237,18 +241,7 @@ class ReviewStore:
         return database
 
     def _check(self, database: sqlite3.Connection) -> None:
-        owner = database.execute("PRAGMA application_id").fetchone()[0]
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if owner != APPLICATION_ID:
-            raise OutputError(f"{self.path} is a database of another program.", hint="Move it elsewhere.")
-        if version > VERSION:
-            raise OutputError(
-                f"{self.path} was written by a newer wsi-chat (version {version}, this one reads {VERSION}).",
-                hint="Upgrade wsi-chat.",
-            )
-        verdict = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+        version = FORM.check(database, self.path, thorough=True)
         try:
             if version < VERSION:
                 _add_checksums(database)
@@ -339,7 +332,7 @@ def _whole_rows(path: Path) -> list[tuple[Any, ...]]:
         database = sqlite3.connect(path)
         database.text_factory = lenient_text
         try:
-            signed = database.execute("PRAGMA user_version").fetchone()[0] >= VERSION
+            signed = version_of(database) >= VERSION
             columns = f"{COLUMNS}, {'checksum' if signed else 'NULL'}"
             for row in database.execute(f"SELECT {columns} FROM decisions ORDER BY number {order}"):
                 if _is_whole(row) if signed else _is_decision(row):

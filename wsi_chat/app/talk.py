@@ -112,7 +112,8 @@ class Talk:
         try:
             reply = self._asked(question, tell)
         except WsiChatError as error:
-            reply = Reply(question=question.text, text=str(error), source="program", status="failed")
+            text = str(error) if self._conversation is None else self._conversation.in_words(error)
+            reply = Reply(question=question.text, text=text, source="program", status="failed")
         except Exception as error:
             reply = Reply(
                 question=question.text, text=f"{type(error).__name__}: {error}", source="program", status="failed"
@@ -125,10 +126,10 @@ class Talk:
         tell(reply)
 
     def _asked(self, question: Question, tell: Callable[[str | Reply], None]) -> Reply:
-        if question.text.strip().split(" ")[0].casefold() in REFUSED:
-            raise SettingError("The page keeps the conversation by itself, in the slide's folder.")
         conversation = self._opened()
         conversation.speak(question.language)
+        if question.text.strip().split(" ")[0].casefold() in REFUSED:
+            raise SettingError(Remark("chat.page_keeps"))
         self._look(conversation, question.place)
         pieces = conversation.stream(question.text)
         spoken = ""

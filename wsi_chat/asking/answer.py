@@ -310,7 +310,7 @@ class Asking:
             positive_fields=None if joined_screen is None else joined_screen.positive_fields,
             highest=None if joined_screen is None else joined_screen.highest.id,
             unread=tuple(UnreadField(id=tile.id, box=tile.box) for tile in self.reader.unread),
-            notes=tuple(map(say, (*self.reader.notes, *self.notes))),
+            notes=tuple(map(say, (*self.reader.slide.notes, *self.reader.notes, *self.notes))),
             file_name=self.reader.slide.name,
             model=self.model.engine.model_id,
             dialect=self._dialect.name,

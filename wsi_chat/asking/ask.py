@@ -6,6 +6,7 @@ result.answer, result.boxes, result.probabilities
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,8 @@ def ask(
         model.close()
 
 
-def as_region(region: Sequence[float] | Box | None) -> Box | None:
-    """Four numbers as a box. Raises SettingError where they are no region."""
+def as_region(region: Sequence[float | str] | Box | None, *, given_as: str = "--region") -> Box | None:
+    """Four numbers as a box; ``given_as`` is how the user names one. Raises SettingError where they are no region."""
     if region is None or isinstance(region, Box):
         return region
     try:
@@ -101,11 +102,12 @@ def as_region(region: Sequence[float] | Box | None) -> Box | None:
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
     except (TypeError, ValueError) as error:
         raise SettingError(
-            f"--region {_listed(region)}: not four numbers.", hint="Give x0 y0 x1 y1 in level-0 pixels."
+            Remark("ask.no_numbers", name=given_as, given=_listed(region)),
+            hint=Remark("ask.give_region", name=given_as),
         ) from error
-    if box.area <= 0:
+    if not 0 < box.area < math.inf:
         raise SettingError(
-            f"--region {_listed(region)} has no area.", hint="Give x0 y0 x1 y1 with x1 > x0 and y1 > y0."
+            Remark("ask.no_area", name=given_as, given=_listed(region)), hint=Remark("ask.give_area", name=given_as)
         )
     return box
 

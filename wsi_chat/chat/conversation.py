@@ -30,8 +30,8 @@ from wsi_chat.chat.transcript import Reply, Transcript, write_transcript
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.model import Model
 from wsi_chat.engines.protocol import stream
-from wsi_chat.errors import SettingError, SlideError, WsiChatError
-from wsi_chat.remarks import FieldValue
+from wsi_chat.errors import AnswerError, SettingError, SlideError, WsiChatError
+from wsi_chat.remarks import FieldValue, together
 from wsi_chat.schema import DISCLAIMER, Answer, Box, LabelledBox, Language, Remark
 from wsi_chat.settings import resolve
 from wsi_chat.terminology import load_system
@@ -94,6 +94,8 @@ class Conversation:
         self._sight = Sight(source if result is None else result, self._model, self._system, self.facts, self._words)
         if self._sight.missing:
             self.notes.append(self._words.remark(self._sight.missing))
+        if result is None and self._sight.reader is not None:  # a report has said it of an analyzed slide
+            self.notes += map(self._words.remark, self._sight.reader.slide.notes)
         self._thread = Thread(self._model.dialect)
         self._asked_of = ""
 
@@ -125,20 +127,22 @@ class Conversation:
         question = " ".join(text.split())
         try:
             reply = yield from self._answered(question)
-        except SettingError as error:
-            reply = Reply(
-                question=question, text=f"{error.message} {error.hint}".strip(), source="program", status="failed"
-            )
-            yield reply.text
-        except SlideError as error:
-            reply = Reply(question=question, text=error.message, source="program", status="failed")
+        except (SettingError, SlideError, AnswerError) as error:
+            reply = Reply(question=question, text=self.in_words(error), source="program", status="failed")
             yield reply.text
         self.replies.append(reply)
         return reply
 
+    def in_words(self, error: WsiChatError) -> str:
+        """What went wrong, in the language of the conversation; what has no words in it is quoted in English."""
+        message, hint = error.said
+        if not isinstance(message, Remark):
+            message = Remark("chat.failed", error=error.message)
+        return self._words.remark(together(message, "" if isinstance(error, SlideError) else hint))
+
     def _answered(self, question: str) -> Generator[str, None, Reply]:
         if not question:
-            raise SettingError("Nothing was asked.", hint="Type a question, or /help.")
+            raise SettingError(Remark("chat.nothing_asked"), hint=Remark("chat.type_something"))
         if question.startswith("/"):
             return (yield from self._commanded(question))
         answer = self._from_record(question)
@@ -327,10 +331,7 @@ class Conversation:
             self._sight.look_at(reading.region)
             return self._sight.describe()
         if self.facts is None:
-            raise SettingError(
-                f"/{reading.name} needs the record of an analyzed slide.",
-                hint="Run wsi-chat analyze and chat about OUT/<slide id>.",
-            )
+            raise SettingError(Remark("chat.needs_record", name=reading.name), hint=Remark("chat.analyze_first"))
         if reading.name == "why":
             return self.facts.why()
         if reading.name == "tile":
@@ -371,7 +372,8 @@ class Conversation:
         try:
             return write_transcript(self.transcript, Path(path))
         except WsiChatError as error:
-            raise SettingError(error.message, hint="Name a file that can be written.") from error
+            hint = Remark("chat.name_file")
+            raise SettingError(Remark("chat.not_saved", error=error.message), hint=hint) from error
 
     def close(self) -> None:
         """Release the slide, and the model if the conversation loaded it."""

@@ -100,9 +100,9 @@ class Sight:
         finding = self._facts.finding(what) if self._facts and isinstance(what, str) else None
         tile = self._facts.tile(what) if self._facts and isinstance(what, str) else None
         if isinstance(what, str) and finding is None and tile is None:
-            raise SettingError(f"There is no finding or tile {what!r}.", hint="/find and /why name some that exist.")
+            raise SettingError(Remark("sight.no_such", what=what), hint=Remark("sight.some_exist"))
         if self.reader is None:
-            raise SlideNotFound(self.words.remark(self.missing or ""))
+            raise SlideNotFound(self.missing or "")
         if tile is not None:
             self.shown, self.pointed = self.reader.tile(tile), None
             return self.shown

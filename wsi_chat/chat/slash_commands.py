@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wsi_chat.asking.ask import as_region
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import Box
+from wsi_chat.schema import Box, Remark
 
 ARGUMENTS = {"region": "x0 y0 x1 y1", "tile": "ID", "find": "CLASS", "save": "FILE"}
 NAMES = ("region", "tile", "find", "slide", "why", "save", "help", "quit")
@@ -28,10 +28,9 @@ def read_command(line: str) -> Reading:
     if name in ("exit", "q"):
         name = "quit"
     if name not in NAMES:
-        raise SettingError(f"There is no command /{name}.", hint="/help lists them.")
+        raise SettingError(Remark("chat.no_command", name=name), hint=Remark("chat.help_lists"))
     if name in ARGUMENTS and not rest:
-        raise SettingError(f"/{name} needs {ARGUMENTS[name]}.", hint="/help lists the commands.")
+        raise SettingError(Remark("chat.needs", name=name, argument=ARGUMENTS[name]), hint=Remark("chat.help_lists"))
     if name == "region":
-        region = as_region(rest.replace(",", " ").split())  # type: ignore[arg-type]  # read as numbers there
-        return Reading(name, region=region)
+        return Reading(name, region=as_region(rest.replace(",", " ").split(), given_as="/region"))
     return Reading(name, rest)

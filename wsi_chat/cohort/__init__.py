@@ -6,7 +6,9 @@ any instant is resumed where it was and asks nothing twice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
     from wsi_chat.analysis.manifest import Sample, read_manifest
@@ -17,24 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CohortResult", "Sample", "SlideState", "analyze_cohort", "analyze_slides", "find_slides", "read_manifest"]
 
-_HOMES = {
-    "CohortResult": "wsi_chat.cohort.result",
-    "Sample": "wsi_chat.analysis.manifest",
-    "SlideState": "wsi_chat.cohort.state",
-    "analyze_cohort": "wsi_chat.cohort.run",
-    "analyze_slides": "wsi_chat.cohort.run",
-    "find_slides": "wsi_chat.cohort.search",
-    "read_manifest": "wsi_chat.analysis.manifest",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'wsi_chat.cohort' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    __all__,
+    {
+        ".result": ("CohortResult",),
+        ".run": ("analyze_cohort", "analyze_slides"),
+        ".search": ("find_slides",),
+        ".state": ("SlideState",),
+        "wsi_chat.analysis.manifest": ("Sample", "read_manifest"),
+    },
+)

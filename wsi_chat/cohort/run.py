@@ -31,7 +31,7 @@ from wsi_chat.engines import Engine, find_checkpoint
 from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError, WsiChatError
-from wsi_chat.journal import lock_file
+from wsi_chat.locks import lock_file
 from wsi_chat.names import without_folder
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve

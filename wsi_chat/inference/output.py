@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 from wsi_chat.atomic import replacing
 from wsi_chat.bounded import parse_json
 from wsi_chat.errors import DocumentError, OutputError
-from wsi_chat.journal import lock_file
+from wsi_chat.locks import lock_file
 
 SYNC_SECONDS = 1.0
 HEAD = b'{"prompt": "'
