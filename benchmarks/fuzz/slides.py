@@ -23,9 +23,9 @@ from wsi_chat.schema import Tile
 
 TILE_PX, LIMIT, MPP = 96, 16, 0.5
 SAME = 2  # grey levels between two decoders
-WEIGHTS = {"aperio.svs": 2.0, "jpeg.tiff": 3.0, "plain.jpg": 1.5, "plain.png": 2.0,
-           "fields": 0.3, "scan.svs": 0.05}  # fmt: skip
-ZARR_WEIGHT = 0.1  # each takes as long as ten of the others
+WEIGHTS = {"aperio.svs": 2.0, "jpeg.tiff": 3.0, "plain.png": 2.0, "jp2k.tiff": 0.5, "dicom": 0.3, "fields": 0.2,
+           "scan.svs": 0.05}  # fmt: skip
+ZARR_WEIGHT = 0.05  # each takes as long as ten of the others
 
 
 def targets(seeds: Path) -> dict[str, float]:
