@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -87,7 +88,9 @@ def _run_job(given: argparse.Namespace, module, counts: dict[str, int], done: se
     seeds = given.out / "seeds"
     most = max(counts.values())
     slice_of = max(200, most // 10)
-    with (given.out / "results" / f"{given.what}-{given.seed}-{job}.jsonl").open("a") as file:
+    with (given.out / "results" / f"{given.what}-{given.seed}-{job}.jsonl").open("a", buffering=1) as file:
+        if file.tell():
+            file.write("\n")  # ends a row that was cut where the last run was ended
         for begin in range(0, most, slice_of):
             for name, count in counts.items():
                 numbers = range(begin + job, min(begin + slice_of, count), given.jobs)
@@ -98,7 +101,6 @@ def _run_job(given: argparse.Namespace, module, counts: dict[str, int], done: se
                 for row in pool.run(_lazy(module, name, seeds), left, f"{given.seed}/{name}"):
                     file.write(json.dumps({"target": name, **row}) + "\n")
                     bad += row["outcome"] in BAD
-                file.flush()
                 rate, own = (
                     len(left) / max(seconds, 1e-3)
                     for seconds in (time.monotonic() - begun, _processor_seconds() - used)
@@ -140,11 +142,11 @@ def repeat(out: Path, seed: int, case: str, keep: Path | None) -> None:
 
 
 def read_rows(files: Iterable[Path]) -> Iterable[pool.Row]:
-    """Every row, but for a last one that was cut."""
+    """Every row, but for one that was cut where a run was ended."""
     for path in files:
         with path.open() as file:
             for line in file:
-                if line.endswith("\n"):
+                with contextlib.suppress(json.JSONDecodeError):
                     yield json.loads(line)
 
 
