@@ -169,7 +169,8 @@ class FittedAggregator:
         """(slides, classes) calibrated probabilities; rows sum to 1, column 0 is the negative class.
 
         Raises:
-            SettingError: a slide has no screened tile, or lacks image features.
+            SettingError: a slide has no screened tile, lacks image features, or its probabilities are no numbers, as
+                with weights that are out of all bounds.
         """
         logs = head_log_probabilities(
             self.record.logistic if self.attention is None else self.attention,
@@ -177,7 +178,10 @@ class FittedAggregator:
             self.record.labels,
             image=self.record.image_features,
         )
-        return calibrated(logs, self.record.calibration)
+        found = calibrated(logs, self.record.calibration) if np.isfinite(logs).all() else logs
+        if not np.isfinite(found).all():
+            raise SettingError(f"--aggregator: the weights of {FILE} give a slide no probability (NaN).", hint=_AGAIN)
+        return found
 
     def meets(self, key: str, value: object) -> bool:
         """Whether a run's value of a condition is that of the fit, or one of several that the fit's slides had."""

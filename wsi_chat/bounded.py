@@ -20,9 +20,9 @@ import yaml
 from yaml.composer import Composer
 
 try:  # libyaml's parser is several times faster; PyYAML may have been built without it
-    from yaml import CSafeLoader as _SafeLoader
-except ImportError:  # pragma: no cover
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+    from yaml import CSafeLoader
+except ImportError:
+    CSafeLoader = None  # type: ignore[assignment,misc]
 
 from wsi_chat.errors import DocumentError
 
@@ -253,19 +253,30 @@ class _OutOfBoundsError(yaml.MarkedYAMLError):
     """YAML that is well formed, and not what is read here."""
 
 
-class _BoundedLoader(Composer, _SafeLoader):
-    """Composes in Python, where depth and number of values can be watched, from what libyaml parses."""
+if CSafeLoader is None:
+    _Loader = yaml.SafeLoader
+else:
+
+    class _Loader(Composer, CSafeLoader):  # type: ignore[no-redef]
+        """Composes in Python, where depth and number of values can be watched, from what libyaml parses."""
+
+        def __init__(self, text: str) -> None:
+            CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+
+class _BoundedLoader(_Loader):
+    """A loader of plain data that keeps within the bounds."""
 
     def __init__(self, text: str) -> None:
-        _SafeLoader.__init__(self, text)
-        Composer.__init__(self)
+        super().__init__(text)
         self._depth = 0
         self._nodes = 0
         self._weights: dict[str, int] = {}
         self._unfinished: set[str] = set()
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         anchor = event.anchor
         if isinstance(event, yaml.AliasEvent):
             if anchor in self._unfinished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -86,21 +87,33 @@ def _run_job(given: argparse.Namespace, module, counts: dict[str, int], done: se
     """Every ``jobs``-th case of every target, in slices, so that a run that is cut has done some of each."""
     seeds = given.out / "seeds"
     most = max(counts.values())
-    slice_of = max(200, most // 20)
-    with (given.out / "results" / f"{given.what}-{given.seed}-{job}.jsonl").open("a") as file:
+    slice_of = max(200, most // 10)
+    with (given.out / "results" / f"{given.what}-{given.seed}-{job}.jsonl").open("a", buffering=1) as file:
+        if file.tell():
+            file.write("\n")  # ends a row that was cut where the last run was ended
         for begin in range(0, most, slice_of):
             for name, count in counts.items():
                 numbers = range(begin + job, min(begin + slice_of, count), given.jobs)
                 left = [number for number in numbers if (name, number) not in done]
                 if not left:
                     continue
-                begun, bad = time.monotonic(), 0
+                begun, used, bad = time.monotonic(), _processor_seconds(), 0
                 for row in pool.run(_lazy(module, name, seeds), left, f"{given.seed}/{name}"):
                     file.write(json.dumps({"target": name, **row}) + "\n")
                     bad += row["outcome"] in BAD
-                file.flush()
-                rate = len(left) / (time.monotonic() - begun)
-                print(f"{name:24} to {left[-1]:7,}: {rate:6.1f} a second, {bad} bad", flush=True)
+                rate, own = (
+                    len(left) / max(seconds, 1e-3)
+                    for seconds in (time.monotonic() - begun, _processor_seconds() - used)
+                )
+                print(
+                    f"{name:24} to {left[-1]:7,}: {rate:6.1f} a second, {own:6.1f} a processor second, {bad} bad",
+                    flush=True,
+                )
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _lazy(module, name: str, seeds: Path) -> pool.Case:  # type: ignore[no-untyped-def]
@@ -129,11 +142,11 @@ def repeat(out: Path, seed: int, case: str, keep: Path | None) -> None:
 
 
 def read_rows(files: Iterable[Path]) -> Iterable[pool.Row]:
-    """Every row, but for a last one that was cut."""
+    """Every row, but for one that was cut where a run was ended."""
     for path in files:
         with path.open() as file:
             for line in file:
-                if line.endswith("\n"):
+                with contextlib.suppress(json.JSONDecodeError):
                     yield json.loads(line)
 
 

@@ -1,7 +1,8 @@
 """The parsers that read what a stranger, or a model, wrote: targets for fuzzing.
 
     python -m benchmarks.fuzz.parsers --n 5000 --seed 1           random damage of each target's samples
-    python -m benchmarks.fuzz.guided boxes -runs=100000           the same targets, guided by coverage (atheris)
+    python -m benchmarks.fuzz.guided boxes -runs=100000 CORPUS    the same targets, guided by coverage (atheris)
+    python -m benchmarks.fuzz.parsers boxes --corpus CORPUS       the files of a folder, or a file
 
 A target takes bytes and raises nothing: a WsiChatError with a way out is what damaged input should end in, and what
 comes back has to hold what its own docstring promises.
@@ -262,15 +263,32 @@ def blind(name: str, n: int, seed: int) -> None:
             raise
 
 
+def replay(name: str, corpus: Path) -> int:
+    """Every file of a folder, or one; returns how many. Raises for the first that fails, naming it."""
+    files = sorted(path for path in corpus.iterdir() if path.is_file()) if corpus.is_dir() else [corpus]
+    for path in files:
+        try:
+            judge(name, path.read_bytes())
+        except BaseException as error:
+            error.add_note(f"{name}: {path}")
+            raise
+    return len(files)
+
+
 def main() -> None:
     logging.disable(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", nargs="*", default=list(TARGETS), help="Default: all.")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=Path, help="read these inputs instead; a folder named after the target in it")
     given = parser.parse_args()
     for name in given.target:
         signal.alarm(SECONDS * max(1, given.n // 10))  # ends the process where it hangs
+        if given.corpus is not None:
+            own = given.corpus / name
+            print(f"{name}: {replay(name, own if own.is_dir() else given.corpus)} inputs, none failed", flush=True)
+            continue
         blind(name, given.n, given.seed)
         print(f"{name}: {given.n} inputs, none failed", flush=True)
 

@@ -18,7 +18,7 @@ from aggregators.features import (
     verdict_features,
 )
 from aggregators.fit import Cohort, fit
-from aggregators.fitted import Applied, load_fitted
+from aggregators.fitted import FittedAggregator, Applied, load_fitted
 from aggregators.folds import check_patients, grouped_folds, hold_out
 from wsi_chat.errors import SettingError
 
@@ -233,6 +233,17 @@ def test_a_truncated_or_edited_aggregator_is_refused(fitted, tmp_path):
         load_fitted(tmp_path)
     with pytest.raises(SettingError, match=r"no aggregator\.json"):
         load_fitted(tmp_path / "absent")
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_weights_out_of_all_bounds_are_an_error_and_never_a_score_of_0(fitted):
+    record = fitted.aggregator.record
+    wild = tuple(tuple(1e308 if n % 2 else -1e308 for n in range(len(row))) for row in record.logistic.weights)
+    broken = FittedAggregator(
+        record.model_copy(update={"logistic": record.logistic.model_copy(update={"weights": wild})})
+    )
+    with pytest.raises(SettingError, match=r"aggregator\.json give a slide no probability"):
+        broken.probabilities([slide(np.random.default_rng(1), 1)])
 
 
 def test_other_conditions_name_both_values(fitted):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,6 +92,32 @@ def test_json_out_of_bounds_is_a_named_error(text: str, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason) as caught:
         bounded.parse_json(text, "data.json")
     assert str(caught.value).startswith("data.json")
+
+
+WITHOUT_LIBYAML = """
+import json, sys, yaml
+del yaml.CSafeLoader
+from pathlib import Path
+from wsi_chat.bounded import load_yaml, parse_yaml
+from wsi_chat.errors import DocumentError
+print(json.dumps(load_yaml(Path(sys.argv[1]))))
+for text in ("a: " + "[" * 40 + "]" * 40, "a: 1\\na: 2", "a: &a [*a]"):
+    try:
+        parse_yaml(text, "x.yaml")
+    except DocumentError as error:
+        print(error.reason)
+"""
+
+
+def test_yaml_is_read_within_the_same_bounds_where_pyyaml_was_built_without_libyaml() -> None:
+    file = PACKAGE / "terminology/cervix-tbs2014.yaml"
+    command = [sys.executable, "-c", WITHOUT_LIBYAML, str(file)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert json.loads(said[0]) == json.loads(json.dumps(bounded.load_yaml(file)))
+    deep, twice, within = said[1:]
+    assert "nested more than 32 levels" in deep
+    assert "the key 'a' twice" in twice
+    assert "alias *a inside" in within
 
 
 def test_json_within_bounds_reads_as_plain_json_does() -> None:
