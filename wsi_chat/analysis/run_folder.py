@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -347,7 +346,7 @@ class RunFolder:
     def moved(self) -> Mapping[str, SlideFolder]:
         """Fingerprint -> folder of each finished slide whose file is no longer where it was analyzed."""
         gone = [folder for folder in self.finished_slides() if _is_gone(self.slide_files.get(folder.id))]
-        return {mark: folder for folder in gone if (mark := EarlierDocuments(folder).fingerprint)}
+        return {mark: folder for folder in gone if (mark := fingerprint_in(_content(folder.report_path)))}
 
     @property
     def is_run(self) -> bool:
@@ -419,6 +418,12 @@ def _content(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def fingerprint_in(report: Any) -> str:
+    """Of the slide that the content of a report.json is about; empty where it says nothing of one."""
+    slide = report.get("slide") if isinstance(report, dict) else None
+    return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
+
+
 def _files_in(content: Mapping[str, Any]) -> dict[str, Path]:
     files = content.get("slides")
     if not isinstance(files, dict):
@@ -436,69 +441,3 @@ def _place(written: str) -> Path:
 
 def _is_gone(file: Path | None) -> bool:
     return file is not None and not file.exists()
-
-
-class EarlierDocuments:
-    """What an earlier run left in a slide's folder, until the run under way is known to differ from it.
-
-    A verdict that another setting, another model or another scan gave is not left where the new one will stand:
-    its documents move to ``superseded/`` as soon as a difference is known, and go when the new report is written.
-    The journal stays, so nothing that was answered is lost.
-    """
-
-    def __init__(self, folder: SlideFolder) -> None:
-        self._folder = folder
-        self._report: Any = None
-        if folder.report_path.exists():
-            try:
-                self._report = json.loads(folder.report_path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
-                self._report = {}  # half a report is nobody's verdict: it agrees with nothing
-
-    @property
-    def there(self) -> bool:
-        """Whether a report of an earlier run stands in the folder."""
-        return self._report is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the slide that the earlier report is about; empty where there is none."""
-        slide = self._report.get("slide") if isinstance(self._report, dict) else None
-        return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
-
-    def agree(self, block: str, values: Mapping[str, Any]) -> bool:
-        """Whether the earlier report has these values in one of its blocks."""
-        earlier = self._report.get(block) if isinstance(self._report, dict) else None
-        if not isinstance(earlier, dict):
-            return False
-        wanted = json.loads(json.dumps(dict(values)))  # as it reads after writing: tuples are lists
-        return all(name in earlier and earlier[name] == value for name, value in wanted.items())
-
-    def expect(self, block: str, values: Mapping[str, Any]) -> None:
-        """Set the documents aside unless the earlier report has these values in ``block``."""
-        if self.there and not self.agree(block, values):
-            self.set_aside()
-
-    def set_aside(self) -> None:
-        """Move the documents to ``superseded/``, the report first, since it is what marks a finished slide.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        if not self.there:
-            return
-        place = self._folder.superseded_path
-        report = self._folder.report_path
-        try:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            for path in sorted(self._folder.documents, key=lambda path: path != report):
-                path.rename(place / path.name)
-        except OSError as error:
-            raise OutputError(f"{place}: cannot be written ({error.strerror}).", hint=RUN_HINT) from error
-        self._report = None
-
-    def forget(self) -> None:
-        """The new documents are complete: what they replace goes, and so does the traceback of an earlier failure."""
-        shutil.rmtree(self._folder.superseded_path, ignore_errors=True)
-        self._folder.traceback_path.unlink(missing_ok=True)

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from aggregators import TileSample
     from aggregators.features import ImageFeatures
     from tilers import Foreground, Patch, Slide, TilePlan, TileStream
-    from wsi_chat.analysis.run_folder import EarlierDocuments, SlideFolder
+    from wsi_chat.analysis.earlier_documents import EarlierDocuments
+    from wsi_chat.analysis.run_folder import SlideFolder
     from wsi_chat.dialects import Dialect
     from wsi_chat.engines.model import Model
     from wsi_chat.names import Names
