@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from wsi_chat.analysis.run_folder import RUN_HINT, SlideFolder, fingerprint_in
+from wsi_chat.analysis.run_folder import RUN_HINT, SlideFolder
 from wsi_chat.errors import OutputError
 
 
@@ -32,11 +32,6 @@ class EarlierDocuments:
     def there(self) -> bool:
         """Whether a report of an earlier run stands in the folder."""
         return self._report is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the slide that the earlier report is about; empty where there is none."""
-        return fingerprint_in(self._report)
 
     def agree(self, block: str, values: Mapping[str, Any]) -> bool:
         """Whether the earlier report has these values in one of its blocks."""

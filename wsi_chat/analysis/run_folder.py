@@ -346,7 +346,7 @@ class RunFolder:
     def moved(self) -> Mapping[str, SlideFolder]:
         """Fingerprint -> folder of each finished slide whose file is no longer where it was analyzed."""
         gone = [folder for folder in self.finished_slides() if _is_gone(self.slide_files.get(folder.id))]
-        return {mark: folder for folder in gone if (mark := fingerprint_in(_content(folder.report_path)))}
+        return {mark: folder for folder in gone if (mark := _fingerprint_in(_content(folder.report_path)))}
 
     @property
     def is_run(self) -> bool:
@@ -418,7 +418,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def fingerprint_in(report: Any) -> str:
+def _fingerprint_in(report: Any) -> str:
     """Of the slide that the content of a report.json is about; empty where it says nothing of one."""
     slide = report.get("slide") if isinstance(report, dict) else None
     return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
