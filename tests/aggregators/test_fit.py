@@ -18,7 +18,7 @@ from aggregators.features import (
     verdict_features,
 )
 from aggregators.fit import Cohort, fit
-from aggregators.fitted import FittedAggregator, Applied, load_fitted
+from aggregators.fitted import Applied, FittedAggregator, load_fitted
 from aggregators.folds import check_patients, grouped_folds, hold_out
 from wsi_chat.errors import SettingError
 
