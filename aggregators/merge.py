@@ -13,18 +13,18 @@ competes with one).
    are one where their extents along it have that IoU.
 3. For equal labels it is also enough that `CONTAINED` of a cut box lies in the other one, since a model draws
    a sliver of a cell less well than a cell.
-
-4. A white cell is asked for as such and by type. What a tile calls by a name and another box by a kind of it (WBC,
-   monocyte) is one cell also where `KIND_INSIDE` of the smaller box lies in the other one, since the two are drawn
-   in two answers. A box of the kind that holds several such cells of the general name settles nothing.
+4. A white cell is asked for as such and by type, in two answers, which may draw it differently. Of what is left, a cell
+   under a name and one under a kind of it (WBC, monocyte) are one where `KIND_INSIDE` of the smaller box lies in the
+   other; of several kinds the one that shares most. A box of the kind over several cells of the general name says
+   nothing of which is which: all of them stay.
 
 **Which box stays.** Whole boxes before cut ones; among whole ones the one that most others agree with, then
 the largest. Each takes all that are one cell with it. Pieces that no tile showed whole join into their union.
 
 **Which label stays.** The one that most tiles gave; on a tie the graver one by the reporting system, then the
 one listed first. A label of the ``generic`` axis ("abnormal") yields to any specific abnormal one, and one of which
-another is a kind (WBC) to that kind (neutrophil). The others
-are kept in ``other_labels``, but for the label that it is a kind of.
+another is a kind (WBC) to that kind (neutrophil). The others are kept in ``other_labels``, but for the label that it
+is a kind of.
 """
 
 from __future__ import annotations
@@ -260,8 +260,14 @@ def _under_one_name(cells: list[_Cell], system: System) -> list[_Cell]:
                     homes[whole] = shared, kind
     held = Counter(kind for _, kind in homes.values())
     joined = {whole: kind for whole, (_, kind) in homes.items() if held[kind] == 1}
-    again = {kind: _join(cells[kind], cells[whole]) for whole, kind in joined.items()}
+    again = {kind: _named_again(cells[kind], cells[whole]) for whole, kind in joined.items()}
     return [again.get(n, cell) for n, cell in enumerate(cells) if n not in joined]
+
+
+def _named_again(kind: _Cell, whole: _Cell) -> _Cell:
+    """One cell of two names, with the box that a tile saw whole, else that more boxes agree with, else the larger."""
+    box = max((kind, whole), key=lambda cell: (not cell.cut, len(cell.members), cell.box.area)).box
+    return _Cell(box, kind.cut and whole.cut, kind.members + whole.members)
 
 
 def _votes(cell: _Cell) -> dict[str, int]:

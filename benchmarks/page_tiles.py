@@ -135,7 +135,7 @@ def main() -> None:
         path = args.slide or make_slide(Path(scratch) / "slide.tiff")
         with open_slide(path) as slide:
             pyramid, about = Pyramid(*slide.size), f"{path.name}, {slide.size[0]} x {slide.size[1]} px, {slide.reader}"
-        from wsi_chat.analysis.run_folder import slide_id
+        from wsi_chat.analysis.slide_ids import slide_id
 
         process, url = serve(path, Path(scratch) / "out", args.cache)
         try:

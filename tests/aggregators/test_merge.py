@@ -352,3 +352,105 @@ def test_a_cell_has_the_highest_confidence_that_the_model_gave_it_under_its_labe
     assert (finding.label, finding.confidence, finding.score) == ("hsil", 0.7, 0.9), "not the tile's p"
     bare = [row.model_copy(update={"boxes": (LabelledBox("hsil", box, 7.0),)}) for row in rows]
     assert merge_boxes(bare, cervix, bounds=BOUNDS)[0].confidence is None, "no probability, none invented"
+
+
+# ------------------------------------------------------------------------------- one cell under two names
+
+
+def boxed(label: str, x0: float, y0: float, x1: float, y1: float) -> tuple[str, Box]:
+    return label, Box(x0, y0, x1, y1)
+
+
+@pytest.mark.parametrize("tiles", [(0, 0), (0, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_white_cell_and_its_type_are_one_cell_though_their_boxes_differ(
+    blood, make_tile, make_verdict, tiles: tuple[int, int], turned: bool
+):
+    """One cell was counted twice, as WBC and as monocyte: IoU .28, 84 % of the smaller box inside the other."""
+    large, small = Box(400, 100, 500, 200), Box(449.6, 120, 509.6, 178.7)
+    assert large.iou(small) == pytest.approx(0.28, abs=0.001)
+    assert large.intersection(small) / small.area == pytest.approx(0.84, abs=0.001)
+    boxes = [("wbc", small), ("monocyte", large)] if turned else [("wbc", large), ("monocyte", small)]
+    places = [make_tile(0, 0, 0, 600), make_tile(1, 300, 0, 600)]
+    rows = [
+        make_verdict(tile, boxes=[box for box, n in zip(boxes, tiles, strict=True) if n == number])
+        for number, tile in enumerate(places)
+    ]
+    (finding,) = merge_boxes(rows, blood, bounds=BOUNDS)
+    assert (finding.label, finding.votes, finding.other_labels) == ("monocyte", 1, ())
+    assert finding.box == large
+    assert finding.tile_ids == tuple(sorted({places[n].id for n in tiles}))
+
+
+def test_of_two_names_the_box_stays_that_most_tiles_drew_and_whole_before_cut(blood, make_tile, make_verdict):
+    tiles = [make_tile(n, 100 * n, 0, 600) for n in range(3)]
+    small, large = Box(460, 100, 540, 180), Box(450, 90, 600, 240)
+    rows = [make_verdict(tiles[n], boxes=[("wbc", small.shifted(n, 0))]) for n in (0, 1)]
+    rows.append(make_verdict(tiles[2], boxes=[("lymphocyte", large)]))
+    (finding,) = merge_boxes(rows, blood, bounds=BOUNDS)
+    assert (finding.label, finding.votes) == ("lymphocyte", 1)
+    assert finding.box in (small, small.shifted(1, 0))
+    # the large box ends at its tile's border: the small one was seen whole
+    cut = make_verdict(make_tile(5, 0, 0, 600), boxes=[("lymphocyte", Box(450, 90, 600, 240))])
+    rows = [cut, make_verdict(tiles[1], boxes=[("wbc", small)])]
+    (finding,) = merge_boxes(rows, blood, bounds=BOUNDS)
+    assert (finding.label, finding.box) == ("lymphocyte", small)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels"),
+    [
+        # two cells that touch, half of the smaller in the other
+        ([boxed("wbc", 0, 0, 100, 100), boxed("monocyte", 60, 0, 140, 100)], ["monocyte", "wbc"]),
+        # one box over two cells that were typed: the types count
+        (
+            [boxed("wbc", 0, 0, 200, 100), boxed("lymphocyte", 0, 0, 95, 70), boxed("monocyte", 105, 0, 200, 70)],
+            ["lymphocyte", "monocyte"],
+        ),
+        # a box of a type over two white cells: which of them it is, nobody knows
+        (
+            [boxed("monocyte", 0, 0, 200, 100), boxed("wbc", 0, 0, 95, 70), boxed("wbc", 105, 0, 200, 70)],
+            ["monocyte", "wbc", "wbc"],
+        ),
+        # no kind of it: an erythroblast, a platelet on a white cell, two types
+        ([boxed("wbc", 0, 0, 200, 200), boxed("erythroblast", 10, 10, 100, 100)], ["erythroblast", "wbc"]),
+        ([boxed("wbc", 0, 0, 200, 200), boxed("platelet", 10, 10, 60, 60)], ["platelet", "wbc"]),
+        ([boxed("monocyte", 0, 0, 200, 200), boxed("lymphocyte", 10, 10, 100, 100)], ["lymphocyte", "monocyte"]),
+        # two boxes of one name, one in the other, in one tile: as before
+        ([boxed("wbc", 0, 0, 200, 200), boxed("wbc", 10, 10, 100, 100)], ["wbc", "wbc"]),
+    ],
+)
+def test_cells_stay_apart_that_are_not_one_cell_under_two_names(blood, make_tile, make_verdict, boxes, labels):
+    found = merge_boxes([make_verdict(make_tile(0, 0, 0, 512), boxes=boxes)], blood, bounds=BOUNDS)
+    assert sorted(finding.label for finding in found) == labels
+
+
+BLOOD_LABELS = ["wbc", "neutrophil", "monocyte", "lymphocyte", "erythroblast", "platelet", "rbc"]
+
+
+@st.composite
+def noisy_blood(draw) -> list[tuple[int, str, Box]]:
+    rows = []
+    for index, label, box in draw(noisy_answers()):
+        del label
+        rows.append((index, draw(st.sampled_from(BLOOD_LABELS)), box))
+    return rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(noisy_blood(), st.randoms(use_true_random=False))
+def test_names_of_two_levels_keep_what_merging_promises(blood, make_tile, make_verdict, rows, rng):
+    verdicts = as_verdicts(make_tile, make_verdict, rows)
+    findings = merge_boxes(verdicts, blood, bounds=SMALL)
+    shuffled = [v.model_copy(update={"boxes": tuple(rng.sample(v.boxes, len(v.boxes)))}) for v in verdicts]
+    rng.shuffle(shuffled)
+    assert merge_boxes(shuffled, blood, bounds=SMALL) == findings
+    again = make_verdict(make_tile(0, 0, 0, 160), boxes=[(f.label, f.box) for f in findings])
+    assert cells_of(merge_boxes([again], blood, bounds=SMALL)) == cells_of(findings)
+    kinds = {label.code: label.kind_of for label in blood.labels}
+    for verdict in verdicts:
+        for item in verdict.boxes:
+            assert any(
+                verdict.tile.id in f.tile_ids and item.label in (f.label, *f.other_labels, kinds[f.label])
+                for f in findings
+            ), "no box is lost"

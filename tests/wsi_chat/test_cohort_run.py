@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import wsi_chat
+from wsi_chat.analysis.preparation import Prepared
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.analysis.stages import Prepared
 from wsi_chat.cohort import CohortResult, read_manifest
 from wsi_chat.cohort.local import Ahead
 from wsi_chat.cohort.state import make_job
@@ -279,9 +279,9 @@ def test_no_more_slides_are_open_than_asked_for(
         real(self)
 
     monkeypatch.setattr(Prepared, "close", close)
-    import wsi_chat.analysis.stages as stages
+    import wsi_chat.analysis.preparation as preparation
 
-    prepare = stages.prepare_slide
+    prepare = preparation.prepare_slide
 
     def counted(*args: Any, **options: Any) -> Prepared:
         nonlocal most
@@ -290,7 +290,7 @@ def test_no_more_slides_are_open_than_asked_for(
         most = max(most, len(prepared) - len(closed))
         return ready
 
-    monkeypatch.setattr(stages, "prepare_slide", counted)
+    monkeypatch.setattr(preparation, "prepare_slide", counted)
     samples = [s for s in read_manifest(three(slides, tmp_path)) for _ in range(2)]
     model = Model(Settings(), given=ScriptedEngine(calm))
     jobs = [make_job(sample, RunFolder(tmp_path / "out"), Settings(limit=3), model, model_id="x") for sample in samples]
@@ -308,7 +308,7 @@ def test_no_more_slides_are_open_than_asked_for(
 
 
 def test_a_prepared_slide_loses_no_tile(slides: Path, tmp_path: Path) -> None:
-    from wsi_chat.analysis.stages import prepare_slide
+    from wsi_chat.analysis.preparation import prepare_slide
 
     model = Model(Settings(), given=ScriptedEngine(calm))
     ready = prepare_slide(slides / "a.tiff", Settings(), model.dialect, read_ahead=True)

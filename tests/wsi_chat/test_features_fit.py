@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import wsi_chat
 from aggregators.fitted import load_fitted
 from wsi_chat.analysis.feature_store import FeatureStore, identity_of, read_features
-from wsi_chat.analysis.run_folder import SlideFolder, slide_id
+from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.cli import app
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from aggregators import aggregate
 from aggregators.fitted import load_fitted
 from reports import write_report_json, write_tiles_parquet
-from wsi_chat.analysis.run_folder import SlideFolder, slide_id
+from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.cli import app
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi_chat.analysis.run_folder import RunFolder, SlideFolder, open_folder, slide_id
+from wsi_chat.analysis.run_folder import RunFolder, SlideFolder, open_folder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.analysis.summary import row_of_failure, write_summary
 from wsi_chat.errors import OutputError, SlideUnsupported
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_chat.analysis.manifest import read_manifest
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.cohort.search import find_slides
 
 

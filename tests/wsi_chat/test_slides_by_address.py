@@ -14,7 +14,8 @@ import wsi_chat
 from tilers.remote import RemotePath
 from wsi_chat import cli
 from wsi_chat.analysis.result import load_result
-from wsi_chat.analysis.run_folder import RunFolder, slide_id
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.cohort import read_manifest
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.errors import SettingError

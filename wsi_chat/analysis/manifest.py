@@ -22,7 +22,8 @@ from pathlib import Path, PureWindowsPath
 from tilers.listing import LISTING
 from tilers.remote import RemotePath, slide_path
 from wsi_chat.analysis.manifest_faults import Faults
-from wsi_chat.analysis.run_folder import RUN_HINT, known_suffix, slide_id, specimen_folder
+from wsi_chat.analysis.run_folder import RUN_HINT
+from wsi_chat.analysis.slide_ids import known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
 from wsi_chat.errors import DocumentError, SettingError, as_utf8

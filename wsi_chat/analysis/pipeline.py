@@ -15,22 +15,16 @@ from typing import TYPE_CHECKING
 from wsi_chat.analysis.ancillary import read_ancillary
 from wsi_chat.analysis.causes import causes_of_failure
 from wsi_chat.analysis.controls import positive_controls
+from wsi_chat.analysis.earlier_documents import EarlierDocuments
 from wsi_chat.analysis.outputs import missing_font, write_documents
+from wsi_chat.analysis.preparation import Prepared, prepare_slide
 from wsi_chat.analysis.provenance import config_of
 from wsi_chat.analysis.questions import ask_about_tiles
 from wsi_chat.analysis.result import SlideResult
-from wsi_chat.analysis.run_folder import EarlierDocuments, RunFolder
+from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.scope import checkpoint_folder, read_scope
 from wsi_chat.analysis.slide_score import SlideScore
-from wsi_chat.analysis.stages import (
-    Clock,
-    Judged,
-    Prepared,
-    judge,
-    narrate_by_model,
-    prepare_slide,
-    ready_to_ask,
-)
+from wsi_chat.analysis.stages import Clock, Judged, judge, narrate_by_model, ready_to_ask
 from wsi_chat.errors import SlideNotFound
 from wsi_chat.names import Names
 from wsi_chat.progress import Progress, no_progress

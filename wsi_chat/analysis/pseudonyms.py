@@ -21,7 +21,8 @@ from typing import Any
 
 from tilers.listing import LISTING
 from wsi_chat.analysis.manifest import Sample
-from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder, slide_id
+from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError, SlideError, as_utf8

@@ -7,12 +7,9 @@ and for what stands there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tilers.remote import slide_path
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import scratch_folder, write_text
 from wsi_chat.errors import OutputError, SettingError
 
@@ -36,31 +34,6 @@ DOCUMENTS = (
 )  # fmt: skip
 DEFAULT_OUT = "wsi-chat-out"
 RUN_HINT = "Choose another folder with -o."
-
-
-def slide_id(path: Path) -> str:
-    """The file's stem plus eight hex digits of the SHA-256 of its absolute path or address.
-
-    Same-named slides never collide.
-    """
-    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
-    suffix = known_suffix(path)
-    stem = path.name[: -len(suffix)] if suffix else path.name
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "slide"
-    return f"{safe[:80]}-{digest}"
-
-
-def known_suffix(path: Path) -> str:
-    """The suffix of a slide's file, as it is written, both parts of ``.ome.tiff``."""
-    double = next((s for s in (".ome.zarr", ".ome.tiff", ".ome.tif") if path.name.lower().endswith(s)), "")
-    return path.name[-len(double) :] if double else path.suffix
-
-
-def specimen_folder(name: str, photographs: Sequence[Path]) -> str:
-    """The id of a specimen of several photographs: its name and eight hex digits over their absolute paths."""
-    digest = hashlib.sha256("\n".join(str(path.resolve()) for path in photographs).encode(errors="surrogateescape"))
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "specimen"
-    return f"{safe[:80]}-{digest.hexdigest()[:8]}"
 
 
 def open_folder(path: Path) -> Path:
@@ -347,7 +320,7 @@ class RunFolder:
     def moved(self) -> Mapping[str, SlideFolder]:
         """Fingerprint -> folder of each finished slide whose file is no longer where it was analyzed."""
         gone = [folder for folder in self.finished_slides() if _is_gone(self.slide_files.get(folder.id))]
-        return {mark: folder for folder in gone if (mark := EarlierDocuments(folder).fingerprint)}
+        return {mark: folder for folder in gone if (mark := _fingerprint_in(_content(folder.report_path)))}
 
     @property
     def is_run(self) -> bool:
@@ -419,6 +392,12 @@ def _content(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _fingerprint_in(report: Any) -> str:
+    """Of the slide that the content of a report.json is about; empty where it says nothing of one."""
+    slide = report.get("slide") if isinstance(report, dict) else None
+    return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
+
+
 def _files_in(content: Mapping[str, Any]) -> dict[str, Path]:
     files = content.get("slides")
     if not isinstance(files, dict):
@@ -436,69 +415,3 @@ def _place(written: str) -> Path:
 
 def _is_gone(file: Path | None) -> bool:
     return file is not None and not file.exists()
-
-
-class EarlierDocuments:
-    """What an earlier run left in a slide's folder, until the run under way is known to differ from it.
-
-    A verdict that another setting, another model or another scan gave is not left where the new one will stand:
-    its documents move to ``superseded/`` as soon as a difference is known, and go when the new report is written.
-    The journal stays, so nothing that was answered is lost.
-    """
-
-    def __init__(self, folder: SlideFolder) -> None:
-        self._folder = folder
-        self._report: Any = None
-        if folder.report_path.exists():
-            try:
-                self._report = json.loads(folder.report_path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
-                self._report = {}  # half a report is nobody's verdict: it agrees with nothing
-
-    @property
-    def there(self) -> bool:
-        """Whether a report of an earlier run stands in the folder."""
-        return self._report is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the slide that the earlier report is about; empty where there is none."""
-        slide = self._report.get("slide") if isinstance(self._report, dict) else None
-        return str(slide.get("fingerprint") or "") if isinstance(slide, dict) else ""
-
-    def agree(self, block: str, values: Mapping[str, Any]) -> bool:
-        """Whether the earlier report has these values in one of its blocks."""
-        earlier = self._report.get(block) if isinstance(self._report, dict) else None
-        if not isinstance(earlier, dict):
-            return False
-        wanted = json.loads(json.dumps(dict(values)))  # as it reads after writing: tuples are lists
-        return all(name in earlier and earlier[name] == value for name, value in wanted.items())
-
-    def expect(self, block: str, values: Mapping[str, Any]) -> None:
-        """Set the documents aside unless the earlier report has these values in ``block``."""
-        if self.there and not self.agree(block, values):
-            self.set_aside()
-
-    def set_aside(self) -> None:
-        """Move the documents to ``superseded/``, the report first, since it is what marks a finished slide.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        if not self.there:
-            return
-        place = self._folder.superseded_path
-        report = self._folder.report_path
-        try:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            for path in sorted(self._folder.documents, key=lambda path: path != report):
-                path.rename(place / path.name)
-        except OSError as error:
-            raise OutputError(f"{place}: cannot be written ({error.strerror}).", hint=RUN_HINT) from error
-        self._report = None
-
-    def forget(self) -> None:
-        """The new documents are complete: what they replace goes, and so does the traceback of an earlier failure."""
-        shutil.rmtree(self._folder.superseded_path, ignore_errors=True)
-        self._folder.traceback_path.unlink(missing_ok=True)

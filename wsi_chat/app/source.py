@@ -14,7 +14,8 @@ from typing import Any
 from tilers.photographs import photographs_in
 from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from wsi_chat.analysis.result import SlideResult, load_result
-from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder, slide_id
+from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 
 DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat import tasks
-from wsi_chat.analysis.run_folder import RunFolder, slide_id
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.bench.result import Bench, Stage, advise
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.names import shown_names
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tilers import Slide
-    from wsi_chat.analysis.stages import Prepared
+    from wsi_chat.analysis.preparation import Prepared
     from wsi_chat.engines.model import Model
     from wsi_chat.schema import Query, Tile
     from wsi_chat.settings import Settings
@@ -77,7 +78,7 @@ def _rendered(folder: Path, progress: Progress) -> Path:
 
 def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wanted: int, progress: Progress) -> Bench:
     from wsi_chat.analysis.pipeline import ask_slide
-    from wsi_chat.analysis.stages import prepare_slide
+    from wsi_chat.analysis.preparation import prepare_slide
 
     began = time.perf_counter()
     engine = model.engine

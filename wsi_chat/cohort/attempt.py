@@ -23,7 +23,7 @@ from wsi_chat.errors import EngineError, WsiChatError
 from wsi_chat.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from wsi_chat.analysis.stages import Prepared
+    from wsi_chat.analysis.preparation import Prepared
 
 log = logging.getLogger(__name__)
 

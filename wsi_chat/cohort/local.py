@@ -22,7 +22,7 @@ from wsi_chat.engines.model import Model
 from wsi_chat.progress import Progress
 
 if TYPE_CHECKING:
-    from wsi_chat.analysis.stages import Prepared
+    from wsi_chat.analysis.preparation import Prepared
 
 AHEAD = 1
 
@@ -124,7 +124,7 @@ class Ahead:
             self._waiting.append((job, self._thread.submit(self._prepare, job)))
 
     def _prepare(self, job: Job) -> Prepared:
-        from wsi_chat.analysis.stages import prepare_slide
+        from wsi_chat.analysis.preparation import prepare_slide
 
         self._begin(job)
         return prepare_slide(job.sample.path, job.settings, self._model.dialect, names=job.names, read_ahead=True)

@@ -14,7 +14,8 @@ from tilers.dicom import is_dicom, series_uid
 from tilers.photographs import is_of_a_run, photographs_in
 from tilers.readers import all_readers
 from wsi_chat.analysis.manifest import Sample, place_below
-from wsi_chat.analysis.run_folder import RunFolder, slide_id
+from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.errors import SettingError
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from tilers.listing import LISTING
+from wsi_chat.analysis.earlier_documents import EarlierDocuments
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp, versions
 from wsi_chat.analysis.pseudonyms import names_of
 from wsi_chat.analysis.result import SlideResult, load_result
-from wsi_chat.analysis.run_folder import RUN_HINT, EarlierDocuments, RunFolder
+from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8

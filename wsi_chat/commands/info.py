@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tilers import open_slide
 from tilers.remote import slide_path
-from wsi_chat.analysis.run_folder import slide_id
+from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.commands.console import show
 from wsi_chat.commands.options import Json, with_settings
 from wsi_chat.settings import resolve

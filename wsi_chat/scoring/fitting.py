@@ -57,7 +57,7 @@ def read_labelled(
 ) -> list[LabelledSlide]:
     """The manifest's rows with their reports.
 
-    A row's run folder is that of the file's place now (`run_folder.slide_id`), of a run under pseudonyms that of the
+    A row's run folder is that of the file's place now (`slide_ids.slide_id`), of a run under pseudonyms that of the
     sample's id, else the one whose report names the same file where only one does; a slide of the same name that is
     another row's, or that lies elsewhere with other bytes, is not it. Rows without a patient are a patient each.
 
