@@ -324,9 +324,11 @@ class Slide:
     def _composite(self, pixels: Pixels) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if pixels.shape[2] == 3:
             return pixels, None
-        alpha = pixels[..., 3]
+        alpha = cv2.extractChannel(pixels, 3)
+        if not alpha.any():  # beyond the scan: most of a sparse one
+            return np.full((*alpha.shape, 3), self.background_rgb, np.uint8), alpha > 0
         rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8)
-        if cv2.extractChannel(pixels, 3).min() == 255:
+        if alpha.min() == 255:
             return rgb, None
         weight = alpha[..., None].astype(np.float32) / 255
         ground = np.asarray(self.background_rgb, np.float32)

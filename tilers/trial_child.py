@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import warnings
@@ -91,8 +92,6 @@ def _lines(requests: int, parent: int) -> Iterator[bytes]:
 def _is_asked(requests: int, parent: int) -> bool:
     if sys.platform == "win32":
         return True  # reading waits
-    import select
-
     for _ in range(int(IDLE_SECONDS / LOOK_SECONDS)):
         if select.select([requests], [], [], LOOK_SECONDS)[0]:
             return True

@@ -147,6 +147,29 @@ def test_a_chunk_never_written_is_outside_the_scan(tmp_path: Path, version: str)
     assert np.array_equal(got[scanned], image[40:, 100:][scanned])
 
 
+def test_where_no_chunk_was_written_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask of a sparse scan, or of a kilobyte that claims 60,000 px, decoded and mixed zeros for minutes."""
+    import zarr
+
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[:64, :64] = textured(64, 64)
+    with open_slide(write_zarr(tmp_path / "a.zarr", [image.transpose(2, 0, 1)], omero=RGB)) as slide:
+        whole = slide.read_region(0, 0, 0, 400, 300)
+        pieces = []
+        real = zarr.Array.__getitem__
+        monkeypatch.setattr(
+            zarr.Array, "__getitem__", lambda array, place: (pieces.append(place), real(array, place))[1]
+        )
+        pixels, scanned = slide.read_with_mask(64, 64, 0, 200, 200)
+        assert pieces == []
+        assert scanned is not None
+        assert not scanned.any()
+        assert np.array_equal(pixels, np.full((200, 200, 3), slide.background_rgb, np.uint8))
+        assert np.array_equal(pixels, whole[64:264, 64:264])
+        assert np.array_equal(slide.read_region(0, 0, 0, 64, 64), image[:64, :64])
+        assert len(pieces) == 1
+
+
 def test_a_damaged_chunk_makes_its_region_unreadable(tmp_path: Path) -> None:
     image = textured(192, 128)
     path = write_zarr(tmp_path / "a.zarr", [image.transpose(2, 0, 1)])

@@ -96,6 +96,23 @@ def wait_for(process: subprocess.Popen[str], log: Path, count: int) -> None:
     assert process.poll() is None, process.communicate()[1]
 
 
+@pytest.mark.parametrize("score", [{"0.7": "0.7"}, "much", "nan", ["0.7"]])
+def test_a_state_with_a_damaged_row_is_written_anew(
+    score: object, cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page made a number of whatever stood there, and every rerun ended in a traceback."""
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"out": out, "limit": 2, "coverage_floor": 0.0, "top_k": 0, "format": "json"}
+    first = wsi_chat.analyze_cohort([cohort.parent / "a.tiff"], engine=ScriptedEngine(calm), **options)
+    path = SlideFolder(out / first.samples[0].slide_id).state_path
+    sound = json.loads(path.read_text())
+    path.write_text(json.dumps({**sound, "row": {**sound["row"], "score": score}}))
+    again = wsi_chat.analyze_cohort([cohort.parent / "a.tiff"], engine=ScriptedEngine(calm), **options)
+    assert again.counts == {"done": 1}
+    assert json.loads(path.read_text())["row"]["score"] == sound["row"]["score"]
+    assert "cannot be used and is written anew" in caplog.text
+
+
 def test_a_cohort_killed_in_its_second_slide_and_interrupted_in_its_third_asks_nothing_twice(
     cohort: Path, tmp_path: Path
 ) -> None:

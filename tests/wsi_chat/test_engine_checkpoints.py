@@ -118,6 +118,16 @@ def test_a_processor_that_cannot_be_loaded_is_named(tiny_checkpoint: Any, tmp_pa
         load_engine(copied)
 
 
+@pytest.mark.parametrize("std", [[0.5, 0.5, [0.5, 0.5]], [0.5] * 13, "half"])
+def test_a_processor_that_loads_and_cannot_process_is_named(copy: Path, std: object) -> None:
+    """Its first picture, when the engine is loaded, ended in a ValueError of numpy's."""
+    told = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(json.dumps(told | {"image_std": std}))
+    with pytest.raises(EngineError, match=r"image processor of .* cannot be (used|loaded)") as caught:
+        load_engine(copy)
+    assert "preprocessor" in caught.value.hint
+
+
 def test_paths_and_names_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         load_engine(tmp_path / "nothing")

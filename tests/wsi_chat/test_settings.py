@@ -19,7 +19,7 @@ from wsi_chat.settings import FORMATS, Settings, affecting, declared, fit_condit
 
 RARE = {
     "pool", "pool_k", "coverage_floor", "overlap", "workers", "timeout", "dtype", "seed", "gallery", "font_path",
-    "views", "contrast", "zoom", "scope", "positive_controls", "pseudonyms",
+    "views", "contrast", "zoom", "scope", "positive_controls", "pseudonyms", "trial",
 }  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_the_documentation_of_the_settings_is_the_one_that_the_declarations_give
 
 def test_a_stored_verdict_depends_on_everything_but_speed() -> None:
     fast = {"batch_size": 3, "gpus": "2", "concurrency": 7, "timeout": 9.0, "workers": 5, "overwrite": True}
-    fast["pseudonyms"] = "names.json"
+    fast |= {"pseudonyms": "names.json", "trial": False}
     assert affecting("speed") == set(fast)
     assert config_of(Settings(**fast)) == config_of(Settings())
     assert config_of(Settings(threshold=0.6)) != config_of(Settings())

@@ -144,12 +144,18 @@ class OmeZarrBackend(WindowBackend):
 
     def plane_window(self, plane: int, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         ys, xs = slice(y, y + height), slice(x, x + width)
+        alpha = None
+        if self._remote is None:
+            alpha = self._written(level, plane, ys, xs)
+            if alpha is not None and not alpha.any():  # nothing to read: most of a sparse scan
+                return np.zeros((height, width, 4), np.uint8)
         data = np.asarray(self._arrays[level][self._selection(ys, xs, slice(None), plane)])
         axes = [name for name in self._axes if name in "cyx"]
         data = data.transpose([axes.index(name) for name in "cyx" if name in axes])
         layers = data if data.ndim == 3 else data[None]
         shown = self._mixing([layers[index] for index in self._mixing.shown])
-        alpha = self._written(level, plane, ys, xs)
+        if self._remote is not None:  # reading told what is there
+            alpha = self._written(level, plane, ys, xs)
         if alpha is None:
             return np.ascontiguousarray(shown)
         if shown.shape[2] == 4:
@@ -182,7 +188,7 @@ class OmeZarrBackend(WindowBackend):
         return alpha[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start]
 
     def _is_there(self, chunk: Path) -> bool:
-        """Whether a chunk that was just read is a file."""
+        """Whether a chunk is a file; behind an address, one that was just read."""
         if self._remote is None:
             return chunk.is_file()
         return chunk.relative_to(self._top).as_posix() not in self._remote.missing

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from tilers.listing import LISTING
 from wsi_chat.analysis.earlier_documents import EarlierDocuments
@@ -62,6 +63,17 @@ class SlideState(Record):
     row: dict[str, Any] = Field(default_factory=dict)
     unwritten: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
+
+    @field_validator("row")
+    @classmethod
+    def _can_be_shown(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """A damaged row is told from a sound one before a table or a page is made of it."""
+        odd = [name for name, value in row.items() if not isinstance(value, str | int | float | None)]
+        if odd:
+            raise ValueError(f"row: {odd[0]} is no single value")
+        if row.get("score") and not math.isfinite(float(row["score"])):
+            raise ValueError(f"row: score is {row['score']!r}")
+        return row
 
     @property
     def finished(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from wsi_chat.engines.chat_template import check_template
 from wsi_chat.engines.checkpoint import Checkpoint
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.patches import Cut, read_off
 from wsi_chat.engines.prompts import (
     IMAGE_MARK,
@@ -70,8 +71,14 @@ class QwenPrompts:
         self._wordings: OrderedDict[tuple[Turn, ...], tuple[tuple[int, ...], ...]] = OrderedDict()
         self._pictures: OrderedDict[tuple[int, int, str], Patches] = OrderedDict()
         sizes = (self._processor.patch_size, self._processor.merge_size, self._processor.temporal_patch_size)
-        self._cut = Cut(*map(int, sizes))
-        self._table = read_off(self._processed, self._cut, (2 * self._cut.multiple, self._cut.multiple))
+        try:
+            self._cut = Cut(*map(int, sizes))
+            self._table = read_off(self._processed, self._cut, (2 * self._cut.multiple, self._cut.multiple))
+        except Exception as error:  # what it says of a mean, a size ... is checked when the first picture is made
+            raise EngineError(
+                f"the image processor of {folder} cannot be used: {describe_error(error)}",
+                hint="Copy the checkpoint again, with its preprocessor_config.json.",
+            ) from error
 
     def prompt(self, query: Query) -> Prompt:
         """The query as ids and patches. Raises AnswerError where its text or images cannot be used."""
