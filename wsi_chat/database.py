@@ -56,7 +56,7 @@ class Form:
             )
         try:
             verdict = database.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchone()[0]
-        except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
+        except (UnicodeDecodeError, MemoryError) as error:  # a damaged name in SQLite's own message, a damaged length
             raise sqlite3.DatabaseError(str(error)) from error
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)

@@ -388,7 +388,7 @@ def _whole_rows(path: Path) -> Iterator[tuple[Any, ...]]:
                     if _whole(row):
                         seen.add(row[0])
                         yield (*row[:-1], checksum_of_row(row[:-1]))
-            except (sqlite3.Error, UnicodeDecodeError):
+            except (sqlite3.Error, UnicodeDecodeError, MemoryError):  # the last: a length that cannot be
                 continue  # as far as it goes
             finally:
                 database.close()
