@@ -77,7 +77,7 @@ class TiffImage:
                 f"{min(self.offsets.size, self.counts.size):,}"
             )
         shape = (layers, self.rows, self.columns)
-        self.absent = np.any((self.counts == 0).reshape(shape), axis=0)
+        self.absent = np.all((self.counts == 0).reshape(shape), axis=0)
         self.cut = np.any(((self.offsets + self.counts > file_size) & (self.counts > 0)).reshape(shape), axis=0)
         self.layers = layers
 

@@ -95,6 +95,7 @@ def _work(case: Case, numbers: Sequence[int], name: str, hang: float, answers: i
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
     started = _peak()
+    gc.freeze()  # modules and seeds stay: only what a case leaves is looked through
     faulthandler.enable(trace, all_threads=False)
     faulthandler.register(signal.SIGPROF, trace, all_threads=False, chain=True)  # then it ends the process
     for number in numbers:

@@ -157,7 +157,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
     root = tmp_path_factory.mktemp("adapted")
     adapter, merged = root / "mine", root / "merged"
-    shutil.copytree(embedded_checkpoint(), merged, ignore=shutil.ignore_patterns("aggregator", "*.md"))
+    shutil.copytree(embedded_checkpoint(), merged, ignore=shutil.ignore_patterns("aggregator", "*.md", "SHA256SUMS"))
     weights = {name: tensor.float() for name, tensor in load_file(merged / "model.safetensors").items()}
     rank, alpha, random = 4, 8, torch.Generator().manual_seed(11)
     added = {}

@@ -137,6 +137,23 @@ def test_compressed_tiles_that_are_called_raw_are_not_shown_as_noise(tiff: Calla
         assert np.array_equal(slide.read_region(0, 0, 0, 300, 220), FIELD)
 
 
+def test_a_tile_without_one_of_its_planes_is_unreadable_and_not_black(tmp_path: Path) -> None:
+    image, path = textured(300, 220), tmp_path / "a.tiff"
+    how = {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64), "compression": "zlib"}
+    tifffile.imwrite(path, np.moveaxis(image, 2, 0), metadata=None, **how)
+    across, down = 5, 4
+    lost = damage(path, "lost.tiff", "TileByteCounts", across * down + 1, 0)  # of the green plane
+    with open_slide(lost, mpp=0.5) as slide:
+        assert np.array_equal(slide.read_region(0, 0, 0, 64, 64), image[:64, :64])
+        with pytest.raises(SlideUnreadable):
+            slide.read_region(64, 0, 0, 64, 64)
+    bare = lost
+    for plane in (0, 2):  # without all of them it was never written
+        bare = damage(bare, f"bare{plane}.tiff", "TileByteCounts", plane * across * down + 1, 0)
+    with open_slide(bare, mpp=0.5) as slide:
+        assert (slide.read_region(64, 0, 0, 64, 64) == 255).all()
+
+
 def test_a_level_of_other_proportions_is_refused(memory_slide: Callable[..., tuple[Slide, Faults]]) -> None:
     """Its scale would put the tiles where something else lies, or beyond the mask."""
     slide, _ = memory_slide(FIELD, levels=3)

@@ -327,7 +327,7 @@ def _read_voc(path: Path) -> str:
 def _read_checkpoint(path: Path) -> object:
     """The configuration of the embedded checkpoint in place of its own."""
     for file in EMBEDDED.iterdir():
-        if file.is_file() and file.name != path.name:
+        if file.is_file() and file.name not in (path.name, "SHA256SUMS"):
             (path.parent / file.name).symlink_to(file)
     return read_checkpoint(path.parent)
 

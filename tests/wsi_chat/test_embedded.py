@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import json
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from wsi_chat.engines.sums import SUFFIXES
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -42,6 +45,12 @@ def test_loads_without_torchvision_and_stays_small(loaded: tuple[Any, Any]) -> N
     processor = Qwen2VLImageProcessorPil.from_pretrained(FOLDER)
     out = processor(images=[np.zeros((256, 256, 3), dtype=np.uint8)], return_tensors="pt")
     assert out["image_grid_thw"].tolist() == [[1, 16, 16]]
+
+
+def test_its_sums_are_those_of_its_files() -> None:
+    said = dict(reversed(line.split("  ")) for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
+    files = [path for path in FOLDER.iterdir() if path.suffix in SUFFIXES]
+    assert said == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_manifest_states_what_a_pipeline_needs() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from wsi_chat.engines import embedded_checkpoint, find_checkpoint, load_engine, read_checkpoint
+from wsi_chat.engines.sums import write_sums
 from wsi_chat.errors import EngineError, SettingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,6 +145,24 @@ def test_paths_and_names_that_lead_nowhere(tmp_path: Path) -> None:
 def test_bad_settings_are_refused(copy: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=str(next(iter(settings)))):
         load_engine(copy, **settings)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "model.safetensors"])
+def test_a_file_that_is_not_as_it_was_exported_is_named(copy: Path, name: str) -> None:
+    sums = write_sums(copy)
+    before = read_checkpoint(copy)
+    with (copy / name).open("ab") as file:
+        file.write(b" ")  # harmless, but for its sum
+    with pytest.raises(EngineError, match=rf"{name} is not as it was exported") as told:
+        read_checkpoint(copy)
+    assert "delete SHA256SUMS" in told.value.hint
+    sums.unlink()
+    assert read_checkpoint(copy).revision != before.revision
+
+
+def test_sums_of_files_that_are_not_there_or_elsewhere_say_nothing(copy: Path) -> None:
+    (copy / "SHA256SUMS").write_text(f"{'0' * 64}  absent.json\n{'0' * 64}  ../config.json\nnonsense\n")
+    assert read_checkpoint(copy).name == "copy"
 
 
 def test_the_revision_follows_the_content(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

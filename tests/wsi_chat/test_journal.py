@@ -9,8 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -255,6 +257,33 @@ def test_what_is_whole_in_a_damaged_journal_is_saved(path: Path, when: str, capl
         assert len(journal) == len(found) + 1
     assert path.with_name("journal.sqlite.damaged-1").is_file()
     assert f"{len(found)} answers saved" in caplog.text
+
+
+def test_a_damaged_length_that_no_memory_holds_ends_what_is_read_of_a_journal_and_not_the_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says that memory is out where a row claims gigabytes: Python raises MemoryError, no sqlite3.Error."""
+    fill(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> Any:
+            rows = super().execute(sql, *values)
+            return three_of(rows) if "ORDER BY key" in sql else rows
+
+    def three_of(rows: Any) -> Iterator[Any]:
+        for _ in range(3):
+            yield next(rows)
+        raise MemoryError
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *place, **how: connect(*place, factory=Connection, **how))
+    with Journal(path) as journal:
+        found = journal.get_many(f"k{number:04d}" for number in range(500))
+    assert sorted(found) == ["k0000", "k0001", "k0002", "k0497", "k0498", "k0499"]
 
 
 def test_a_journal_of_the_first_version_keeps_its_answers_and_gets_checksums(path: Path) -> None:

@@ -305,6 +305,7 @@ def test_full_fine_tuning_of_the_embedded_checkpoint_lowers_the_loss(tmp_path: P
     assert any(not torch.equal(old[name], new[name]) for name in old if "visual" in name)
     for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
+    assert " model.safetensors\n" in (out / "SHA256SUMS").read_text()
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dialect"] == "embedded"
     assert manifest["fine_tuned"]["base_revision"] == read_checkpoint(base).revision

@@ -235,8 +235,10 @@ class TiffBackend(PieceBackend):
             if len(part) < count:
                 raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
             data.append(part)
-        if not all(data):  # a channel that was left out because it is empty
+        if not any(data):  # a channel that was left out because it is empty
             return np.zeros((*image.piece_shape(row, column), image.samples), image.dtype)
+        if not all(data):
+            raise OSError(f"tile ({row}, {column}) lacks one of its planes")
         return image.decode(data, row, column)
 
     def _read_local(self, start: int, length: int) -> bytes:

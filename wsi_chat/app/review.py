@@ -232,7 +232,7 @@ class ReviewStore:
                 FORM.make(database)
             else:
                 self._check(database)
-        except UnicodeDecodeError as error:  # a damaged name within SQLite's own message
+        except (UnicodeDecodeError, MemoryError) as error:  # a damaged name in SQLite's own message, a damaged length
             database.close()
             raise sqlite3.DatabaseError(str(error)) from error
         except BaseException:
@@ -337,7 +337,7 @@ def _whole_rows(path: Path) -> list[tuple[Any, ...]]:
             for row in database.execute(f"SELECT {columns} FROM decisions ORDER BY number {order}"):
                 if _is_whole(row) if signed else _is_decision(row):
                     found[row[0]] = (*row[:-1], checksum_of_row(row[:-1]))
-        except (sqlite3.Error, UnicodeDecodeError):
+        except (sqlite3.Error, UnicodeDecodeError, MemoryError):  # the last: a length that cannot be
             continue  # as far as it goes
         finally:
             database.close()

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi_chat.engines.sums import SUFFIXES, check_sums
 from wsi_chat.errors import EngineError
 
 FULL_HASH_BYTES = 100 * 2**20
 SAMPLES = 256
 SAMPLE_BYTES = 16 * 2**10
-HASHED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors")
 MAX_HEADER_BYTES = 100 * 2**20
 """The safetensors format's own bound on its header."""
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Check a folder and hash it. Raises EngineError naming every file that is missing or broken."""
+    """Check a folder and hash it. Raises EngineError naming every file that is missing, or one that is broken."""
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -59,6 +59,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise EngineError(f"checkpoint {folder} lacks {', '.join(missing)}", hint=hint)
     for file in weights:
         _check_weights(file)
+    check_sums(folder)
     config = read_config(folder)
     return Checkpoint(folder, str(config.get("model_type", "")), revision(folder))
 
@@ -141,7 +142,7 @@ def revision(folder: Path) -> str:
     to last byte: a fine-tune keeps names, sizes and headers and changes the numbers throughout.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in HASHED_SUFFIXES and p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

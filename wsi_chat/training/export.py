@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from wsi_chat.dialects import Dialect, dialects, get_dialect
+from wsi_chat.engines.sums import write_sums
 from wsi_chat.errors import OutputError
 
 COPIED = (".json", ".jinja", ".txt", ".model")
@@ -30,6 +31,7 @@ def write_checkpoint(model: Any, base: Path, out: Path, dialect: Dialect, about:
         _save(model, out)
         copy_files(base, out)
         write_manifest(base, out, dialect, about)
+        write_sums(out, leave=("training.json",))  # which is still being written
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}.", hint="Free some space.") from error
 

@@ -54,7 +54,9 @@ def _clear(out: Path) -> None:
         if path.is_dir():
             if path.name in (STATE, "merged"):
                 shutil.rmtree(path)
-        elif path.suffix in (".json", ".jsonl", ".png", ".safetensors", ".jinja", ".txt", ".model", ".yaml", ".md"):
+        elif path.name == "SHA256SUMS" or path.suffix in (
+            ".json", ".jsonl", ".png", ".safetensors", ".jinja", ".txt", ".model", ".yaml", ".md",
+        ):  # fmt: skip
             path.unlink()
 
 

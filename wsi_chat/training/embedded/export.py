@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import Qwen2VLImageProcessorPil
 
+from wsi_chat.engines.sums import write_sums
 from wsi_chat.training.embedded import wording
 from wsi_chat.training.embedded.architecture import IMAGE_PX, MERGE, PATCH_PX, parameter_count
 from wsi_chat.training.embedded.fields import BLOOD_MPP
@@ -62,3 +63,4 @@ def export(model: Any, tokenizer: Any, folder: Path, summary: dict[str, Any]) ->
         "training": summary,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_sums(folder)
