@@ -15,6 +15,7 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 TILE = 128
+LEICA_PLACE = (96, 64)  # px at level 0, of Leica's area on its glass
 JPEG: dict[str, Any] = {
     "compression": "jpeg",
     "compressionargs": {"level": 80},
@@ -29,6 +30,7 @@ def make_scanners(folder: Path, rgb: Pixels) -> None:
     write_trestle(folder / "trestle.tif", rgb)
     write_leica(folder / "leica.scn", rgb)
     write_ndpi(folder / "hamamatsu.ndpi", rgb)
+    write_ventana(folder / "ventana.bif", rgb)
 
 
 def _levels(rgb: Pixels) -> list[Pixels]:
@@ -74,39 +76,42 @@ def write_trestle(path: Path, rgb: Pixels, *, tile: int = TILE, mpp: float = 0.5
 
 
 def write_leica(
-    path: Path, rgb: Pixels, *, tile: int = TILE, mpp: float = 0.5, places: Sequence[tuple[int, int]] = ((96, 64),),
+    path: Path, rgb: Pixels, *, tile: int = TILE, mpp: float = 0.5, places: Sequence[tuple[int, int]] = (LEICA_PLACE,),
     **how: Any,
 ) -> Path:  # fmt: skip
     """Leica's SCN: areas of a glass larger than they are; ``places`` in level-0 px, all with the same picture."""
     nm = round(mpp * 1000)  # a unit of the XML
     levels = _levels(rgb)
-    (height, width), images, written = rgb.shape[:2], [], []
-    for x, y in places:
+    height, width = rgb.shape[:2]
+    across, down = max(x for x, _ in places) + width + 64, max(y for _, y in places) + height + 64
+    areas = [((x, y, width, height), levels) for x, y in places]
+    if len(areas) > 1:  # OpenSlide then wants a picture of the glass
+        areas.append(((0, 0, across, down), levels[2:]))
+    images, written = "", []
+    for (x, y, w, h), pictures in areas:
         dimensions = "".join(
             f'<dimension sizeX="{image.shape[1]}" sizeY="{image.shape[0]}" r="{n}" ifd="{len(written) + n}"/>'
-            for n, image in enumerate(levels)
+            for n, image in enumerate(pictures)
         )
-        written += levels
-        images.append(
+        written += pictures
+        images += (
             f'<image><creationDate>2020-01-01T00:00:00Z</creationDate><device model="Leica SCN400" version="1"/>'
             f'<pixels sizeX="{width}" sizeY="{height}">{dimensions}</pixels>'
-            f'<view sizeX="{width * nm}" sizeY="{height * nm}" offsetX="{x * nm}" offsetY="{y * nm}" spacingZ="0"/>'
+            f'<view sizeX="{w * nm}" sizeY="{h * nm}" offsetX="{x * nm}" offsetY="{y * nm}" spacingZ="0"/>'
             "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
             "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
             "</illuminationSettings></scanSettings></image>"
         )
-    across, down = max(x for x, _ in places) + width + 64, max(y for _, y in places) + height + 64
     text = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="x">'
-        f'<collection name="x" sizeX="{across * nm}" sizeY="{down * nm}"><barcode>x</barcode>'
-        f"{''.join(images)}</collection></scn>"
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="x"><collection '
+        f'name="x" sizeX="{across * nm}" sizeY="{down * nm}"><barcode>x</barcode>{images}</collection></scn>'
     )
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for n, image in enumerate(written):
             told = {"description": text} if n == 0 else {}
-            scale = 2 ** (n % len(levels))
-            writer.write(image, tile=(tile, tile), resolution=(1e4 / mpp / scale, 1e4 / mpp / scale),
-                         resolutionunit="CENTIMETER", **{**JPEG, **told, **how})  # fmt: skip
+            per_cm = 1e4 / mpp * image.shape[1] / width
+            writer.write(image, tile=(tile, tile), resolution=(per_cm, per_cm), resolutionunit="CENTIMETER",
+                         **{**JPEG, **told, **how})  # fmt: skip
     return path
 
 
@@ -175,3 +180,24 @@ def _starts(jpeg: bytes) -> list[int]:
     scan = jpeg.index(b"\xff\xda")
     first = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
     return [first, *(at + 2 for at in range(first, len(jpeg) - 1) if jpeg[at] == 0xFF and 0xD0 <= jpeg[at + 1] < 0xD8)]
+
+
+def write_ventana(path: Path, rgb: Pixels, *, tile: int = TILE, overlap: int = 0, **how: Any) -> Path:
+    """Ventana's BIF: one area, whose tiles overlap by so many pixels; the sides are multiples of 4 tiles."""
+    down, across = rgb.shape[0] // tile, rgb.shape[1] // tile
+    joint = '<TileJointInfo Confidence="100" Direction="{}" Tile1="{}" Tile2="{}" OverlapX="{}" OverlapY="{}"/>'
+    joints = joint.format("RIGHT", 1, 2, overlap, 0) + joint.format("UP", 1, 2 * across, 0, overlap)
+    tiles = (
+        '<EncodeInfo Ver="2"><SlideInfo/><SlideStitchInfo><ImageInfo AOIScanned="1" AOIIndex="0" '
+        f'Width="{tile}" Height="{tile}" NumRows="{down}" NumCols="{across}" Pos-X="0" Pos-Y="0">{joints}</ImageInfo>'
+        '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
+    )
+    scanner = '<iScan Magnification="20" ScanRes="0.5" Z-layers="1" ScannerModel="VENTANA iScan HT"/>'
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(rgb[:64, :64], description="Label Image", photometric="rgb", metadata=None,
+                     extratags=[(700, 7, len(scanner), scanner.encode(), True)])  # fmt: skip
+        for n, image in enumerate(_levels(rgb)):
+            extra = [(700, 7, len(tiles), tiles.encode(), True)] if n == 0 else []
+            writer.write(_filled(image, tile), tile=(tile, tile), description=f"level={n} mag={20 / 2**n:g} quality=90",
+                         **{**JPEG, "extratags": extra, **how})  # fmt: skip
+    return path

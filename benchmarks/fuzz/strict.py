@@ -17,6 +17,8 @@ import imagecodecs
 import simplejpeg
 import tifffile
 
+from benchmarks.fuzz.scanner_seeds import LEICA_PLACE
+
 JPEG, LZW, DEFLATES, NONE, PACKBITS = 7, 5, (8, 32946), 1, 32773
 SECTOR = bytes(512)
 
@@ -94,12 +96,14 @@ def _pieces(path: Path, data: bytes, spots: Sequence[Spot]) -> Iterator[tuple[by
             if tiff.is_ndpi:  # levels that are stored at 1 and 1:4, and read at every power of 2
                 page = every[0 if level < 2 else 1]
                 side = side * 2**level * page.imagewidth // every[0].imagewidth
+            if tiff.is_scn:
+                x, y = x - LEICA_PLACE[0], y - LEICA_PLACE[1]
             scale = pages[0].imagewidth / page.imagewidth
             tiled = page.is_tiled
             wide, high = (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
             across = -(-page.imagewidth // wide)
-            for row in range(int(y / scale) // high, (int(y / scale) + side - 1) // high + 1):
-                for column in range(int(x / scale) // wide, (int(x / scale) + side - 1) // wide + 1):
+            for row in range(max(0, int(y / scale) // high), (int(y / scale) + side - 1) // high + 1):
+                for column in range(max(0, int(x / scale) // wide), (int(x / scale) + side - 1) // wide + 1):
                     n = row * across + column
                     if column >= across or n >= len(page.dataoffsets):
                         continue

@@ -19,6 +19,7 @@ from tilers import TileStream, find_foreground, open_slide, plan_tiles
 from tilers.readers import Pixels
 from tilers.readers.direct import DirectBackend
 from tilers.readers.pieces import PieceBackend, PieceCache
+from tilers.readers.scanner_tiff import TiledLevel
 from wsi_chat.errors import SlideUnreadable
 from wsi_chat.schema import Box
 
@@ -197,6 +198,25 @@ def test_one_damaged_tile_among_those_tried_does_not_turn_the_decision(tmp_path:
         assert slide.notes == ()
         with pytest.raises(SlideUnreadable):
             slide.read_region(0, 0, 0, 50, 50)
+
+
+def test_two_thirds_of_the_tiles_refused_are_damage_and_no_habit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = TiledLevel.decode
+
+    def refuses(self: TiledLevel, row: int, column: int, *given: Any) -> Pixels:
+        if (row + column) % 3:
+            raise ValueError("3 extraneous bytes before marker 0xd9")
+        return decode(self, row, column, *given)
+
+    monkeypatch.setattr(TiledLevel, "decode", refuses)
+    with open_slide(write_svs(tmp_path / "a.svs", levels=1)) as slide:
+        assert slide.decoding.startswith("directly, strictly: ")
+        assert slide.notes == ()
+        assert slide.read_region(0, 0, 0, TILE, TILE).shape == (TILE, TILE, 3)
+        with pytest.raises(SlideUnreadable):
+            slide.read_region(TILE, 0, 0, TILE, TILE)
 
 
 def test_what_is_no_jpeg_says_so(tmp_path: Path) -> None:

@@ -114,8 +114,13 @@ class WindowBackend(Backend):
 
     def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         scale = self.level_downsamples[level]
-        lx, ly = round(x / scale), round(y / scale)
-        level_w, level_h = self.level_sizes[level]
+        return self.framed(plane, level, round(x / scale), round(y / scale), width, height, self.level_sizes[level])
+
+    def framed(
+        self, plane: int, level: int, lx: int, ly: int, width: int, height: int, size: tuple[int, int]
+    ) -> Pixels:
+        """A window of a level of this size that may reach beyond it, where pixels are transparent."""
+        level_w, level_h = size
         x0, x1 = max(lx, 0), min(lx + width, level_w)
         y0, y1 = max(ly, 0), min(ly + height, level_h)
         if (x0, y0, x1, y1) == (lx, ly, lx + width, ly + height):

@@ -11,14 +11,15 @@ itself when it is opened: some of its pieces are read both ways.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilers.readers import Backend, Pixels
+from tilers.readers import Backend, Pixels, Region
 from tilers.readers.dicom_frames import dicom_levels
 from tilers.readers.pieces import PieceBackend
 from tilers.readers.scanner_tiff import scanner_levels
@@ -29,14 +30,22 @@ from wsi_chat.schema import Remark
 ON_GRID = 0.01  # px of the read level: nearer to its pixels OpenSlide's interpolation changes 3 grey levels at most
 PROBES = 4  # pieces of each level that are read both ways
 CANDIDATES = 32
+HABIT = 3  # times as many pieces refused as agreed
 MAX_GREY, MEAN_GREY = 3, 0.5  # how far a probe may differ from OpenSlide
 
 
 class StoredLevel(Protocol):
-    """A level as its file stores it: pieces of ``piece`` (height, width) px, side by side from its first pixel on.
+    """A level as its file stores it: pieces of ``piece`` (height, width) px, side by side.
 
-    ``gaps``: (rows, columns) bool, pieces that only OpenSlide shows, since they were never written.
+    ``origin``, ``size``: (x, y) and (width, height) in the level's pixels of what they cover; beside it nothing was
+    scanned. ``gaps``: (rows, columns) bool, pieces that only OpenSlide shows, since they were never written.
     """
+
+    @property
+    def origin(self) -> tuple[int, int]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     @property
     def piece(self) -> tuple[int, int]: ...
@@ -68,7 +77,9 @@ Finder = Callable[[Path, Backend], StoredLevels]
 FINDERS: dict[str, Finder] = {
     "aperio": scanner_levels,
     "philips": scanner_levels,
+    "leica": scanner_levels,
     "trestle": scanner_levels,
+    "ventana": scanner_levels,
     "hamamatsu": scanner_levels,
     "dicom": dicom_levels,
 }
@@ -81,6 +92,24 @@ class Refused(SlideUnsupported):
     def __init__(self, message: str, *, refused: int, tried: int) -> None:
         super().__init__(message)
         self.refused, self.tried = refused, tried
+
+
+@dataclass
+class Proof:
+    """How many pieces of a level, read both ways, agreed, were different, or were refused by a strict decoder."""
+
+    agreed: int = 0
+    different: int = 0
+    refused: int = 0
+    why: str = ""
+
+    @property
+    def tried(self) -> int:
+        return self.agreed + self.different + self.refused
+
+    @property
+    def holds(self) -> bool:
+        return self.agreed > self.different or (self.refused > 0 and not self.different)
 
 
 class DirectBackend(PieceBackend):
@@ -125,60 +154,59 @@ class DirectBackend(PieceBackend):
     # ------------------------------------------------------------------------------------------ proof
 
     def _probe(self) -> str:
-        """Read some pieces both ways.
+        """Read some pieces both ways; returns what ``decoding`` says.
 
-        Pieces that OpenSlide cannot read prove nothing, nor do those that it shows as empty. Once one of the others is
-        refused, more are tried: damage hits some, a writer's habit nearly all. If most are refused, OpenSlide keeps the
-        file; if most of a level look different, it keeps the level.
+        Once a piece is refused, more are tried: damage hits some, a writer's habit nearly all. Where it is a habit,
+        OpenSlide keeps the file; where half of a level's pieces look different, or none proves anything, the level.
         """
-        levels = range(len(self._levels))
-        agreed, different, refused = ([0] * len(levels) for _ in range(3))
-        why = "OpenSlide reads none of the JPEG tiles tried"
+        proofs = [Proof() for _ in self._levels]
         for number, row, column in self._chosen():
-            tried = agreed[number] + different[number] + refused[number]
-            if tried >= (CANDIDATES if sum(refused) else PROBES):
-                continue
-            theirs = self._theirs(number, row, column)
-            if theirs is None:
-                continue
-            try:
-                ours = self.piece(0, number, row, column)[: theirs.shape[0], : theirs.shape[1]]
-            except Exception as error:
-                refused[number] += 1
-                why = f"{error}"
-                continue
-            difference = np.abs(ours.astype(np.int16) - theirs[..., :3])
-            if difference.max() <= MAX_GREY and difference.mean() < MEAN_GREY:
-                agreed[number] += 1
-            else:
-                different[number] += 1
-                why = f"their colours differ by {difference.max()} grey levels"
-        for number in levels:
-            if different[number] > agreed[number]:
-                self._levels[number] = None
-        tried = sum(agreed) + sum(different) + sum(refused)
-        if not any(agreed) or sum(refused) > sum(agreed) or not any(self._levels):
-            if tried:
-                why = f"of {tried} JPEG tiles tried, {tried - sum(agreed)} are not as OpenSlide shows them: {why}"
-            raise Refused(why, refused=sum(refused), tried=tried)
-        text = f"directly, strictly: {sum(agreed)} of {tried} JPEG tiles tried are as OpenSlide shows them"
+            if proofs[number].tried < (CANDIDATES if any(proof.refused for proof in proofs) else PROBES):
+                self._compare(proofs[number], number, row, column)
+        self._levels = [level if proof.holds else None for level, proof in zip(self._levels, proofs, strict=True)]
+        tried, agreed, refused = (
+            sum(getattr(proof, name) for proof in proofs) for name in ("tried", "agreed", "refused")
+        )
+        why = next((proof.why for proof in proofs if proof.why), "")
+        if refused > HABIT * agreed or not agreed or not any(self._levels):
+            if not tried:
+                raise SlideUnsupported("OpenSlide reads none of the JPEG tiles tried")
+            text = f"of {tried} JPEG tiles tried, {tried - agreed} are not as OpenSlide shows them: {why}"
+            raise Refused(text, refused=refused, tried=tried)
+        text = f"directly, strictly: {agreed} of {tried} JPEG tiles tried are as OpenSlide shows them"
         others = sum(level is None for level in self._levels)
         if others:
-            text += f"; {others} of {len(levels)} levels by OpenSlide ({why if any(different) else self._stored.why})"
+            failed = next((proof.why for proof in proofs if proof.different), self._stored.why)
+            text += f"; {others} of {len(proofs)} levels by OpenSlide ({failed})"
         return text
+
+    def _compare(self, proof: Proof, number: int, row: int, column: int) -> None:
+        theirs = self._theirs(number, row, column)
+        if theirs is None:
+            return
+        try:
+            ours = self.piece(0, number, row, column)[: theirs.shape[0], : theirs.shape[1]]
+        except Exception as error:
+            proof.refused += 1
+            proof.why = f"{error}"
+            return
+        difference = np.abs(ours.astype(np.int16) - theirs[..., :3])
+        if difference.max() <= MAX_GREY and difference.mean() < MEAN_GREY:
+            proof.agreed += 1
+        else:
+            proof.different += 1
+            proof.why = f"their colours differ by {difference.max()} grey levels"
 
     def _theirs(self, number: int, row: int, column: int) -> Pixels | None:
         """A piece as OpenSlide shows it, None where that proves nothing."""
         level = self._levels[number]
         assert level is not None
-        high, wide = level.piece
-        across, down = self.level_sizes[number]
+        (high, wide), (x, y), (across, down) = level.piece, level.origin, level.size
         width, height = min(wide, across - column * wide), min(high, down - row * high)
         scale = self.level_downsamples[number]
+        x, y = round((x + column * wide) * scale), round((y + row * high) * scale)
         try:
-            pixels = self._through_openslide(
-                round(column * wide * scale), round(row * high * scale), number, width, height
-            )
+            pixels = self._through_openslide(x, y, number, width, height)
         except Exception:
             return None
         return None if pixels[..., 3:].size and pixels[..., 3:].min() < 255 else pixels
@@ -209,25 +237,38 @@ class DirectBackend(PieceBackend):
         assert stored is not None
         return stored.decode(row, column, self._buffers.empty)
 
-    def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
-        if self._is_direct(x, y, level, width, height):
-            return super().read_plane(plane, x, y, level, width, height)
-        return self._through_openslide(x, y, level, width, height)
+    def expect(self, regions: Iterable[Region]) -> None:
+        super().expect(self._moved(region) for region in regions)
 
-    def _is_direct(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+    def _moved(self, region: Region) -> Region:
+        """A region as if its level's pieces began at the level's first pixel."""
+        x, y, level, width, height = region
+        stored, scale = self._levels[level], self.level_downsamples[level]
+        left, top = (0, 0) if stored is None else stored.origin
+        return x - round(left * scale), y - round(top * scale), level, width, height
+
+    def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         stored = self._levels[level]
-        if stored is None:
-            return False
+        place = None if stored is None else self._place(stored, x, y, level, width, height)
+        if stored is None or place is None:
+            return self._through_openslide(x, y, level, width, height)
+        return self.framed(plane, level, *place, width, height, stored.size)
+
+    def _place(
+        self, stored: StoredLevel, x: int, y: int, level: int, width: int, height: int
+    ) -> tuple[int, int] | None:
+        """Where a region begins in pixels of the level's pieces; None where only OpenSlide shows it."""
         scale = self.level_downsamples[level]
         left, top = round(x / scale), round(y / scale)
         if max(abs(x / scale - left), abs(y / scale - top)) > ON_GRID:
-            return False
+            return None
+        left, top = left - stored.origin[0], top - stored.origin[1]
         if self._whole[level]:
-            return True
+            return left, top
         high, wide = stored.piece
         rows = slice(max(0, top // high), max(0, -(-(top + height) // high)))
         columns = slice(max(0, left // wide), max(0, -(-(left + width) // wide)))
-        return not stored.gaps[rows, columns].any()
+        return None if stored.gaps[rows, columns].any() else (left, top)
 
     def _through_openslide(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         slide = self._slide

@@ -7,41 +7,71 @@ the marker must bear the right number.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tifffile
 
 from tilers.readers import Backend, Pixels
-from tilers.segments import JPEG, Empty, TiffImage, decode_jpeg, fresh
+from tilers.segments import JPEG, Empty, TiffImage, decode_jpeg, fresh, jpeg_segments
 from wsi_chat.errors import SlideUnsupported
 
 SAMPLES = 3
 REDUCTIONS = (1, 2, 4, 8)  # that libjpeg decodes
+MAX_XML = 4 * 2**20
 MAX_WHOLE_PIXELS = 16_000_000  # of a level that is one JPEG picture
+RESTART_INTERVAL, JPEG_HEADER = 0xDD, 2**16  # a marker's second byte; bytes in which it stands
 END_OF_IMAGE = b"\xff\xd9"
 LENS, FOCAL_PLANE = 65421, 65424  # Hamamatsu's tags: magnification, not positive for label and macro; z in nm
 
 
-class TiledLevel:
-    """The tiles of one directory that cover a level; see `tilers.readers.direct.StoredLevel`.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The directory that a level comes from.
 
-    ``size`` (width, height) is the level's: a directory may be larger, where its writer fills up the last tiles, or
-    ``reduce`` times as large, where the level is the directory decoded in small.
+    ``size``: what it shows of the level, (width, height): some writers fill up the last tiles. ``reduce``: how many
+    times as large it is. ``origin``: where in the level it begins.
     """
 
-    def __init__(self, image: TiffImage, file: int, size: tuple[int, int], reduce: int) -> None:
-        self._image, self._file, self._reduce = image, file, reduce
-        self.piece = image.piece[0] // reduce, image.piece[1] // reduce
-        rows, columns = -(-size[1] // self.piece[0]), -(-size[0] // self.piece[1])
+    page: Any
+    size: tuple[int, int]
+    reduce: int = 1
+    origin: tuple[int, int] = (0, 0)
+
+
+class TiledLevel:
+    """The tiles of one directory that cover a level, or a part of it; see `tilers.readers.direct.StoredLevel`.
+
+    Raises:
+        SlideUnsupported: they are not JPEG, or cannot be shown in the level's pixels.
+    """
+
+    def __init__(self, source: Source, file: int, file_size: int) -> None:
+        self._image = image = TiffImage(source.page, file_size)
+        self._file, self._reduce = file, source.reduce
+        self.size, self.origin = source.size, source.origin
+        if image.compression != JPEG or image.bits != 8 or image.separate:
+            raise SlideUnsupported(f"its tiles are compressed as {source.page.compression.name}, no 8-bit JPEG")
+        (high, wide), (width, height) = image.piece, self.size
+        self.piece = high // self._reduce, wide // self._reduce
+        rows, columns = -(-height // max(1, self.piece[0])), -(-width // max(1, self.piece[1]))
+        whole = high % self._reduce == wide % self._reduce == 0
+        if image.samples != SAMPLES or not whole or columns > image.columns or rows > image.rows:
+            raise SlideUnsupported("its tiles do not cover the level, or hold no RGB")
         self.gaps = (image.absent | image.cut)[:rows, :columns]
+        self._most = 2 * high * wide * SAMPLES + 2**16  # no tile is twice as large as its pixels
 
     def decode(self, row: int, column: int, empty: Empty = fresh) -> Pixels:
         image = self._image
         index = row * image.columns + column
         count = int(image.counts[index])
+        if not 0 < count < self._most:
+            raise ValueError(f"tile ({row}, {column}) claims {count:,} bytes")
         data = os.pread(self._file, count, int(image.offsets[index]))
         if len(data) < count:
             raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
@@ -64,13 +94,17 @@ class ScannerTiff:
     def __init__(self, path: Path, slide: Backend) -> None:
         self._tiff: Any = tifffile.TiffFile(path, _multifile=False)
         self._file = path.open("rb")
+        self.why = "no tiles of their size are stored"
+        self.levels: list[TiledLevel | None] = []
         try:
             size = os.fstat(self._file.fileno()).st_size
-            images, self.why = _level_images(self._tiff, slide, size)
-            self.levels: Sequence[TiledLevel | None] = [
-                None if image is None else TiledLevel(image, self._file.fileno(), level, reduce)
-                for (image, reduce), level in zip(images, slide.level_sizes, strict=True)
-            ]
+            for source in _sources(self._tiff, slide):
+                level = None
+                try:
+                    level = None if source is None else TiledLevel(source, self._file.fileno(), size)
+                except SlideUnsupported as error:
+                    self.why = error.message
+                self.levels.append(level)
         except BaseException:
             self.close()
             raise
@@ -80,57 +114,76 @@ class ScannerTiff:
         self._file.close()
 
 
-def _level_images(tiff: Any, slide: Backend, file_size: int) -> tuple[list[tuple[TiffImage | None, int]], str]:
-    """The TIFF image of each level and how far it is reduced, None where it cannot be decoded directly; and why not."""
-    pages = [page for page in tiff.pages if _may_be_level(page, slide.vendor)]
-    images: list[tuple[TiffImage | None, int]] = []
-    reason = "no tiles of their size are stored"
-    for number, size in enumerate(slide.level_sizes):
-        page, reduce = _page_of(pages, slide, number)
-        try:
-            image = None if page is None else TiffImage(page, file_size)
-        except SlideUnsupported as error:
-            image, reason = None, error.message
-        if image is not None and (image.compression != JPEG or image.bits != 8 or image.separate):
-            reason = f"its tiles are compressed as {page.compression.name}, no 8-bit JPEG"
-            image = None
-        if image is not None and not _fits(image, size, reduce):
-            image = None
-        images.append((image, reduce))
-    return images, reason
+def _sources(tiff: Any, slide: Backend) -> list[Source | None]:
+    """Where each level that OpenSlide found comes from, None where that is not one directory."""
+    tiled = [page for page in tiff.pages if page.is_tiled]
+    sizes = [(int(width), int(height)) for width, height in slide.level_sizes]
+    if slide.vendor == "leica":
+        return list(leica_sources(tiff, len(sizes)))
+    if slide.vendor == "philips":  # who fills up the last tiles, so that sizes tell nothing
+        return [Source(page, size) for page, size in zip(tiled, sizes, strict=True)]
+    if slide.vendor == "hamamatsu":  # between whose levels OpenSlide makes up others
+        pages = [page for page in tiff.pages if _is_hamamatsu_level(page)]
+        return [next(filter(None, (_of_size(pages, size, n) for n in REDUCTIONS)), None) for size in sizes]
+    return [_of_size(tiled, size) for size in sizes]
 
 
-def _may_be_level(page: Any, vendor: str) -> bool:
-    if vendor != "hamamatsu":
-        return bool(page.is_tiled)
+def _of_size(pages: Sequence[Any], size: tuple[int, int], reduce: int = 1) -> Source | None:
+    """The only directory that is so many times as large as a level."""
+    whole = (size[0] * reduce, size[1] * reduce)
+    found = [page for page in pages if (int(page.imagewidth), int(page.imagelength)) == whole]
+    return Source(found[0], size, reduce) if len(found) == 1 else None
+
+
+def _is_hamamatsu_level(page: Any) -> bool:
+    """Whether a directory is a level whose parts can be found; OpenSlide also looks for markers that no table lists."""
     lens, plane = (getattr(page.tags.get(tag), "value", 0) for tag in (LENS, FOCAL_PLANE))
-    small = int(page.imagewidth) * int(page.imagelength) <= MAX_WHOLE_PIXELS
-    return lens > 0 and plane == 0 and bool(page.is_tiled or small)
+    if lens <= 0 or plane != 0:
+        return False
+    if page.is_tiled:
+        return True
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[0])
+    in_parts = any(kind == RESTART_INTERVAL for kind, _, _ in jpeg_segments(file.read(JPEG_HEADER)))
+    return not in_parts and int(page.imagewidth) * int(page.imagelength) <= MAX_WHOLE_PIXELS
 
 
-def _page_of(pages: Sequence[Any], slide: Backend, level: int) -> tuple[Any, int]:
-    """The directory of a level, or None, and by how much it is reduced.
+def leica_sources(tiff: Any, count: int) -> Iterator[Source]:
+    """The levels of the only area that was scanned, by the XML of Leica's SCN: where it lies on the glass.
 
-    It is the only one of the level's size; of Philips, who fills up the last tiles, they come in order. Of Hamamatsu
-    OpenSlide makes up levels between those that are stored.
+    Lengths there are nm. OpenSlide cuts off fractions of a pixel, so that an area begins at the next whole one.
+
+    Raises:
+        SlideUnsupported: there are several areas, or not as many levels.
     """
-    if slide.vendor == "philips":
-        return (pages[level] if len(pages) == len(slide.level_sizes) else None), 1
-    width, height = slide.level_sizes[level]
-    for reduce in REDUCTIONS if slide.vendor == "hamamatsu" else (1,):
-        size = (width * reduce, height * reduce)
-        found = [page for page in pages if (int(page.imagewidth), int(page.imagelength)) == size]
-        if found:
-            return (found[0] if len(found) == 1 else None), reduce
-    return None, 1
+    text = str(tiff.pages[0].description)
+    if len(text) > MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise SlideUnsupported("its XML is too large or declares entities")
+    collection = ElementTree.fromstring(text.strip("\0 \r\n\t")).find("{*}collection")
+    assert collection is not None, "no collection"
+    glass = (0, 0, _number(collection, "sizeX"), _number(collection, "sizeY"))
+    areas = [
+        (image, place)
+        for image in collection.findall("{*}image")
+        for view in image.findall("{*}view")
+        if (place := tuple(_number(view, name) for name in ("offsetX", "offsetY", "sizeX", "sizeY"))) != glass
+    ]
+    if len(areas) != 1:
+        raise SlideUnsupported(f"it holds {len(areas)} areas, not one")
+    image, (x, y, across, _) = areas[0]
+    found = [one for one in image.findall("{*}pixels/{*}dimension") if one.get("z", "0") == "0"]
+    found.sort(key=lambda one: -_number(one, "sizeX"))
+    if len(found) != count:
+        raise SlideUnsupported(f"its area has {len(found)} levels, not {count}")
+    for one in found:
+        page = tiff.pages[_number(one, "ifd")]
+        scale = across / _number(one, "sizeX")
+        origin = math.ceil(x / scale - 1e-6), math.ceil(y / scale - 1e-6)
+        yield Source(page, (int(page.imagewidth), int(page.imagelength)), origin=origin)
 
 
-def _fits(image: TiffImage, size: tuple[int, int], reduce: int) -> bool:
-    """Whether an image's tiles can be shown in the level's pixels, and cover it."""
-    (high, wide), (width, height) = image.piece, size
-    whole = high % reduce == wide % reduce == 0
-    covers = image.columns * wide >= width * reduce and image.rows * high >= height * reduce
-    return image.samples == SAMPLES and whole and covers
+def _number(element: ElementTree.Element, name: str) -> int:
+    return int(element.get(name, ""))
 
 
 def scanner_levels(path: Path, slide: Backend) -> ScannerTiff:
