@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 import wsi_chat
 from wsi_chat.engines import Fault, ScriptedEngine, SupervisedEngine
@@ -88,6 +91,35 @@ def test_limit_is_said_in_the_report(small_slide: Path, tmp_path: Path) -> None:
     assert (funnel.selected, funnel.screened) == (5, 5)
     assert funnel.foreground > 5
     assert any("5 of" in note and "--limit" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "refuses 12 of 12 stored tiles"), ("zh", "12 个存储瓦片中有 12 个被严格解码器拒绝")]
+)
+def test_tiles_that_only_a_lenient_decoder_shows_are_told_in_the_report(
+    tmp_path: Path, language: str, said: str
+) -> None:
+    """Every stored tile ends with bytes that belong to nothing, which OpenSlide passes over."""
+    rgb = np.full((768, 1024, 3), 235, np.uint8)
+    rgb = np.ascontiguousarray(rgb + np.random.default_rng(1).integers(0, 9, rgb.shape, np.uint8))
+    tiles = []
+    for y in range(0, 768, 256):
+        for x in range(0, 1024, 256):
+            file = io.BytesIO()
+            Image.fromarray(rgb[y : y + 256, x : x + 256]).save(file, "JPEG", quality=90, subsampling="4:4:4")
+            tiles.append(file.getvalue()[:-2] + bytes([17] * 12) + b"\xff\xd9")
+    text = "Aperio Image Library v11.2.1 \n1024x768 [0,0 1024x768] (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    tifffile.imwrite(
+        tmp_path / "a.svs", iter(tiles), shape=rgb.shape, dtype=np.uint8, tile=(256, 256), compression="jpeg",
+        photometric="ycbcr", subsampling=(1, 1), metadata=None, description=text,
+    )  # fmt: skip
+    result = wsi_chat.analyze(
+        tmp_path / "a.svs", out=tmp_path / "out", engine=ScriptedEngine(says), top_k=1, language=language,
+        mask="off", format="json,html",
+    )  # fmt: skip
+    assert result.report.funnel.screened > 0
+    assert [note.code for note in result.report.notes].count("slide.strict_refused") == 1
+    assert said in (result.folder / "report.html").read_text()
 
 
 def test_exhaustive_details_every_tile(small_slide: Path, tmp_path: Path) -> None:
