@@ -12,7 +12,18 @@ from benchmarks.fuzz.__main__ import BAD
 from benchmarks.fuzz.damage import as_json, damaged_tree
 from benchmarks.fuzz.slide_seeds import make_slides
 
-TARGETS = ("jpeg.tiff", "big-lzw.tiff", "ome-rgb.ome.tiff", "webp.tiff", "plain.jpg", "plain.png", "lossless.webp")
+TARGETS = (
+    "philips.tiff",
+    "leica.scn",
+    "hamamatsu.ndpi",
+    "jpeg.tiff",
+    "big-lzw.tiff",
+    "ome-rgb.ome.tiff",
+    "webp.tiff",
+    "plain.jpg",
+    "plain.png",
+    "lossless.webp",
+)
 
 
 @pytest.fixture(scope="module")
