@@ -174,6 +174,14 @@ def _png_claiming(path: Path, width: str, height: str) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
+def _bmp_claiming(path: Path, size: str) -> None:
+    """A sound BMP whose header claims so many bytes."""
+    _sound(path, "BMP")
+    data = bytearray(path.read_bytes())
+    data[2:6] = int(size).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
 def _picture(path: Path, kind: str) -> None:
     picture = Image.fromarray(PIXELS)
     if kind == "gif":
@@ -273,7 +281,7 @@ def _database(path: Path, what: str) -> None:
 
 MAKERS: Mapping[str, Callable[..., object]] = {
     "tag": _tag, "loop": _loop, "entries": _entries, "tiff": _tiff_with, "cut": _cut, "flip": _flip,
-    "png": _png_claiming, "picture": _picture, "nested": _nested, "laughs": _laughs, "zarr": _zarr, "dicom": _dicom,
+    "png": _png_claiming, "bmp": _bmp_claiming, "picture": _picture, "nested": _nested, "laughs": _laughs, "zarr": _zarr, "dicom": _dicom,
     "database": _database, "long": _long, "deep_header": _deep_header,
     "bytes": lambda path, text="": path.write_bytes(bytes.fromhex(text)),
     "folder": lambda path: path.mkdir(), "missing": lambda path: None,

@@ -185,6 +185,8 @@ def decode(path: Path, image: Image.Image) -> tuple[Pixels, Depth]:
         return _spread_grey(depth.shrink(np.atleast_3d(samples))), depth
     if image.format == "WEBP" and b"ALPH" not in (data := path.read_bytes()):  # alpha may be stored as it is
         check_lost_sectors(data)
+    if image.format == "BMP":
+        _check_bmp(path)
     image.load()
     return _in_bands(image), Depth(255)
 
@@ -216,6 +218,16 @@ def _spread_grey(samples: NDArray[np.uint8]) -> Pixels:
         return samples
     rgb = np.repeat(samples[..., :1], 3, axis=2)
     return rgb if count == 1 else np.dstack([rgb, samples[..., 1]])
+
+
+def _check_bmp(path: Path) -> None:
+    """Raises ValueError where a BMP is shorter than its header says. Pixels of a BMP have no checksum."""
+    with path.open("rb") as file:
+        head = file.read(6)
+        size = file.seek(0, io.SEEK_END)
+    stated = int.from_bytes(head[2:6], "little")
+    if stated > size:
+        raise ValueError(f"its header states {stated:,} bytes, it has {size:,}")
 
 
 def _check_png(path: Path) -> int:
