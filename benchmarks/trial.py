@@ -55,8 +55,8 @@ def start(path: Path, rounds: int) -> str:
                 work.append(child_seconds(alone._child.pid))
         alone.close()
     return (
-        f"the first slide waits {statistics.median(first):.2f} s ({statistics.median(work):.2f} s of the child's work), "
-        f"the next {statistics.median(second) * 1000:.1f} ms"
+        f"the first slide waits {statistics.median(first):.2f} s "
+        f"({statistics.median(work):.2f} s of the child's work), the next {statistics.median(second) * 1000:.1f} ms"
     )
 
 

@@ -281,8 +281,8 @@ def _database(path: Path, what: str) -> None:
 
 MAKERS: Mapping[str, Callable[..., object]] = {
     "tag": _tag, "loop": _loop, "entries": _entries, "tiff": _tiff_with, "cut": _cut, "flip": _flip,
-    "png": _png_claiming, "bmp": _bmp_claiming, "picture": _picture, "nested": _nested, "laughs": _laughs, "zarr": _zarr, "dicom": _dicom,
-    "database": _database, "long": _long, "deep_header": _deep_header,
+    "png": _png_claiming, "bmp": _bmp_claiming, "picture": _picture, "nested": _nested, "laughs": _laughs,
+    "zarr": _zarr, "dicom": _dicom, "database": _database, "long": _long, "deep_header": _deep_header,
     "bytes": lambda path, text="": path.write_bytes(bytes.fromhex(text)),
     "folder": lambda path: path.mkdir(), "missing": lambda path: None,
 }  # fmt: skip
