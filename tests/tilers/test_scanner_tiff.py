@@ -22,7 +22,7 @@ from benchmarks.fuzz.scanner_seeds import (
 )
 from tilers import TileStream, open_slide, plan_tiles
 from tilers.readers import Pixels
-from wsi_chat.errors import SlideUnreadable
+from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 
 from .conftest import textured
 
@@ -195,3 +195,15 @@ def test_a_restart_marker_of_another_number_is_no_part_of_the_picture(tmp_path: 
                     slide.read_region(*region)
             else:
                 assert np.array_equal(slide.read_region(*region), sound.read_region(*region))
+
+
+def test_fewer_tiles_than_the_xml_says_are_refused(tmp_path: Path) -> None:
+    """OpenSlide would take the length of a tile from memory that is not its own, and abort the process."""
+    path = write_ventana(tmp_path / "a.bif", textured(WIDTH, HEIGHT))
+    with tifffile.TiffFile(path) as tiff:
+        at = next(page for page in tiff.pages if page.is_tiled).tags["ImageWidth"].valueoffset
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = (256).to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(SlideUnsupported, match="2 x 3 tiles lists 12 for a level of 512 x 384 px"):
+        open_slide(path)

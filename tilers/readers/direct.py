@@ -302,6 +302,8 @@ def direct_or_openslide(path: Path, slide: Backend, reopen: Callable[[], Backend
             return DirectBackend(slide, reopen, find(path, slide))
         except Exception as error:  # whatever stands against it, OpenSlide still reads the file
             refusal = error
+            tried, slide = slide, reopen()  # its errors latch, and a proof may have met one
+            tried.close()
         if len(_refusals) >= MAX_REFUSALS:
             _refusals.clear()
         _refusals[_state(path)] = refusal.with_traceback(None)

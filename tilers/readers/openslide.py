@@ -12,6 +12,7 @@ from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
 from tilers.readers.direct import direct_or_openslide
+from tilers.readers.scanner_tiff import check_tile_counts
 from tilers.readers.tiff import check_plain_layout
 from tilers.scan_choice import check_first_image
 from wsi_chat.errors import SlideUnsupported
@@ -85,7 +86,18 @@ def open_backend(path: Path) -> Backend:
         raise SlideUnsupported(str(error)) from error
     if backend.vendor == "generic-tiff":
         _check_generic(path, backend)
+    elif backend.vendor == "ventana":
+        _check_ventana(path, backend)
     return direct_or_openslide(path, backend, lambda: OpenSlideBackend(path))
+
+
+def _check_ventana(path: Path, backend: OpenSlideBackend) -> None:
+    """Refuse a file whose XML has more tiles than its directories: OpenSlide reads memory beyond what it was given."""
+    try:
+        check_tile_counts(path, backend.level_sizes)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _check_generic(path: Path, backend: OpenSlideBackend) -> None:

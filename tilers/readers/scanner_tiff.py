@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,3 +189,18 @@ def _number(element: ElementTree.Element, name: str) -> int:
 def scanner_levels(path: Path, slide: Backend) -> ScannerTiff:
     """What a scanner's TIFF stores of the levels that OpenSlide found in it. May raise anything."""
     return ScannerTiff(path, slide)
+
+
+def check_tile_counts(path: Path, level_sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises SlideUnsupported where a tiled directory has too few tiles for its level, or lists more than it has."""
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
+        pages: Iterable[Any] = tiff.pages
+        tiled = [page for page in pages if page.is_tiled]
+        for page, (width, height) in zip(tiled, level_sizes, strict=False):
+            high, wide = int(page.tilelength), int(page.tilewidth)
+            columns, rows = -(-int(page.imagewidth) // wide), -(-int(page.imagelength) // high)
+            if columns * wide < width or rows * high < height or len(page.dataoffsets) != columns * rows:
+                raise SlideUnsupported(
+                    f"a directory of {columns} x {rows} tiles lists {len(page.dataoffsets):,} for a level of "
+                    f"{width:,} x {height:,} px"
+                )
