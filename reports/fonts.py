@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from wsi_chat.errors import OutputError
+from wsi_chat.names import from_home
 
 PACKAGE = "cvttf_NotoSansCJK_Regular"
 SUFFIXES = (".otf", ".ttf", ".ttc", ".otc")
@@ -59,7 +60,7 @@ def chinese_font(font_path: str | Path | None = None) -> Path:
 
 def _candidates(font_path: str | Path | None) -> Iterator[Path]:
     if font_path is not None:
-        yield from _in_order(Path(font_path).expanduser(), named_only=False)
+        yield from _in_order(from_home(font_path), named_only=False)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is not None and spec.origin is not None:
         yield from _in_order(Path(spec.origin).parent, named_only=False)

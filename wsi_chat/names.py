@@ -57,6 +57,15 @@ def places(files: Iterable[Path]) -> dict[str, str]:
     return found | ({home: "~"} if home != "~" else {})
 
 
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """A path whose ``~`` stands for a home; of an account that is not there, ``~name`` is a name like any other."""
+    given = path if isinstance(path, Path) else Path(path)
+    try:
+        return given.expanduser()
+    except RuntimeError:
+        return given
+
+
 def shown_names(path: Path, shown: str) -> Names:
     """A slide under the name that its report shows, wherever it is now."""
     real = {path.name: shown, str(path): shown, str(path.resolve()): shown} if shown != path.name else {}
@@ -77,5 +86,5 @@ def without_folder(value: str) -> str:
 
 def is_path(value: str) -> bool:
     """Whether a setting's value names a file or folder beyond the working folder."""
-    path = Path(value).expanduser()
+    path = from_home(value)
     return path.is_absolute() or (len(path.parts) > 1 and os.path.lexists(path))

@@ -68,6 +68,11 @@ def test_windows_separators_absolute_paths_and_blank_lines(tmp_path: Path) -> No
     assert [s.path for s in read_manifest(write(tmp_path, text))] == [tmp_path / "sub" / "x.svs", tmp_path / "y.svs"]
 
 
+def test_the_home_of_nobody_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    (sample,) = read_manifest(write(tmp_path, "image_path\n~nobody-here/x.svs\n"))
+    assert sample.path == tmp_path / "~nobody-here/x.svs"
+
+
 def test_a_missing_slide_file_is_no_error_of_the_manifest(tmp_path: Path) -> None:
     assert read_manifest(write(tmp_path, "image_path\nnowhere.svs\n"))[0].path == tmp_path / "nowhere.svs"
 

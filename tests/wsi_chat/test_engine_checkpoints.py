@@ -147,6 +147,24 @@ def test_bad_settings_are_refused(copy: Path, settings: dict[str, Any]) -> None:
         load_engine(copy, **settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("generation_config.json", "eos_token_id", {"a": 1}),
+        ("generation_config.json", "eos_token_id", ["nope"]),
+        ("config.json", "image_token_id", -5),
+        ("config.json", "image_token_id", 10**30),
+    ],
+)
+def test_a_token_that_is_none_is_an_engine_error(copy: Path, name: str, key: str, value: object) -> None:
+    path = copy / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | {key: value}))
+    with pytest.raises(EngineError) as told:
+        load_engine(copy, engine="transformers", device="cpu")
+    assert told.value.hint
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "model.safetensors"])
 def test_a_file_that_is_not_as_it_was_exported_is_named(copy: Path, name: str) -> None:
     sums = write_sums(copy)

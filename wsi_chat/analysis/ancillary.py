@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_chat.bounded import load_yaml
 from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.names import from_home
 
 LONGEST = 200
 MOST = 20
@@ -28,7 +29,7 @@ def read_ancillary(given: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for entry in given:
         name = entry.strip()
-        found += _file(Path(name).expanduser()) if name.lower().endswith((".yaml", ".yml")) else [name]
+        found += _file(from_home(name)) if name.lower().endswith((".yaml", ".yml")) else [name]
     for text in found:
         if not text or len(text) > LONGEST or any(unicodedata.category(c).startswith("C") for c in text):
             raise SettingError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.names import from_home
 
 HINT = (
     "Give a share (--box-precision 0.7), one for each class (hsil=0.72,lsil=0.6), or the JSON of wsi-chat evaluate on a"
@@ -31,7 +32,7 @@ def read_box_precision(given: str | None, *, known: Collection[str] = ()) -> Map
         return None
     text = given.strip()
     if text.lower().endswith(".json"):
-        return _of_evaluation(Path(text).expanduser())
+        return _of_evaluation(from_home(text))
     if "=" not in text:
         return _share(text, given)
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]

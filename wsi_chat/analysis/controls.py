@@ -20,6 +20,7 @@ from wsi_chat.analysis.scope import answering_folder
 from wsi_chat.dialects.reading import why_no_choice
 from wsi_chat.engines.asker import Answered, Asked
 from wsi_chat.errors import SettingError
+from wsi_chat.names import from_home
 from wsi_chat.schema import ControlAnswer, Controls, Tile, TileVerdict
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def positive_controls(settings: Settings, system: System, *, folder: Path | None
         SettingError: the user's folder is none, or holds no picture.
     """
     if settings.positive_controls is not None:
-        own = Path(settings.positive_controls).expanduser()
+        own = from_home(settings.positive_controls)
         found = sorted(path for path in own.glob("*") if path.suffix.lower() in SUFFIXES) if own.is_dir() else []
         if not found:
             why = "no picture in it" if own.is_dir() else "no folder"

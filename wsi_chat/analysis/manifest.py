@@ -27,6 +27,7 @@ from wsi_chat.analysis.slide_ids import known_suffix, slide_id, specimen_folder
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import read_bytes
 from wsi_chat.errors import DocumentError, SettingError, as_utf8
+from wsi_chat.names import from_home
 from wsi_chat.terminology import load_system
 
 log = logging.getLogger(__name__)
@@ -346,7 +347,7 @@ def place_below(path: Path, folder: Path) -> str:
 
 def _resolve(manifest: Path, written: str) -> Path:
     """An absolute path or an address; relative paths start at the manifest's folder, also with Windows' separators."""
-    path = slide_path(written).expanduser()
+    path = from_home(slide_path(written))
     if isinstance(path, RemotePath):
         return path
     if "\\" in written and not (manifest.parent / path).exists():

@@ -26,7 +26,7 @@ from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError, SlideError, as_utf8
-from wsi_chat.names import Names, hiding, is_path, places, without_folder
+from wsi_chat.names import Names, from_home, hiding, is_path, places, without_folder
 from wsi_chat.remarks import catalogue
 from wsi_chat.settings import Settings
 
@@ -99,7 +99,7 @@ def pseudonyms_of(run: RunFolder, settings: Settings) -> Pseudonyms | None:
     """Those of a run, None where names stay. Raises SettingError."""
     if not settings.pseudonymize:
         return None
-    return Pseudonyms(Path(settings.pseudonyms).expanduser() if settings.pseudonyms else run.pseudonyms_path)
+    return Pseudonyms(from_home(settings.pseudonyms) if settings.pseudonyms else run.pseudonyms_path)
 
 
 def names_of(sample: Sample, run: RunFolder, settings: Settings) -> Names:
@@ -163,7 +163,7 @@ def paths_in(settings: Settings) -> list[str]:
     """The files and folders that settings name, as absolute paths."""
     values = settings.model_dump(exclude={"pseudonyms"}).values()
     flat = [item for value in values for item in (value if isinstance(value, tuple) else (value,))]
-    return [str(Path(item).expanduser().absolute()) for item in flat if isinstance(item, str) and is_path(item)]
+    return [str(from_home(item).absolute()) for item in flat if isinstance(item, str) and is_path(item)]
 
 
 def everything_hidden(names: Iterable[Names]) -> Names:

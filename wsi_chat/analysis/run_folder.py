@@ -20,6 +20,7 @@ from tilers.remote import slide_path
 from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import scratch_folder, write_text
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.names import from_home
 
 if TYPE_CHECKING:
     import pyarrow
@@ -338,7 +339,7 @@ class RunFolder:
         settings = record.get("config")
         if isinstance(settings, dict) and settings.get("pseudonymize"):
             named = settings.get("pseudonyms")
-            table = Path(named).expanduser() if isinstance(named, str) else self.pseudonyms_path
+            table = from_home(named) if isinstance(named, str) else self.pseudonyms_path
             files |= _files_in(_content(table))
         return files
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from wsi_chat.engines import embedded_checkpoint, find_checkpoint
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.names import from_home
 from wsi_chat.schema import ORIGIN, Remark, Scope
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def checkpoint_folder(settings: Settings, model: Model) -> Path | None:
     if settings.base_url is not None:
         return embedded_checkpoint() if model.dialect.name == "embedded" else None
     if settings.adapter is not None:
-        return Path(settings.adapter).expanduser()
+        return from_home(settings.adapter)
     try:
         return find_checkpoint(settings.model)
     except EngineError:  # named when the engine is loaded
@@ -66,7 +67,7 @@ def read_scope(settings: Settings, folder: Path | None) -> Scope | None:
         SettingError: a statement cannot be read or does not have its form.
     """
     if settings.scope is not None:
-        path = Path(settings.scope).expanduser()
+        path = from_home(settings.scope)
         return _read(_yaml(path), f"scope {path}")
     if folder is None:
         return None

@@ -32,7 +32,7 @@ from wsi_chat.engines.checkpoint import revision
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineError, OutputError, SettingError, WsiChatError
 from wsi_chat.locks import lock_file
-from wsi_chat.names import without_folder
+from wsi_chat.names import from_home, without_folder
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
 from wsi_chat.terminology import load_system
@@ -273,7 +273,7 @@ def _resolved(
 
 def _sample(path: str | Path) -> Sample:
     """A slide that is named by its path alone."""
-    sample = Sample("", slide_path(path).expanduser().absolute())
+    sample = Sample("", from_home(slide_path(path)).absolute())
     return replace(sample, sample_id=sample.slide_id)
 
 
@@ -285,7 +285,7 @@ def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Samp
         if twice or not named:
             raise SettingError(f"{twice[0]} is named twice." if twice else "No slide is named.", hint="Name each once.")
         return tuple(named)
-    source = slide_path(source).expanduser()
+    source = from_home(slide_path(source))
     if isinstance(source, RemotePath):
         raise SettingError(
             f"{source} is an address; a manifest or folder of this machine is needed.",

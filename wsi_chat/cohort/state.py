@@ -27,7 +27,7 @@ from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
-from wsi_chat.names import Names
+from wsi_chat.names import Names, from_home
 from wsi_chat.schema import Record
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import load_system
@@ -131,9 +131,9 @@ def _named_files(settings: Settings) -> dict[str, Any]:
     """Setting -> stamp of the file that it names: another one under the same name makes another report."""
     named = {name: getattr(settings, name) for name in ("box_precision", "font_path", "positive_controls")}
     return {
-        name: [(path.name, stamp_of(path)) for path in _files(Path(value).expanduser())]
+        name: [(path.name, stamp_of(path)) for path in _files(from_home(value))]
         for name, value in named.items()
-        if isinstance(value, str) and "=" not in value and Path(value).expanduser().exists()
+        if isinstance(value, str) and "=" not in value and from_home(value).exists()
     }
 
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from wsi_chat.commands.console import EXIT_FAILED, show
 from wsi_chat.engines import embedded_checkpoint, load_engine
 from wsi_chat.errors import WsiChatError
+from wsi_chat.names import from_home
 
 State = Literal["PASS", "WARN", "FAIL"]
 STYLE = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
@@ -217,7 +218,7 @@ def _memory() -> Check:
 
 def _output(out: Path | None) -> Check:
     """Whether a run folder can be made and written there. Nothing is made."""
-    wanted = (out or Path()).expanduser()
+    wanted = from_home(out or Path())
     folder = next(path for path in (wanted.resolve(), *wanted.resolve().parents) if path.exists())
     if not folder.is_dir():
         return Check("FAIL", "output", f"{folder} is a file", "Choose a folder with -o.")

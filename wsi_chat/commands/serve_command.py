@@ -14,6 +14,7 @@ from wsi_chat.engines.checkpoint import read_config
 from wsi_chat.engines.selection import list_gpus
 from wsi_chat.engines.serving import CPU_FLAGS, family_config, plan_serving, serve_line
 from wsi_chat.errors import EngineError, WsiChatError
+from wsi_chat.names import from_home
 
 
 def serve_command(
@@ -59,7 +60,7 @@ def describe_serving(
     speaks = get_dialect(dialect or found or "")
     plan = plan_serving(family_config(speaks) if folder is None else read_config(folder), speaks.image_px)
     which = list_gpus(gpus) if gpus else []
-    served = str(folder) if model is None or Path(model).expanduser().exists() else model
+    served = str(folder) if model is None or from_home(model).exists() else model
     line = serve_line(served, folder, speaks, gpus=len(which) or 1, host=host, port=port)
     if gpus and "," in gpus:
         line = f"CUDA_VISIBLE_DEVICES={','.join(str(gpu) for gpu in which)} {line}"

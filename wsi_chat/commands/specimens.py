@@ -16,6 +16,7 @@ from rich.text import Text
 
 from wsi_chat.commands.console import EXIT_USAGE, show
 from wsi_chat.errors import SettingError
+from wsi_chat.names import from_home
 from wsi_chat.terminology import Category, Minimum, Problem, System, check_file, load_system
 from wsi_chat.terminology import specimens as list_systems
 
@@ -50,7 +51,7 @@ def describe_specimens(name: str | None = None, *, check: str | None = None) -> 
     if name is not None and check is not None:
         raise SettingError(f"specimens was given both {name!r} and --check {check!r}.", hint="Give one of them.")
     if check is not None:
-        return _check(Path(check).expanduser())
+        return _check(from_home(check))
     if name is None:
         return _list()
     system = load_system(name)

@@ -27,6 +27,7 @@ from wsi_chat.dialects.choice import chosen_option
 from wsi_chat.dialects.grammars import GRAMMARS
 from wsi_chat.dialects.options import is_choice, options_of
 from wsi_chat.errors import DocumentError, SettingError, SlideError
+from wsi_chat.names import from_home
 
 _TAIL = 1e-6
 TAGS = {"region": "region>", "tokens": "<|box_", "json": "bbox_2d"}
@@ -76,7 +77,7 @@ def check_file(
     Raises:
         SettingError: there is no such file or data set, or it cannot be read.
     """
-    path = Path(file).expanduser()
+    path = from_home(file)
     if not path.is_file() and path.suffix in SUFFIXES and folder is None:
         raise SettingError(f"{file} is not a file.", hint="Give a .jsonl or .json file.")
     alone = DataSet(path.stem, (DataFile(path, None, (media,) if media else ()),), path.parent)

@@ -13,6 +13,7 @@ from typing import Any
 
 from wsi_chat.bounded import load_json
 from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.names import from_home
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _file(name: str, folder: Path | None) -> Path | None:
     if not name.endswith(SUFFIXES):
         return None
     try:
-        return next((path for path in (Path(name).expanduser(), (folder or Path()) / name) if path.is_file()), None)
+        return next((path for path in (from_home(name), (folder or Path()) / name) if path.is_file()), None)
     except (OSError, ValueError, RuntimeError):  # a name that no file system takes
         return None
 

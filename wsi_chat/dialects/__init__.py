@@ -20,6 +20,7 @@ from wsi_chat.dialects.dialect import BoxReading, Dialect
 from wsi_chat.dialects.frame import Frame, ImagePolicy
 from wsi_chat.dialects.spec import DialectSpec
 from wsi_chat.errors import DocumentError, EngineError, SettingError
+from wsi_chat.names import from_home
 
 __all__ = [
     "BoxReading",
@@ -52,7 +53,7 @@ def get_dialect(name: str) -> Dialect:
     file that cannot be read or is not a dialect.
     """
     if _is_path(name):
-        return load_dialect(Path(name).expanduser())
+        return load_dialect(from_home(name))
     return _packaged(name)
 
 
@@ -100,7 +101,7 @@ def _extended(content: Any, path: Path, depth: int = 0) -> Any:
         )
     base = str(content.pop("extends"))
     if _is_path(base):
-        inherited = _fields_of(path.parent / Path(base).expanduser(), depth + 1)
+        inherited = _fields_of(path.parent / from_home(base), depth + 1)
     else:
         inherited = _packaged(base).spec.model_dump()
     merged = dict(inherited) if isinstance(inherited, dict) else {}

@@ -15,6 +15,7 @@ from wsi_chat.engines.protocol import Engine, EngineCrashed, SupervisedEngine
 from wsi_chat.engines.scripted import Fault, ScriptedEngine
 from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, parse_gpus
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.names import from_home
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def find_checkpoint(model: str | Path | None) -> Path:
     """
     if model is None:
         return embedded_checkpoint()
-    folder = Path(model).expanduser()
+    folder = from_home(model)
     name = str(model)
     looks_like_name = isinstance(model, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if folder.exists() or not looks_like_name:

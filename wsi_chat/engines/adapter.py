@@ -14,6 +14,7 @@ from typing import Any
 from wsi_chat.engines.checkpoint import Checkpoint, revision
 from wsi_chat.engines.loading import describe_error
 from wsi_chat.errors import EngineError
+from wsi_chat.names import from_home
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -36,7 +37,7 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
     Raises:
         EngineError: it is not a folder, lacks a file, is pickled, is not a LoRA, or names another base checkpoint.
     """
-    folder = Path(path).expanduser()
+    folder = from_home(path)
     if not folder.is_dir():
         raise EngineError(
             f"--adapter {folder} is not a folder", hint=f"Point it to a folder with {CONFIG} and {WEIGHTS}."

@@ -100,7 +100,13 @@ def generation_settings(model: Any, tokenizer: Any) -> Callable[[int, Sampling |
 
     settings_of: Any = transformers.GenerationConfig
     named = getattr(model.generation_config, "eos_token_id", None)
-    ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    try:
+        ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EngineError(
+            f"the checkpoint's end token is {str(named)[:100]!r}, which is no number",
+            hint="Set eos_token_id in generation_config.json, or copy the checkpoint again.",
+        ) from error
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
     if not ends:

@@ -64,8 +64,14 @@ class QwenPrompts:
                 f"checkpoint {folder} has no chat template", hint="Add its chat_template.jinja to the folder."
             )
         check_template(self.tokenizer.chat_template, folder)
-        self._image_id = int(config.image_token_id)
-        self._image_token = str(self.tokenizer.convert_ids_to_tokens(self._image_id))
+        try:
+            self._image_id = int(config.image_token_id)
+            self._image_token = str(self.tokenizer.convert_ids_to_tokens(self._image_id))
+        except Exception as error:
+            raise EngineError(
+                f"{folder}: the image's token is {str(config.image_token_id)[:100]!r}: {describe_error(error)}",
+                hint="Set image_token_id in config.json, or copy the checkpoint again.",
+            ) from error
         self.image_id = self._image_id
         self._choice_ids: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
         self._wordings: OrderedDict[tuple[Turn, ...], tuple[tuple[int, ...], ...]] = OrderedDict()

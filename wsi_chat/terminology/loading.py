@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from wsi_chat.bounded import load_yaml
 from wsi_chat.errors import DocumentError, SettingError, TerminologyError
+from wsi_chat.names import from_home
 from wsi_chat.terminology.problems import Problem, problems
 from wsi_chat.terminology.system import System
 
@@ -41,7 +42,7 @@ def load_system(specimen: str | None) -> System:
     if specimen is None:
         return load_system(_UNSPECIFIED)
     if specimen.lower().endswith(_SUFFIXES):
-        return _read(Path(specimen).expanduser())
+        return _read(from_home(specimen))
     wanted = specimen.strip().lower().replace("_", "-").replace(" ", "-")
     by_code = {code: system for system in specimens() for code in (system.code, *system.specimens)}
     if wanted in by_code:
@@ -127,7 +128,7 @@ def _content(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _base(name: str, path: Path) -> Path:
     """The file that ``extends`` means: a path from the file's own folder, or a system of this package."""
     if name.lower().endswith(_SUFFIXES):
-        return path.parent / Path(name).expanduser()
+        return path.parent / from_home(name)
     shipped = {file.stem: file for file in _HERE.glob("*.yaml")}
     if name in shipped:
         return shipped[name]

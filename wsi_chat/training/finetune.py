@@ -24,6 +24,7 @@ from wsi_chat.engines.checkpoint import Checkpoint
 from wsi_chat.engines.loading import describe_error, load_model, pick_device
 from wsi_chat.engines.qwen import MODEL_TYPES
 from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.names import from_home
 from wsi_chat.training import curves, export, lora, probes, state
 from wsi_chat.training.arguments import arguments_of, schedule
 from wsi_chat.training.data import Conversation, Source, find_dataset, read_conversations, validation_of
@@ -143,7 +144,7 @@ def _plan(settings: TrainSettings) -> _Plan:
     held = read_conversations(evaluation, dialect, skip_bad=settings.skip_bad)[0] if evaluation else []
     # a model in the cache is named as the user named it; a folder by its path, so that peft finds it from anywhere
     given = settings.model
-    base = given if given is not None and not Path(given).expanduser().exists() else str(folder.resolve())
+    base = given if given is not None and not from_home(given).exists() else str(folder.resolve())
     return _Plan(checkpoint, base, dialect, sources, evaluation, tuple(talks), tuple(held), left_out)
 
 
