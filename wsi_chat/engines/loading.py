@@ -100,7 +100,13 @@ def generation_settings(model: Any, tokenizer: Any) -> Callable[[int, Sampling |
 
     settings_of: Any = transformers.GenerationConfig
     named = getattr(model.generation_config, "eos_token_id", None)
-    ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    try:
+        ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EngineError(
+            f"generation_config.json names the end token {str(named)[:80]!r}.",
+            hint="Give eos_token_id as a number, or as a list of numbers.",
+        ) from error
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
     if not ends:
