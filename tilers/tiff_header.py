@@ -195,7 +195,8 @@ def _objection(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> s
     size = width * height * max(samples, 1) * max(bits, 1) // 8
     if size <= MAX_TILE_BYTES:
         too_few = _too_few_tiles(file, form, entries, number, width, height)
-        return too_few or _too_short_tiles(file, form, entries, number, size)
+        too_long = _too_long_tiles(file, form, entries, number)
+        return too_few or too_long or _too_short_tiles(file, form, entries, number, size)
     return (
         f"a tile of its image {number} claims {width:,} x {height:,} px ({size / 2**20:,.0f} MiB, "
         f"at most {MAX_TILE_BYTES // 2**20} MiB, since a tile is decoded whole)"
@@ -213,6 +214,17 @@ def _too_few_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int, 
     return (
         f"its image {number} claims {image_w:,} x {image_h:,} px, which need {needed:,} tiles, "
         f"but its directory lists {listed:,}"
+    )
+
+
+def _too_long_tiles(file: BinaryIO, form: _Form, entries: _Entries, number: int) -> str:
+    """libtiff makes room for as many bytes as a tile claims, in every thread, before it sees that they are missing."""
+    longest = max(_integers(file, form, entries.get(TILE_COUNTS), most=MAX_TILES), default=0)
+    if longest <= MAX_TILE_BYTES:
+        return ""
+    return (
+        f"a tile of its image {number} claims {longest / 2**20:,.0f} MiB in the file, "
+        f"at most {MAX_TILE_BYTES // 2**20} MiB, which it may have when it is decoded"
     )
 
 

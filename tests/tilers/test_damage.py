@@ -178,3 +178,27 @@ def test_a_mask_that_ends_before_the_slide_gives_its_last_cells_for_the_rest() -
     )  # fmt: skip
     assert ground.fraction(Box(0, 33, 42, 36)) == 1.0
     assert ground.fraction(Box(41, 0, 42, 10)) == 0.0
+
+
+@pytest.mark.parametrize(("claimed", "refused"), [(2**28, False), (2**28 + 1, True), (2**32 - 1, True)])
+def test_a_tile_that_claims_more_bytes_than_any_may_have_is_refused_by_the_header(
+    tmp_path: Path, claimed: int, refused: bool
+) -> None:
+    """libtiff made room for 643 MiB in each thread, which ended the process where memory was bounded."""
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, FIELD, tile=(64, 64), photometric="rgb", compression="zlib", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        count = counts.count
+        values = [*tiff.pages[0].databytecounts[:-1], claimed]
+        tag = counts.offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<HI", data, tag + 2, 4, count)  # as LONG, behind everything
+    struct.pack_into("<I", data, tag + 8, len(data))
+    path.write_bytes(bytes(data) + struct.pack(f"<{count}I", *values))
+    header = read_tiff_header(path)
+    assert header is not None
+    assert ("claims" in header.objection) == refused
+    if refused:
+        with pytest.raises(SlideUnsupported, match=r"MiB in the file, at most 256 MiB"):
+            open_slide(path, mpp=0.5)

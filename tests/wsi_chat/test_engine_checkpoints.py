@@ -119,6 +119,16 @@ def test_a_processor_that_cannot_be_loaded_is_named(tiny_checkpoint: Any, tmp_pa
         load_engine(copied)
 
 
+@pytest.mark.parametrize("token", [[2, [3]], {"2": 2}, "end", [float("inf")]])
+def test_an_end_token_that_is_no_number_is_named(copy: Path, token: object) -> None:
+    path = copy / "generation_config.json"
+    told = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(told | {"eos_token_id": token}))
+    with pytest.raises(EngineError) as caught:
+        load_engine(copy)
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("std", [[0.5, 0.5, [0.5, 0.5]], [0.5] * 13, "half"])
 def test_a_processor_that_loads_and_cannot_process_is_named(copy: Path, std: object) -> None:
     """Its first picture, when the engine is loaded, ended in a ValueError of numpy's."""

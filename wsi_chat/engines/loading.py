@@ -104,8 +104,8 @@ def generation_settings(model: Any, tokenizer: Any) -> Callable[[int, Sampling |
         ends = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
     except (TypeError, ValueError, OverflowError) as error:
         raise EngineError(
-            f"the checkpoint's end token is {str(named)[:100]!r}, which is no number",
-            hint="Set eos_token_id in generation_config.json, or copy the checkpoint again.",
+            f"generation_config.json names the end token {str(named)[:100]!r}, which is no number.",
+            hint="Set eos_token_id to a number or a list of numbers, or copy the checkpoint again.",
         ) from error
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
