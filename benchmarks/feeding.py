@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.stand_in_core import SHAPES, shaped_checkpoint, stand_in_core
-from tilers import TileStream, find_foreground, open_slide, plan_tiles
+from tilers import Patch, Slide, TilePlan, TileStream, find_foreground, open_slide, plan_tiles
 from wsi_chat import tasks
+from wsi_chat.analysis.cascade import picture_of
 from wsi_chat.dialects import Dialect, get_dialect
 from wsi_chat.engines import Engine, embedded_checkpoint
 from wsi_chat.engines.checkpoint import read_checkpoint
@@ -237,22 +238,41 @@ def loaded(folder: Path, dtype: str, *, before: bool = False) -> VLLMEngine:
     return engine
 
 
-def from_slide(engine: Engine, path: Path, dialect: Dialect, limit: int) -> tuple[float, int]:
-    """Seconds in which tiles are read, asked about and answered, and how many."""
-    system = load_system("cervix")
+@contextmanager
+def planned(path: Path, dialect: Dialect, limit: int) -> Iterator[tuple[Slide, TilePlan]]:
+    """A slide and the tiles that are read of it; planning is done once a slide, and timed nowhere here."""
     with open_slide(path) as slide:
-        plan = plan_tiles(
-            slide, find_foreground(slide, mask=False), tile_px=dialect.tile_px, mpp=dialect.mpp_for(system),
-            overlap=0.25, limit=limit,
-        )  # fmt: skip
-        ask = tasks.screen(system)
-        started = time.perf_counter()
-        with TileStream(slide, plan) as patches:
-            queries = (
-                dialect.build(ask, Image.fromarray(patch.pixels), model_id="any", decoding={})[0] for patch in patches
-            )
-            count = sum(answer.status != "failed" for answer in engine.answer(queries))
+        everything = find_foreground(slide, mask=False)
+        mpp = dialect.mpp_for(load_system("cervix"))
+        yield slide, plan_tiles(slide, everything, tile_px=dialect.tile_px, mpp=mpp, overlap=0.25, limit=limit)
+
+
+def built(patches: Iterable[Patch], dialect: Dialect) -> Iterator[Query]:
+    """The screening question about each patch, as a run builds it."""
+    ask = tasks.screen(load_system("cervix"))
+    for patch in patches:
+        yield dialect.build(ask, picture_of(patch), model_id="any", decoding={})[0]
+
+
+def from_slide(engine: Engine, slide: Slide, plan: TilePlan, dialect: Dialect) -> tuple[float, int]:
+    """Seconds in which tiles are read, asked about and answered, and how many."""
+    started = time.perf_counter()
+    with TileStream(slide, plan) as patches:
+        count = sum(answer.status != "failed" for answer in engine.answer(built(patches, dialect)))
     return time.perf_counter() - started, count
+
+
+def reading(slide: Slide, plan: TilePlan, dialect: Dialect, rounds: int) -> tuple[float, float]:
+    """CPU milliseconds a tile to read it, and to read it and build the question about it; medians."""
+    spent: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for number, milliseconds in enumerate(spent):
+            started = time.process_time()
+            with TileStream(slide, plan) as patches:
+                for _each in built(patches, dialect) if number else patches:
+                    pass
+            milliseconds.append(1e3 * (time.process_time() - started) / len(plan.tiles))
+    return statistics.median(spent[0]), statistics.median(spent[1])
 
 
 def main() -> None:
@@ -263,6 +283,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--fronts", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--engines", nargs="+", choices=["transformers", "vllm"], default=["transformers", "vllm"])
     parser.add_argument("--parts", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
@@ -276,50 +297,79 @@ def main() -> None:
 
 
 def by_part(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
-    import transformers
-
-    from wsi_chat.engines.qwen import QwenPrompts
-
     asked = questions(dialect, given.tiles)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    plain, prompts = Plain(folder), QwenPrompts(read_checkpoint(folder), config)
-    run: Any
+    if "transformers" in given.engines:
+        import transformers
+
+        from wsi_chat.engines.qwen import QwenPrompts
+
+        config = transformers.AutoConfig.from_pretrained(folder)
+        plain, prompts = Plain(folder), QwenPrompts(read_checkpoint(folder), config)
+        compare(name, "transformers", asked, partial(of_transformers, plain, prompts), given.rounds)
+    if "vllm" in given.engines:
+        engine = loaded(folder, given.dtype)
+        try:
+            compare(name, "vllm", asked, partial(of_vllm, engine), given.rounds)
+        finally:
+            engine.close()
+
+
+def compare(name: str, engine: str, asked: dict[str, list[Query]], run: Callable[..., Parts], rounds: int) -> None:
     for task, queries in asked.items():
-        run = partial(of_transformers, plain, prompts, queries)
-        ways = {"before": partial(run, before=True), "after": partial(run, before=False)}
-        show(f"{name} transformers {task}", in_turns(ways, given.rounds))
-    engine = loaded(folder, given.dtype)
-    try:
-        for task, queries in asked.items():
-            run = partial(of_vllm, engine, queries)
-            ways = {"before": partial(run, before=True), "after": partial(run, before=False)}
-            show(f"{name} vllm {task}", in_turns(ways, given.rounds))
-    finally:
-        engine.close()
+        ways: dict[str, Callable[[], Parts]] = {
+            "before": partial(run, queries, before=True),
+            "after": partial(run, queries, before=False),
+        }
+        show(f"{name} {engine} {task}", in_turns(ways, rounds))
 
 
 def feed(name: str, folder: Path, dialect: Dialect, given: Any) -> None:
     """Tiles a second through front processes, and what the CPU of each kind of process would allow."""
+    with planned(given.slide, dialect, given.tiles * 8) as (slide, plan):
+        read, asked = reading(slide, plan, dialect, given.rounds)
+        print(f"{name} CPU a tile: {read:.2f} ms to read, {asked:.2f} ms to read and build the question", flush=True)
+        for fronts, before in [(1, True), *((fronts, False) for fronts in given.fronts)]:
+            start = partial(loaded, folder, given.dtype)
+            through(fronts, slide, plan, dialect, start, before=before, rounds=given.rounds)
+
+
+def through(
+    fronts: int,
+    slide: Slide,
+    plan: TilePlan,
+    dialect: Dialect,
+    start: Callable[..., Engine],
+    *,
+    before: bool,
+    rounds: int,
+) -> None:
+    """Read, ask and answer the plan's tiles through so many front processes."""
     import psutil
 
-    for fronts, before in [(1, True), *((fronts, False) for fronts in given.fronts)]:
-        pool = EnginePool([partial(loaded, folder, given.dtype, before=before)] * fronts)
-        try:
-            from_slide(pool, given.slide, dialect, given.tiles)
-            processes = [psutil.Process(worker.process.pid) for worker in pool._workers]
-            began = time.process_time(), sum(sum(process.cpu_times()[:2]) for process in processes)
-            runs = [from_slide(pool, given.slide, dialect, given.tiles * 8) for _ in range(given.rounds)]
-            tiles = sum(count for _, count in runs)
-            reading = time.process_time() - began[0]
-            asking = sum(sum(process.cpu_times()[:2]) for process in processes) - began[1]
-            rate, way = statistics.median(count / spent for spent, count in runs), "before" if before else "after"
-            print(
-                f"{name} {way}, front processes: {fronts}; {rate:.1f} tiles/s from the slide; CPU a tile: "
-                f"{1e3 * reading / tiles:.2f} ms to read and build, {1e3 * asking / tiles:.2f} ms in front",
-                flush=True,
-            )
-        finally:
-            pool.close()
+    pool = EnginePool([partial(start, before=before)] * fronts)
+    try:
+        from_slide(pool, slide, plan, dialect)
+        processes = [psutil.Process(worker.process.pid) for worker in pool._workers]
+        cores = [child for process in processes for child in process.children(recursive=True)]
+        began = [time.process_time(), _cpu(processes), _cpu(cores), time.thread_time()]
+        runs = [from_slide(pool, slide, plan, dialect) for _ in range(rounds)]
+        tiles = sum(count for _, count in runs)
+        ended = [time.process_time(), _cpu(processes), _cpu(cores), time.thread_time()]
+        each = [1e3 * (end - begin) / tiles for begin, end in zip(began, ended, strict=True)]
+        rate, way = statistics.median(count / spent for spent, count in runs), "before" if before else "after"
+        print(
+            f"{dialect.name} {way}, front processes: {fronts}; {rate:.1f} tiles/s from the slide; CPU a tile: "
+            f"{each[0]:.2f} ms to read, build and send ({each[3]:.2f} of it on the main thread), "
+            f"{each[1]:.2f} ms in front, {each[2]:.2f} ms in the stand-in",
+            flush=True,
+        )
+    finally:
+        pool.close()
+
+
+def _cpu(processes: list[Any]) -> float:
+    """CPU seconds of these processes so far, without their children."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ HEAVY_OWN = {
     "wsi_chat.engines.transformers", "wsi_chat.engines.vllm",  # one of them is loaded
     "wsi_chat.training.trainer", "wsi_chat.training.embedded.scores",  # torch
     "wsi_chat.datasets.render",  # cv2
+    "wsi_chat.picture",  # PIL
     "wsi_chat.chat.conversation", "wsi_chat.analysis.narrator", "wsi_chat.scoring.pdf",  # reports
 }  # fmt: skip
 """Packages and modules of this project that load one of those, or stand for one of several."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,9 +114,8 @@ class Foreground:
 
 
 def _summed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
-    sums[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
-    return sums
+    """(rows + 1, columns + 1): how many cells of the mask lie above and to the left of a corner."""
+    return np.asarray(cv2.integral(mask.view(np.uint8), sdepth=cv2.CV_64F), np.float64)
 
 
 def find_foreground(

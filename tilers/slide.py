@@ -154,6 +154,11 @@ class Slide:
         return (Remark("slide.stack_plane", n=self.planes, plane=self.candidate_planes[0]),)
 
     @property
+    def reading_notes(self) -> tuple[Remark, ...]:
+        """What became known while the slide was read so far, by it and its clones where they share a handle."""
+        return tuple(self._backend.reading_notes())
+
+    @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over sizes and sampled content; see ``tilers.fingerprint``."""
         if self._fingerprint is None:

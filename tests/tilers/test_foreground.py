@@ -13,10 +13,23 @@ from hypothesis import strategies as st
 from tilers import find_foreground, open_slide, plan_tiles
 from tilers.background import estimate_background
 from tilers.deposit import find_deposit
+from tilers.foreground import _summed
 from wsi_chat.errors import SettingError, SlideUnreadable
 from wsi_chat.schema import Box
 
 from .conftest import GLASS, draw_cells
+
+
+@settings(max_examples=40, deadline=None, database=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 70), st.data())
+def test_sums_over_a_mask_count_its_cells(seed: int, rows: int, columns: int, data: st.DataObject) -> None:
+    mask = np.random.default_rng(seed).random((2 * rows, 3 * columns))[::2, ::3] < 0.3
+    for each in (mask, mask.T, np.ascontiguousarray(mask)):
+        sums = _summed(each)
+        assert sums.shape == (each.shape[0] + 1, each.shape[1] + 1)
+        row, column = (data.draw(st.integers(0, length)) for length in each.shape)
+        assert sums[row, column] == each[:row, :column].sum()
+        assert sums[-1, -1] == each.sum()
 
 
 def cells_at(foreground, points: list[tuple[int, int]]) -> list[bool]:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wsi_chat.bench.measure import measure
-from wsi_chat.bench.result import Stage, advise
+from wsi_chat.bench.result import Bench, Stage, advise
 from wsi_chat.cli import app
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.engines.model import Model
@@ -101,6 +101,25 @@ def test_the_advice_names_the_setting_of_what_takes_longest(
     assert any("--format json" in line for line in lines) is ("documents" in changed)
 
 
+def test_figures_that_cannot_be_trusted_are_said_to_be_so_before_any_advice() -> None:
+    quiet = advise(stages(), workers=2, cores=2, engine="transformers", gpu=False, load=0.9)
+    busy = advise(stages(), workers=2, cores=2, engine="transformers", gpu=False, load=23.5)
+    assert "a load of 23.5 on 2 cores" in busy[0]
+    assert busy[1:] == quiet
+    odd = advise(stages(detail={"limit": 15.0}), workers=2, cores=8, engine="transformers", gpu=False)
+    assert "The detail row came out faster (24 slide/s) than its limit (15)" in odd[0]
+    assert not any("came out faster" in line for line in quiet)  # screen: 20 of 21
+
+
+def test_the_parts_of_the_whole_slide_add_up_to_it() -> None:
+    found = Bench("a", "m", "e", {}, 200, 2000, stages())
+    parts = {stage.name: found.part(stage) for stage in found.stages}
+    assert parts["load"] is parts["read"] is None
+    assert sum(part or 0.0 for part in parts.values()) == pytest.approx(1.0)
+    assert parts["screen"] == pytest.approx(100 / 126)
+    assert found.as_json()["stages"][3]["part"] == pytest.approx(0.794)
+
+
 def test_a_share_is_of_the_limit_and_noise_above_it_is_all_of_it() -> None:
     assert Stage("read", 2.0, 100, "tiles", limit=200.0).share == 0.25
     assert Stage("read", 0.1, 100, "tiles", limit=200.0).share == 1.0
@@ -113,7 +132,10 @@ def test_the_command_prints_a_table_or_json(small_slide: Path, monkeypatch: pyte
     shown = CliRunner().invoke(app, options)
     assert shown.exit_code == 0, shown.output
     assert "3 of " in shown.stdout
-    assert "the engine" in shown.stdout
-    assert "- " in shown.stdout.splitlines()[-1]
+    assert "--overlap; its limit: the engine fed from memory" in " ".join(shown.stdout.split())
+    assert "detail depends on --top-k" in shown.stdout
+    assert "%" in next(line for line in shown.stdout.splitlines() if line.startswith("documents"))
+    assert "what to change:" in shown.stdout.splitlines()
+    assert shown.stdout.splitlines()[-1].startswith(("- ", "  "))
     document = CliRunner().invoke(app, [*options, "--json"])
     assert [stage["name"] for stage in json.loads(document.stdout)["stages"]][-1] == "documents"

@@ -149,7 +149,7 @@ def test_what_takes_a_minute_is_said(
     monkeypatch.setattr("wsi_chat.engines._start_vllm", lambda folder, **given: None)
     load_engine(None, engine="vllm")
     shown = capsys.readouterr().err
-    assert shown == "Starting vLLM, which compiles the model: about a minute the first time ...\n"
+    assert shown == "Starting vLLM, which takes about a minute the first time (on a GPU it compiles the model) ...\n"
 
 
 def test_parameters_are_counted_by_the_headers(tmp_path: Path, large: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from wsi_chat.dialects import get_dialect
 from wsi_chat.engines import embedded_checkpoint, read_checkpoint
-from wsi_chat.engines.patches import Cut, read_off
+from wsi_chat.engines.patches import SPARE, Cut, read_off
 from wsi_chat.schema import Query, Turn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +71,44 @@ def test_numbers_that_are_left_to_the_model_stay_bytes() -> None:
     assert table.dtype == torch.uint8
     image = _noise(5, 96, 64)
     assert torch.equal(table.patches(np.asarray(image)), process(image))
+
+
+def test_memory_is_used_again_only_when_nothing_holds_it() -> None:
+    import torch
+
+    cut = Cut(16, 2, 2)
+    table = read_off(_process(_processor(16), torch.bfloat16), cut, (64, 32))
+    assert table is not None
+    images = [_noise(seed, 64, 96) for seed in range(3 * SPARE)]
+    wanted = [_process(_processor(16), torch.bfloat16)(image) for image in images]
+    held: dict[int, Any] = {}
+    random = np.random.default_rng(0)
+    used, again = set(), 0
+    for number, image in enumerate(images):
+        patches = table.patches(np.asarray(image))
+        again += patches.data_ptr() in used
+        used.add(patches.data_ptr())
+        # whatever shares its memory holds it: the tensor, a part of it, other numbers in it, an array
+        held[number] = (patches, patches[3:], patches.view(torch.uint8), patches.view(torch.int16).numpy())[number % 4]
+        del patches
+        for old in random.permutation(sorted(held))[: len(held) // 3]:
+            del held[int(old)]
+        for old, kept in held.items():
+            same = (wanted[old], wanted[old][3:], wanted[old].view(torch.uint8), wanted[old].view(torch.int16))[old % 4]
+            assert torch.equal(torch.as_tensor(kept), same)
+    assert again > SPARE
+
+
+def test_pictures_of_another_size_get_memory_of_that_size() -> None:
+    import torch
+
+    cut = Cut(16, 2, 2)
+    process = _process(_processor(16), torch.float32)
+    table = read_off(process, cut, (64, 32))
+    assert table is not None
+    for seed, (width, height) in enumerate([(64, 64), (32, 64), (96, 64), (64, 64), (32, 32)]):
+        image = _noise(seed, width, height)
+        assert torch.equal(table.patches(np.asarray(image)), process(image))
 
 
 def test_a_processor_that_does_more_than_a_table_can_is_left_alone() -> None:

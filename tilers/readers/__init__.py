@@ -90,6 +90,10 @@ class Backend(ABC):
         """A hint that these regions will each be read once; a backend that keeps decoded pixels may plan with it."""
         del regions
 
+    def reading_notes(self) -> Sequence[Remark]:
+        """What became known only while pixels were read, for the report."""
+        return ()
+
     def disregard_scales(self) -> None:  # noqa: B027, most files have one resolution
         """The user states the resolution, and it holds for every photograph. Called before anything is read."""
 

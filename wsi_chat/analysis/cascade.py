@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from wsi_chat import tasks
 from wsi_chat.analysis.inquiry import ask_all
 from wsi_chat.dialects.reading import read_grounding, why_no_choice
 from wsi_chat.engines.asker import Answered, Asked, Asker
+from wsi_chat.picture import ArrayPicture
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.schema import Box, LabelledBox, Tile, TileVerdict
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from tilers import Patch
     from wsi_chat.dialects import Dialect
     from wsi_chat.terminology import System
@@ -33,7 +33,7 @@ NO_PROBABILITIES = "the answer came without probabilities, those of other tiles 
 def picture_of(patch: Patch) -> Image.Image:
     """A patch that could be read, as a picture to show."""
     assert patch.pixels is not None
-    return Image.fromarray(np.ascontiguousarray(patch.pixels))
+    return ArrayPicture(patch.pixels)
 
 
 class Screening:

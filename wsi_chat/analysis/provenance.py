@@ -58,7 +58,7 @@ def count_funnel(plan: TilePlan, tile_verdicts: Iterable[TileVerdict], sample: T
 
 def run_notes(slide: Slide, foreground: Foreground, plan: TilePlan, settings: Settings) -> list[Remark]:
     """What a reader must know of the slide, the plan and the settings."""
-    notes = [read_remark(note) for note in (*slide.notes, *foreground.notes, *plan.notes)]
+    notes = [read_remark(note) for note in (*slide.notes, *slide.reading_notes, *foreground.notes, *plan.notes)]
     if settings.specimen is None:
         notes.append(Remark("run.no_specimen"))
     if settings.limit is not None and len(plan.tiles) < plan.foreground:

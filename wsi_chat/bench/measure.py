@@ -80,6 +80,7 @@ def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wante
     from wsi_chat.analysis.pipeline import ask_slide
     from wsi_chat.analysis.preparation import prepare_slide
 
+    busy = round(os.getloadavg()[0], 2)
     began = time.perf_counter()
     engine = model.engine
     load = time.perf_counter() - began
@@ -135,7 +136,8 @@ def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wante
         Stage("read", read, reading, "tiles", bare, "the reader alone, one thread a core", None, "--workers, --reader"),
         Stage(
             "screen", seconds.get("screen", 0.0), report.funnel.selected, "tiles", from_memory,
-            "the engine fed from memory", seconds.get("screen", 0.0) * whole, "--engine, --batch-size, --tile-mpp",
+            "the engine fed from memory", seconds.get("screen", 0.0) * whole,
+            "--engine, --batch-size, --gpus, --tile-mpp, --overlap",
         ),
         Stage(
             "detail", seconds.get("detail", 0.0), looked * len(closer), "questions", closer_from_memory,
@@ -144,7 +146,7 @@ def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wante
         ),
         Stage("documents", seconds.get("documents", 0.0), settings="--format, --gallery"),
     )  # fmt: skip
-    machine = _machine(settings)
+    machine = {**_machine(settings), "load": busy}
     return Bench(
         slide=path.name,
         model=engine.model_name,
@@ -154,7 +156,12 @@ def _measured(path: Path, scratch: Path, settings: Settings, model: Model, wante
         planned=len(planned),
         stages=stages,
         advice=advise(
-            stages, workers=settings.workers, cores=machine["cores"], engine=engine.name, gpu=bool(machine["gpu"])
+            stages,
+            workers=settings.workers,
+            cores=machine["cores"],
+            engine=engine.name,
+            gpu=bool(machine["gpu"]),
+            load=machine["load"],
         ),
     )
 
@@ -200,6 +207,8 @@ def _read(prepared: Prepared, settings: Settings, count: int, progress: Progress
             for _ in stream:
                 pass
         streamed.append(time.perf_counter() - began)
+        # a piece is decoded once, as in the stream, and not found again in the second round
+        slide.expect((t.x, t.y, t.level, *t.read_px) for t in bare)
         began = time.perf_counter()
         for _ in in_order(slide, only_read, bare, broken=lost, workers=cores, ahead=2 * cores):
             pass

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 NEAR = 0.8
 """A stage that reaches this share of its limit has little left to gain but by a faster limit."""
+OVER = 1.25
+"""A stage faster than its limit by this factor: the two were not measured under the same conditions."""
+BUSY = 0.5
+"""Load for each core from which on other programs take so much of the machine that rates are too low."""
 AHEAD = 1.2
 """Reading keeps an engine busy while it is faster than the engine by this factor."""
 
@@ -62,17 +67,55 @@ class Bench:
         """Seconds that the whole slide would take, the load of the model left out; reading goes on beside."""
         return sum(s.whole if s.whole is not None else s.seconds for s in self.stages if s.name not in ("load", "read"))
 
+    def part(self, stage: Stage) -> float | None:
+        """Share of the whole slide's time, 0..1; None for what is not in that sum."""
+        if stage.name in ("load", "read") or self.whole_slide <= 0:
+            return None
+        return (stage.seconds if stage.whole is None else stage.whole) / self.whole_slide
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``--json``: seconds, items/s and shares."""
         stages = [
-            {**asdict(stage), "rate": round(stage.rate, 3), "share": stage.share and round(stage.share, 3)}
+            {
+                **asdict(stage),
+                "part": (part := self.part(stage)) and round(part, 3),
+                "rate": round(stage.rate, 3),
+                "share": stage.share and round(stage.share, 3),
+            }
             for stage in self.stages
         ]
         return {**asdict(self), "stages": stages, "whole_slide_seconds": round(self.whole_slide, 3)}
 
 
-def advise(stages: tuple[Stage, ...], *, workers: int, cores: int, engine: str, gpu: bool) -> tuple[str, ...]:
-    """What to change, the stage that takes longest first; every line names a setting."""
+def advise(
+    stages: tuple[Stage, ...], *, workers: int, cores: int, engine: str, gpu: bool, load: float = 0.0
+) -> tuple[str, ...]:
+    """What to change, the stage that takes longest first; every line names a setting.
+
+    Before that, what makes the figures doubtful: ``load`` is the machine's before anything was measured.
+    """
+    return (
+        *_doubts(stages, cores=cores, load=load),
+        *_changes(stages, workers=workers, cores=cores, engine=engine, gpu=gpu),
+    )
+
+
+def _doubts(stages: tuple[Stage, ...], *, cores: int, load: float) -> Iterator[str]:
+    if load > BUSY * cores:
+        yield (
+            f"Other programs kept the machine busy (a load of {load:.1f} on {cores} cores before this began): every "
+            "rate is too low, the limits too. Run it again when nothing else runs."
+        )
+    for stage in stages:
+        if stage.limit is not None and stage.rate > OVER * stage.limit:
+            yield (
+                f"The {stage.name} row came out faster ({stage.rate:.3g} {stage.unit}/s) than its limit "
+                f"({stage.limit:.3g}), which was measured at another moment: do not trust its share. More --tiles, "
+                "and nothing else running, make both steadier."
+            )
+
+
+def _changes(stages: tuple[Stage, ...], *, workers: int, cores: int, engine: str, gpu: bool) -> tuple[str, ...]:
     by_name = {stage.name: stage for stage in stages}
     read, screen, detail = by_name["read"], by_name["screen"], by_name["detail"]
     documents, load = by_name["documents"], by_name["load"]

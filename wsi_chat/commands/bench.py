@@ -54,26 +54,29 @@ def bench(
 def render(found: Bench) -> Group:
     """The measurement as a table for the terminal, and what to change below it."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    for name in ("seconds", "rate", "limit", "of it", "whole slide"):
-        table.add_column(name, justify="right")
-    table.add_column("limit is", overflow="fold")
+    table.add_column("stage", no_wrap=True)
+    for name in ("seconds", "rate", "limit", "of it", "whole slide", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in found.stages:
-        several = stage.unit != "slide"
+        several, part = stage.unit != "slide", found.part(stage)
         table.add_row(
             stage.name,
             f"{stage.seconds:.2f}",
-            f"{stage.rate:.1f} {stage.unit}/s" if several and stage.items else "",
-            "" if stage.limit is None else f"{stage.limit:.1f}",
+            f"{stage.rate:.3g} {stage.unit}/s" if several and stage.items else "",
+            "" if stage.limit is None else f"{stage.limit:.3g}",
             "" if stage.share is None or not stage.items else f"{stage.share:.0%}",
             {"read": "beside it", "load": ""}.get(
                 stage.name, f"{stage.seconds if stage.whole is None else stage.whole:.1f} s"
             ),
-            stage.against,
+            "" if part is None else f"{part:.0%}",
         )
     machine = found.machine
     where = f"{machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
     head = f"{found.slide}: {found.tiles} of {found.planned} tiles, {found.model} on {found.engine}; {where}"
     end = f"the whole slide, model loaded: about {found.whole_slide:.0f} s"
+    changed = [
+        f"{stage.name} depends on {stage.settings}" + (f"; its limit: {stage.against}" if stage.against else "")
+        for stage in found.stages
+    ]
     lines = [f"- {line}" for line in found.advice] or ["- Nothing stands out."]
-    return Group(Text(head), table, Text(end), *map(Text, lines))
+    return Group(Text(head), table, Text(end), *map(Text, changed), Text("what to change:"), *map(Text, lines))

@@ -32,9 +32,9 @@ from wsi_chat.datasets.rewrite import Rewriter
 from wsi_chat.datasets.splits import DEFAULT, Member, assign, leaks
 from wsi_chat.datasets.wordings import Names
 from wsi_chat.dialects import Dialect
-from wsi_chat.dialects.dialect import image_sha256
 from wsi_chat.dialects.frame import fit
 from wsi_chat.errors import OutputError, SettingError
+from wsi_chat.picture import image_sha256
 
 QUALITY = 95
 WRITABLE = re.compile(r"[^.;:<>|\\\n\"{}\[\]]{1,80}")

@@ -365,6 +365,8 @@ def query_key(
     dialect: str,
 ) -> str:
     """sha256 over everything that determines an answer. The same pixels and question give the same key."""
+    from wsi_chat.picture import image_sha256  # a dialect is known before any picture is there
+
     content = {
         "task": task,
         "turns": [[turn.role, turn.text] for turn in turns],
@@ -380,10 +382,3 @@ def query_key(
     except (TypeError, ValueError) as error:
         raise AnswerError(f"decoding settings {dict(decoding)} are not plain values: {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def image_sha256(image: Image.Image) -> str:
-    """sha256 over mode, size and pixels, whatever file the image came from."""
-    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()

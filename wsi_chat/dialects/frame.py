@@ -112,9 +112,13 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as RGB at ``size`` (width, height); transparent pixels on white, never black."""
     from PIL import Image  # engines import this module before any picture is there
 
+    from wsi_chat.picture import ArrayPicture
+
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image if isinstance(image, ArrayPicture) else ArrayPicture.of(image)

@@ -133,7 +133,8 @@ def load_engine(
     common: dict[str, Any] = {"name": name, "adapter": adapter, "dtype": dtype, "seed": seed}
     start: Callable[[], Engine]
     if chosen.name == "vllm":
-        log.info("starting vLLM, which compiles the model: about a minute the first time", extra={"waited_for": True})
+        waiting = "starting vLLM, which takes about a minute the first time (on a GPU it compiles the model)"
+        log.info(waiting, extra={"waited_for": True})
         start = partial(_start_vllm, folder, images=images, slots=concurrency, **common)
     else:
         start = partial(_start_transformers, folder, device=chosen.device, batch_size=batch_size, **common)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from wsi_chat.engines.messages import receive, send
 from wsi_chat.engines.protocol import Engine, EngineCrashed, feature_engine
 from wsi_chat.errors import EngineDied, EngineError, SettingError, WsiChatError
 from wsi_chat.schema import Answer, Query
@@ -218,7 +219,7 @@ class EnginePool:
         for number, look in asked:
             with contextlib.suppress(OSError):  # one that just died is noticed below
                 if look.images:
-                    self._workers[number].pipe.send(look)
+                    send(self._workers[number].pipe, look)
         found = [self._looked(number, look) if look.images else () for number, look in asked]
         for part in found:
             if isinstance(part, Exception):
@@ -237,7 +238,7 @@ class EnginePool:
                 return message.rows
             self._take(worker, message)
             if isinstance(message, _Gone):
-                self._workers[number].pipe.send(look)
+                send(self._workers[number].pipe, look)
 
     def _hand_out(self, source: Iterator[tuple[int, Query]], again: deque[tuple[int, Query]], *, more: bool) -> bool:
         """Give questions to those with the most room until nobody has any. Returns whether the source has more."""
@@ -256,14 +257,15 @@ class EnginePool:
             worker.streaming = True
             # a worker that just died is noticed when it is listened to
             with contextlib.suppress(OSError):
-                worker.pipe.send((number, query, self._seeing and query.task == "screen" and bool(query.images)))
+                seen = self._seeing and query.task == "screen" and bool(query.images)
+                send(worker.pipe, (number, query, seen))
 
     @staticmethod
     def _send_end(worker: _Worker) -> None:
         if worker.streaming:
             worker.streaming = False
             with contextlib.suppress(OSError):
-                worker.pipe.send(END)
+                send(worker.pipe, END)
 
     def _restart(self, worker: _Worker, error: Exception) -> None:
         hint = "Every answer so far is saved. Run the same command again to resume."
@@ -323,7 +325,7 @@ def _work(pipe: Connection, start: Callable[[], Engine], environment: Mapping[st
         # a thread of its own, so that the parent is never kept waiting by a full pipe
         try:
             while True:
-                inbox.put(pipe.recv())
+                inbox.put(receive(pipe))
         except (EOFError, OSError):
             over.set()
             inbox.put(END)

@@ -7,6 +7,8 @@ picture; afterwards a table and one copy do its work. A processor that does anyt
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHANNELS, LEVELS = 3, 256
+SPARE = 32
+"""Pictures' memory that is kept for the next ones: 50 MB of patches of 512 px in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +46,46 @@ class Cut:
         """The (t, h, w) grid of patches of a picture that fits."""
         return 1, image.height // self.patch, image.width // self.patch
 
-    def ordered(self, planes: list[NDArray[Any]]) -> NDArray[Any]:
-        """Patches (number, channels * frames * patch * patch) of three planes (height, width), of their dtype."""
+    def ordered(self, planes: list[NDArray[Any]], out: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """Patches (number, channels * frames * patch * patch) of three planes (height, width), of their dtype.
+
+        Args:
+            out: memory to write them to, as many bytes as they take.
+        """
         (height, width), dtype = planes[0].shape, planes[0].dtype
         rows, columns, m, p = height // self.multiple, width // self.multiple, self.merge, self.patch
         # a row of a patch is moved as one piece: several times faster than number by number
         row = np.dtype((np.void, p * dtype.itemsize))
-        out = np.empty((rows, columns, m, m, CHANNELS, self.frames, p), row)
+        if out is None:
+            out = np.empty(self.frames * sum(plane.nbytes for plane in planes), np.uint8)
+        patches = out.view(row).reshape(rows, columns, m, m, CHANNELS, self.frames, p)
         for channel, plane in enumerate(planes):
             squares = np.ascontiguousarray(plane).view(row).reshape(rows, m, p, columns, m).transpose(0, 3, 1, 4, 2)
-            out[:, :, :, :, channel] = squares[:, :, :, :, None]
+            patches[:, :, :, :, channel] = squares[:, :, :, :, None]
         return out.view(dtype).reshape(rows * columns * m * m, -1)
+
+
+class _Memory:
+    """Memory for patches, used again once nothing holds them.
+
+    Otherwise it goes back to the system page by page, and the next picture fetches it as slowly: that takes longer than
+    filling it.
+    """
+
+    def __init__(self) -> None:
+        self._left: deque[NDArray[np.uint8]] = deque(maxlen=SPARE)
+
+    def array(self, size: int) -> NDArray[np.uint8]:
+        """An array of ``size`` bytes. To be held itself, or by a tensor made from it: its views do not hold it."""
+        try:
+            memory = self._left.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        if memory.nbytes != size:  # pictures of another size are shown from now on
+            memory = np.empty(size, np.uint8)
+        array = memory.view()
+        weakref.finalize(array, self._left.append, memory).atexit = False
+        return array
 
 
 class PatchTable:
@@ -68,6 +101,7 @@ class PatchTable:
         bits = _bits(values)
         # a processor that leaves the numbers to the model gives them as they are
         self._tables = None if _is_plain(values) else [np.ascontiguousarray(row) for row in bits]
+        self._memory = _Memory()
 
     def patches(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(patches, values) of a picture (height, width, 3) that `Cut.fits`; the dtype is the processor's."""
@@ -77,7 +111,9 @@ class PatchTable:
         planes: list[Any] = list(cv2.split(pixels))
         if self._tables is not None:
             planes = [cv2.LUT(plane, table) for plane, table in zip(planes, self._tables, strict=True)]
-        return torch.from_numpy(self.cut.ordered(planes)).view(self.dtype)
+        array = self._memory.array(self.cut.frames * sum(plane.nbytes for plane in planes))
+        shape = self.cut.ordered(planes, array).shape
+        return torch.from_numpy(array).view(self.dtype).view(shape)
 
 
 def read_off(process: Callable[[Image.Image], Tensor], cut: Cut, size: tuple[int, int]) -> PatchTable | None:

@@ -66,7 +66,7 @@ class ProcessedPrompts:
         """The query as ids and pixels. Raises AnswerError where its text or images cannot be used."""
         count_marks(query)
         text = self._chat(query) if self._template else self._bare(query)
-        images = [image.convert("RGB") for image in query.images]
+        images = [image if image.mode == "RGB" else image.convert("RGB") for image in query.images]
         bos = self.tokenizer.bos_token
         # a template that writes the first token itself must not get it twice
         once = {"add_special_tokens": False} if self._template and bos and text.startswith(bos) else {}
@@ -125,7 +125,6 @@ class ProcessedPrompts:
 
 def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patches, ...]:
     """One entry for each image; for all together where the processor cut them up and no longer tells them apart."""
-    import numpy as np
     import torch
 
     groups = [[image] for image in images] if len(pixels) == len(images) else [list(images)]
@@ -133,7 +132,7 @@ def _patches(images: Sequence[Image.Image], pixels: NDArray[Any]) -> tuple[Patch
     grid = (each, int(pixels.shape[-2]), int(pixels.shape[-1]))
     values = torch.from_numpy(pixels).to(torch.float32)
     parts = [values[start : start + each] for start in range(0, len(values), each)]
-    keys = [image_key([np.asarray(image) for image in group]) for group in groups]
+    keys = [image_key(group) for group in groups]
     return tuple(Patches(key, part, grid) for key, part in zip(keys, parts, strict=True))
 
 

@@ -143,14 +143,13 @@ class QwenPrompts:
         import torch
 
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = np.asarray(rgb)
-        key = image_key([pixels])
+        key = image_key([rgb])
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
         # an image that the dialect has sized already must not be resized once more behind its back
         if self._table is not None and self._cut.fits(rgb):
-            found = Patches(key, self._table.patches(pixels), self._cut.grid(rgb))
+            found = Patches(key, self._table.patches(np.asarray(rgb)), self._cut.grid(rgb))
         else:
             inputs = self._processor(images=[rgb], do_resize=not self._cut.fits(rgb), return_tensors="pt")
             t, h, w = (int(n) for n in inputs["image_grid_thw"][0])

@@ -23,6 +23,7 @@ import numpy as np
 
 from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.patches import Cut, PatchTable, read_off
+from wsi_chat.picture import image_sha256
 from wsi_chat.schema import Query, Turn
 
 if TYPE_CHECKING:
@@ -122,19 +123,16 @@ class VLLMPrompts:
 
     def _seen(self, image: Image.Image) -> _Picture:
         """The picture's item; one that was asked about a moment ago is not made again."""
-        from blake3 import blake3
-
         assert self._table is not None
         # the same pixels, the same key: the caches of prefixes and of images go by it
-        pixels = np.asarray(image)
-        key = f"{blake3(pixels).hexdigest()}-{image.width}x{image.height}"
+        key = image_sha256(image)
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
                 return self._pictures[key]
         cut = self._table.cut
         grid = cut.grid(image)
-        patches = self._table.patches(pixels)
+        patches = self._table.patches(np.asarray(image))
         if grid not in self._items:
             self._items[grid] = self._item(patches, grid)
         like = self._items[grid]
