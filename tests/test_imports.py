@@ -20,7 +20,7 @@ HEAVY = {
 HEAVY_OWN = {
     "aggregators", "tilers", "reports",  # numpy, pyarrow
     "wsi_chat.analysis.cascade", "wsi_chat.analysis.mechanisms", "wsi_chat.analysis.pipeline",
-    "wsi_chat.analysis.stages", "wsi_chat.cohort.page", "wsi_chat.cohort.search",  # these, in turn
+    "wsi_chat.analysis.preparation", "wsi_chat.analysis.stages", "wsi_chat.cohort.page", "wsi_chat.cohort.search",  # these, in turn
     "wsi_chat.app.server", "wsi_chat.app.source", "wsi_chat.app.words",  # nicegui, an extra
     "wsi_chat.cohort.on_ray",  # ray, an extra
     "wsi_chat.engines.engine_pool", "wsi_chat.engines.openai", "wsi_chat.engines.serving",
@@ -34,8 +34,6 @@ HEAVY_OWN = {
 ELSEWHERE = {
     ("wsi_chat/training/embedded/fields.py", "wsi_chat.training.embedded.pool"): "a circle",
     ("wsi_chat/__main__.py", "wsi_chat.cli"): "interrupts are handled before anything is imported",
-    ("wsi_chat/__init__.py", "importlib"): "names are imported when they are asked for",
-    ("wsi_chat/cohort/__init__.py", "importlib"): "names are imported when they are asked for",
     ("wsi_chat/remarks.py", "pydantic_core"): "wsi-chat --help has no pydantic",
     ("wsi_chat/commands/console.py", "wsi_chat.commands.terminal"): "wsi-chat --help has no rich",
     ("wsi_chat/commands/chat.py", "readline"): "not on every system",
