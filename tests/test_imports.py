@@ -20,7 +20,8 @@ HEAVY = {
 HEAVY_OWN = {
     "aggregators", "tilers", "reports",  # numpy, pyarrow
     "wsi_chat.analysis.cascade", "wsi_chat.analysis.mechanisms", "wsi_chat.analysis.pipeline",
-    "wsi_chat.analysis.preparation", "wsi_chat.analysis.stages", "wsi_chat.cohort.page", "wsi_chat.cohort.search",  # these, in turn
+    "wsi_chat.analysis.preparation", "wsi_chat.analysis.stages",  # these, in turn
+    "wsi_chat.cohort.page", "wsi_chat.cohort.search",
     "wsi_chat.app.server", "wsi_chat.app.source", "wsi_chat.app.words",  # nicegui, an extra
     "wsi_chat.cohort.on_ray",  # ray, an extra
     "wsi_chat.engines.engine_pool", "wsi_chat.engines.openai", "wsi_chat.engines.serving",
