@@ -51,6 +51,11 @@ def bench(
     show(found.as_json(), render(found), as_json=json_)
 
 
+def _figure(rate: float) -> str:
+    """A rate with three digits, or as a whole number."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def render(found: Bench) -> Group:
     """The measurement as a table for the terminal, and what to change below it."""
     table = Table(box=None, pad_edge=False)
@@ -62,8 +67,8 @@ def render(found: Bench) -> Group:
         table.add_row(
             stage.name,
             f"{stage.seconds:.2f}",
-            f"{stage.rate:.3g} {stage.unit}/s" if several and stage.items else "",
-            "" if stage.limit is None else f"{stage.limit:.3g}",
+            f"{_figure(stage.rate)} {stage.unit}/s" if several and stage.items else "",
+            "" if stage.limit is None else _figure(stage.limit),
             "" if stage.share is None or not stage.items else f"{stage.share:.0%}",
             {"read": "beside it", "load": ""}.get(
                 stage.name, f"{stage.seconds if stage.whole is None else stage.whole:.1f} s"
