@@ -31,8 +31,6 @@ def objection(path: Path, spots: Sequence[Spot], sound: bytes = b"") -> str:
 
     ``sound`` is the file before it was damaged: zeros that it holds already are no lost sector.
     """
-    if path.is_dir():
-        return next((said for file in sorted(path.iterdir()) if (said := _picture(file.read_bytes()))), "")
     data = path.read_bytes()
     if data[:2] not in (b"II", b"MM"):
         return _dicom(path, spots) if data[128:132] == b"DICM" else _picture(data)
