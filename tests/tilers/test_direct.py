@@ -219,6 +219,24 @@ def test_two_thirds_of_the_tiles_refused_are_damage_and_no_habit(
             slide.read_region(TILE, 0, 0, TILE, TILE)
 
 
+@pytest.mark.parametrize(
+    ("tried", "decoding"), [(3, "directly, strictly: 0 of 3"), (4, "by OpenSlide; of 4 JPEG tiles")]
+)
+def test_so_few_tiles_that_are_all_refused_are_damage_and_no_habit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: int, decoding: str
+) -> None:
+    def refuses(*given: Any) -> Any:
+        raise ValueError("3 extraneous bytes before marker 0xd9")
+
+    monkeypatch.setattr(TiledLevel, "decode", refuses)
+    monkeypatch.setattr("tilers.readers.direct.CANDIDATES", tried)
+    with open_slide(write_svs(tmp_path / "a.svs", levels=1)) as slide:
+        assert slide.decoding.startswith(decoding)
+        if tried == 3:
+            with pytest.raises(SlideUnreadable):
+                slide.read_region(0, 0, 0, 50, 50)
+
+
 def test_what_is_no_jpeg_says_so(tmp_path: Path) -> None:
     with open_slide(write_svs(tmp_path / "a.svs", compression="deflate", photometric="rgb")) as slide:
         assert slide.decoding == "by OpenSlide; its tiles are compressed as DEFLATE, no 8-bit JPEG"

@@ -31,6 +31,7 @@ ON_GRID = 0.01  # px of the read level: nearer to its pixels OpenSlide's interpo
 PROBES = 4  # pieces of each level that are read both ways
 CANDIDATES = 32
 HABIT = 3  # times as many pieces refused as agreed
+FEWEST = 4  # pieces refused: fewer show no habit
 MAX_GREY, MEAN_GREY = 3, 0.5  # how far a probe may differ from OpenSlide
 
 
@@ -168,7 +169,8 @@ class DirectBackend(PieceBackend):
             sum(getattr(proof, name) for proof in proofs) for name in ("tried", "agreed", "refused")
         )
         why = next((proof.why for proof in proofs if proof.why), "")
-        if refused > HABIT * agreed or not agreed or not any(self._levels):
+        is_habit = refused >= FEWEST and refused > HABIT * agreed
+        if is_habit or not (agreed or refused) or not any(self._levels):
             if not tried:
                 raise SlideUnsupported("OpenSlide reads none of the JPEG tiles tried")
             text = f"of {tried} JPEG tiles tried, {tried - agreed} are not as OpenSlide shows them: {why}"
