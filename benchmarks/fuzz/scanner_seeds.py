@@ -31,6 +31,7 @@ def make_scanners(folder: Path, rgb: Pixels) -> None:
     write_leica(folder / "leica.scn", rgb)
     write_ndpi(folder / "hamamatsu.ndpi", rgb)
     write_ventana(folder / "ventana.bif", rgb)
+    write_huron(folder / "huron.tif", rgb)
 
 
 def _levels(rgb: Pixels) -> list[Pixels]:
@@ -72,6 +73,16 @@ def write_trestle(path: Path, rgb: Pixels, *, tile: int = TILE, mpp: float = 0.5
         for n, image in enumerate(_levels(rgb)):
             told = {"description": text, "software": "MedScan 1.0"} if n == 0 else {}
             writer.write(image, tile=(tile, tile), resolution=(mpp, mpp), **{**JPEG, **told, **how})
+    return path
+
+
+def write_huron(path: Path, rgb: Pixels, *, tile: int = TILE, mpp: float = 0.5, **how: Any) -> Path:
+    """Huron's TIFF, which OpenSlide reads as any other TIFF."""
+    resolution: dict[str, Any] = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path) as writer:
+        for n, image in enumerate(_levels(rgb)):
+            told = {"description": "Source = Bright Field"} if n == 0 else {"subfiletype": 1}
+            writer.write(image, tile=(tile, tile), **{**JPEG, **resolution, **told, **how})
     return path
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.fuzz.scanner_seeds import (
     LEICA_PLACE,
+    write_huron,
     write_leica,
     write_ndpi,
     write_philips,
@@ -33,6 +34,7 @@ WRITERS = {
     "ventana.bif": (write_ventana, 4),
     "leica.scn": (write_leica, 9),
     "hamamatsu.ndpi": (write_ndpi, 12),
+    "huron.tif": (write_huron, 9),
 }
 LEVELS_OF_OPENSLIDE = {"ventana.bif": "; 2 of 3 levels by OpenSlide (no tiles of their size are stored)"}
 Writer = Callable[..., Path]

@@ -82,9 +82,10 @@ FINDERS: dict[str, Finder] = {
     "trestle": scanner_levels,
     "ventana": scanner_levels,
     "hamamatsu": scanner_levels,
+    "generic-tiff": scanner_levels,
     "dicom": dicom_levels,
 }
-"""By OpenSlide's name of the vendor."""
+"""By OpenSlide's name of the vendor: none for Huron, Akoya, and a file that lost what its vendor is known by."""
 
 
 class Refused(SlideUnsupported):
