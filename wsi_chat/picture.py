@@ -42,10 +42,10 @@ class ArrayPicture(Image.Image):
         return cls(np.asarray(image))
 
     def load(self) -> Any:
-        """Pillow's own storage: every method of Pillow that needs it calls this first."""
+        """Pillow's own storage: every method of Pillow that needs it calls this first, on any thread."""
         if not self._loaded:
-            self._loaded = True
             self.im = Image.fromarray(self._pixels).im
+            self._loaded = True  # not before: another thread may look at any moment
         return super().load()
 
     @property

@@ -97,6 +97,17 @@ def test_sigterm_and_interrupts_are_meant_for_the_parent(trial: Trial, bad: Writ
         assert (trial.started, trial.tried) == (1, 2)
 
 
+def test_a_large_parent_is_not_taken_for_a_large_child() -> None:
+    """Linux hands on to a process the most memory that its parent had, as ru_maxrss: each slide got a process anew."""
+    ask = "from tilers.trial_child import _peak; print(_peak())"
+    parent = (
+        "import subprocess, sys; held = b'x' * 400_000_000; "
+        f"print(subprocess.run([sys.executable, '-c', {ask!r}], capture_output=True, text=True, check=True).stdout)"
+    )
+    said = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
+    assert 1_000_000 < int(said) < 400_000_000
+
+
 def test_one_process_serves_all_slides_and_each_is_tried_once(trial: Trial, bad: Write) -> None:
     paths = [bad("read", f"n{i}") for i in range(5)]
     for path in paths * 2:

@@ -190,3 +190,25 @@ def test_a_receiver_that_is_gone_is_an_oserror() -> None:
     theirs.close()
     with ours, pytest.raises(OSError):  # noqa: PT011, which one depends on how far it came
         send(ours, ArrayPicture(_pixels(5, 900, 700)))
+
+
+def test_threads_that_save_one_picture_at_once_all_save_it() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    wanted = io.BytesIO()
+    Image.fromarray(pixels).save(wanted, "PNG")
+    saved: list[bytes] = []
+
+    def save(picture: ArrayPicture, begin: threading.Barrier) -> None:
+        begin.wait()
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        saved.append(file.getvalue())
+
+    for _ in range(60):
+        picture, begin = ArrayPicture(pixels), threading.Barrier(6)
+        threads = [threading.Thread(target=save, args=(picture, begin)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert saved == [wanted.getvalue()] * 360

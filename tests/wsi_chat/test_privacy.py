@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pypdf
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
@@ -274,6 +274,7 @@ NAME = st.text(alphabet="aB-. ", min_size=2, max_size=6).map(str.strip).filter(l
 @settings(deadline=None)
 @given(st.dictionaries(NAME, st.sampled_from(["slide-1", "slide-2.svs", "a-B", "aa"]), max_size=5), st.lists(NAME))
 def test_no_name_is_left_and_hiding_twice_changes_nothing(real: dict[str, str], parts: list[str]) -> None:
+    assume(not set(real) & set(real.values()))  # a pseudonym that is a name too would itself be hidden
     names = Names("", hidden=hiding(real))
     text = names.hide(" | ".join(parts))
     shown = set(real.values())

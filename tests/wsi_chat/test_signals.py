@@ -162,6 +162,7 @@ def test_a_signal_that_was_held_comes_by_itself(tmp_path: Path, monkeypatch: pyt
             import heavy_three  # type: ignore[import-not-found]  # noqa: F401
 
             time.sleep(60)
+            raise AssertionError("the signal waited for the sleep to end")
 
     with pytest.raises(KeyboardInterrupt):
         run()

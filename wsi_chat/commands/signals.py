@@ -15,6 +15,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,7 +67,12 @@ def _must_wait(frame: FrameType | None) -> bool:
 
 def _look_again(number: int) -> None:
     time.sleep(LOOK_SECONDS)
-    if _held:  # else it was delivered meanwhile, and whoever handles signals now has nothing to do with it
+    if not _held:  # it was delivered meanwhile, and whoever handles signals now has nothing to do with it
+        return
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)  # unlike interrupt_main it ends a sleep, or a wait for a server
+    else:
         _thread.interrupt_main(signal.Signals(number))
 
 
