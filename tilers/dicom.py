@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from wsi_chat.errors import SlideUnsupported
@@ -27,6 +28,24 @@ def dicom_files(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         files = sorted(Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith("."))
     return [path for path in files[:MAX_FILES] if path.name != "DICOMDIR" and is_dicom(path)]
+
+
+def check_neighbours(path: Path) -> None:
+    """Refuse a DICOM file beside what is no file: OpenSlide opens all that lies in the folder, and waits at a pipe.
+
+    Raises:
+        SlideUnsupported: a named pipe, a socket or a device lies there.
+    """
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            try:
+                mode = entry.stat().st_mode
+            except OSError:
+                continue  # a link to nowhere, which cannot be opened either
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise SlideUnsupported(
+                    f"{entry.name} in its folder is no file, and OpenSlide would wait for it for ever"
+                )
 
 
 def series_uid(path: Path) -> str:

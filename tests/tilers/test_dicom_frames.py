@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -215,3 +216,17 @@ def test_no_frame_is_shown_in_the_place_of_another(
         for n, tile in enumerate(sound):
             with suppress(ValueError, OSError):
                 assert np.array_equal(hurt.decode(*divmod(n, COLUMNS)), tile)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_in_its_folder_is_named_and_not_waited_for(tmp_path: Path, template: Path) -> None:
+    """OpenSlide opens whatever lies beside a file of DICOM, and waited at the pipe for ever."""
+    path = write_dicom(tmp_path / "a.dcm", template, textured(256, 256))
+    os.mkfifo(tmp_path / "camera.svs")
+    for slide in (path, tmp_path):
+        with pytest.raises(SlideUnsupported, match=r"camera\.svs in its folder is no file"):
+            open_slide(slide, trial=False)
+    (tmp_path / "camera.svs").unlink()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with open_slide(path, trial=False) as slide:
+        assert slide.size == (256, 256)
