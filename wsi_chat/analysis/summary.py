@@ -31,6 +31,11 @@ SUMMARY_COLUMNS = (
 
 COUNT = "n_"
 
+LACKING = frozenset(
+    ("answers.none", "coverage.answers", "controls.unanswered", "adequacy.unanswered", "counts.missing")
+)  # fmt: skip
+"""Rules of `aggregators` that speak where tiles or answers are missing: only there can a rerun find anything else."""
+
 
 def row_of(report: Report) -> dict[str, Any]:
     """The row of a finished slide."""

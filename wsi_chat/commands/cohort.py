@@ -180,8 +180,11 @@ class Lines(Silent):
     def planned(self, total: int, settled: Sequence[SlideState]) -> None:
         self._total, self._done = total, len(settled)
         if settled:
-            failed = sum(state.status != "done" for state in settled)
-            also = f", {failed} of them failed (--retry-failed does those again)" if failed else ""
+            failed = sum(state.status == "failed" for state in settled)
+            lacking = sum(state.worth_repeating for state in settled) - failed
+            parts = [f"{failed} of them failed"] if failed else []
+            parts += [f"{lacking} of them indeterminate because of an error"] if lacking else []
+            also = f", {' and '.join(parts)} (--retry-failed does those again)" if parts else ""
             self._console.print(f"{len(settled)} of {total} slides were finished earlier{also}", markup=False)
         if self._bars is not None:
             self._all = self._bars.add_task("all slides", total=total, completed=self._done, rate="")
