@@ -21,7 +21,7 @@ from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_PARTIAL, say_json
+from wsi_chat.commands.console import EXIT_PARTIAL, one_line, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
 from wsi_chat.commands.signals import exit_code, signals_handled
@@ -193,7 +193,7 @@ class Lines(Silent):
         bars = self._bars
         if bars is None:
             return no_progress
-        task = bars.add_task(f"  {sample.file_name}"[:28], total=None, rate="")
+        task = bars.add_task(one_line(f"  {sample.file_name}")[:28], total=None, rate="")
         for other in bars.task_ids:  # the slide before is finished
             if other not in (task, self._all):
                 bars.remove_task(other)
