@@ -186,6 +186,22 @@ def test_a_failed_slide_is_exit_3_and_one_engine_serves_all(
     assert json.loads((out / "run.json").read_text())["config"]["limit"] == 8
 
 
+def test_a_rerun_counts_failed_slides_alone_and_retries_no_mere_sample(
+    cohort: Path, tmp_path: Path, scripted: list[ScriptedEngine]
+) -> None:
+    (tmp_path / "b.tiff").write_text("no slide")
+    command = ["cohort", str(cohort), "-o", str(tmp_path / "out"), *QUICK]
+    at = command.index("--coverage-floor")
+    del command[at : at + 2]
+    command[command.index("--limit") + 1] = "4"
+    first, second, third = (CliRunner().invoke(cli.app, [*command, *more]) for more in ([], [], ["--retry-failed"]))
+    assert "3 slides: 2 indeterminate, 1 failed" in first.stdout
+    assert "3 of 3 slides were finished earlier, 1 of them failed (--retry-failed does those again)\n" in second.stderr
+    assert "2 of 3 slides were finished earlier\n" in third.stderr
+    assert [line.split("  ")[1] for line in third.stderr.splitlines() if line.startswith("[")] == ["FAILED"]
+    assert third.exit_code == 3, "a sample is no examined slide, whether it is repeated or not"
+
+
 @pytest.mark.parametrize(
     ("text", "says"), [("wsi,mpp\na.tiff,1000\n", "'1000'"), ("name\na.tiff\n", "image_path"), ("", "empty")]
 )
@@ -332,3 +348,17 @@ def test_the_page_is_self_contained_escaped_and_sortable(tmp_path: Path) -> None
     rows = result.rows
     assert (rows[1]["manifest_score"], rows[1].get("score")) == ("7", None)  # the manifest's is not the model's
     assert rows[1]["site"] == "Lyon"
+
+
+@pytest.mark.parametrize(
+    ("status", "rules", "again"),
+    [
+        ("failed", "", True), ("done", "", False), ("done", "score.between", False),
+        ("indeterminate", "coverage.answers", True), ("indeterminate", "coverage.sampled; controls.unanswered", True),
+        ("indeterminate", "coverage.sampled", False), ("indeterminate", "scope; slide.scale", False),
+        ("indeterminate", "", True),
+    ],
+)  # fmt: skip
+def test_only_what_a_rerun_can_change_is_worth_repeating(status: Any, rules: str, *, again: bool) -> None:
+    state = SlideState(slide_id="s", sample_id="s", file="s.svs", status=status, row={"rules": rules})
+    assert state.worth_repeating == again

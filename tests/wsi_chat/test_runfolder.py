@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from wsi_chat.analysis.run_folder import RunFolder, SlideFolder, open_folder
 from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.analysis.summary import row_of_failure, write_summary
+from wsi_chat.app.source import read_summary
 from wsi_chat.errors import OutputError, SlideUnsupported
 
 
@@ -127,6 +129,20 @@ def test_text_that_a_spreadsheet_would_run_is_defused_and_numbers_are_not(tmp_pa
         (found,) = csv.DictReader(file)
     assert (found["file"], found["reason"]) == ("'=cmd|' /C calc'!A0.svs", "'@SUM(1)")
     assert (found["score"], found["error"]) == ("-0.5", "-")
+
+
+@pytest.mark.parametrize("slide", ["-dash-0123abcd", "--limit-0123abcd", "-1-0123abcd", "_cmd-0123abcd"])
+def test_a_slide_whose_id_begins_like_a_formula_keeps_one_row(tmp_path: Path, slide: str) -> None:
+    run = RunFolder(tmp_path)
+    write_summary(run, [{"slide_id": slide, "file": "=a.svs", "state": "queued", "label": "n"}])
+    write_summary(run, [{"slide_id": "other-1", "file": "b.svs", "state": "done"}])
+    write_summary(run, [{"slide_id": slide, "file": "=a.svs", "state": "done"}])
+    text = run.summary_path.read_text(encoding="utf-8-sig")
+    assert not re.search(r"^[-=]", text, re.M), "no cell is a formula"
+    rows = read_summary(tmp_path)
+    assert [(row["slide_id"], row["file"], row["state"]) for row in rows] == [
+        (slide, "=a.svs", "done"), ("other-1", "b.svs", "done"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"x" * 200_000])

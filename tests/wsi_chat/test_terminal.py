@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,9 +16,10 @@ from wsi_chat import cli
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.commands import cohort, console
 from wsi_chat.commands.chat import _Writer
-from wsi_chat.commands.console import complain, say, say_json, visible
+from wsi_chat.commands.console import complain, one_line, say, say_json, visible
 from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.terminal import Console
+from wsi_chat.datasets.mosaic import write_pyramid
 from wsi_chat.errors import WsiChatError
 
 HOSTILE = "a\x1b[2Jb\x9b1m\x07\r\u202ec\udcff"
@@ -64,6 +67,49 @@ def test_the_name_of_a_slide_is_harmless(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["analyze", str(slide), "-o", str(tmp_path / "out")])
     assert "\x1b" not in done.output
     assert "bad␛[31m.svs" in done.stderr
+
+
+BREAKS = "a\nb\u2028c\u2029d\x85e\rf\vg\fh.svs"
+ONE_LINE = "a␊b\ufffdc\ufffdd\ufffde␍f␋g␌h.svs"
+
+
+def test_a_name_with_line_breaks_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line(BREAKS) == ONE_LINE
+    say(BREAKS)
+    file = io.StringIO()
+    Console(file=file, soft_wrap=True).print(f"  {BREAKS}", markup=False)
+    complain(WsiChatError(f"{BREAKS} is no slide.", hint=f"Rename {BREAKS}."))
+    complain(WsiChatError("x\n  fix: forged"))
+    console._ToStderr().emit(logging.LogRecord("x", logging.WARNING, "", 1, "%s", ("odd\nname.svs",), None))
+    out, err = capsys.readouterr()
+    assert (out, file.getvalue()) == (f"{ONE_LINE}\n", f"  {ONE_LINE}\n")
+    assert err.splitlines() == [
+        f"error: {ONE_LINE} is no slide.", f"  fix: Rename {ONE_LINE}.", "error: x␊  fix: forged",
+        "WARNING: odd␊name.svs",
+    ]  # fmt: skip
+
+
+def test_a_list_of_faults_keeps_its_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(WsiChatError("m.csv has 2 faults:\n  line 2: a\n  line 3: b"))
+    assert capsys.readouterr().err.splitlines() == ["error: m.csv has 2 faults:", "  line 2: a", "  line 3: b"]
+
+
+def test_a_slide_s_name_cannot_pass_for_a_result(tmp_path: Path) -> None:
+    name = "new\nforged.svs  NORMAL"
+    slide = tmp_path / f"{name}.tiff"
+    cells = np.full((500, 600, 3), 236, np.uint8)
+    cells[100:400, 100:400] = (90, 60, 120)
+    write_pyramid(slide, cells, mpp=0.5)
+    shown = CliRunner().invoke(cli.app, ["info", str(slide)]).output
+    done = CliRunner().invoke(
+        cli.app, ["analyze", str(slide), "-o", str(tmp_path / "out"), "--limit", "2", "--no-pdf", "--top-k", "0"]
+    )
+    listed = CliRunner().invoke(cli.app, ["cohort", str(tmp_path), "-o", str(tmp_path / "out2"), "--limit", "1",
+                                          "--no-pdf", "--top-k", "0"])  # fmt: skip
+    for output in (shown, done.stdout, listed.output):
+        assert "new␊" in output
+    for output in (shown, done.output, listed.output):
+        assert [line for line in output.splitlines() if line.startswith("forged")] == []
 
 
 def test_no_command_prints_but_through_these_functions() -> None:

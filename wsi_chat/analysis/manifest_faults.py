@@ -42,7 +42,9 @@ class Faults:
         found = [error for _, error in sorted(self._found, key=lambda fault: fault[0])]
         if len(found) == 1:
             raise found[0]
-        listed = [f"  {error.message.removeprefix(f'{self._name}, ')}" for error in found[:SHOWN]]
+        # each is one line of the list, whatever a name in it holds
+        told = [error.message.removeprefix(f"{self._name}, ").replace("\n", "␊") for error in found[:SHOWN]]
+        listed = [f"  {message}" for message in told]
         if len(found) > SHOWN:
             listed.append(f"  and {len(found) - SHOWN} more.")
         hints = dict.fromkeys(error.hint for error in found[:SHOWN] if error.hint)

@@ -31,6 +31,11 @@ SUMMARY_COLUMNS = (
 
 COUNT = "n_"
 
+LACKING = frozenset(
+    ("answers.none", "coverage.answers", "controls.unanswered", "adequacy.unanswered", "counts.missing")
+)  # fmt: skip
+"""Rules of `aggregators` that speak where tiles or answers are missing: only there can a rerun find anything else."""
+
 
 def row_of(report: Report) -> dict[str, Any]:
     """The row of a finished slide."""
@@ -140,7 +145,9 @@ def _earlier(path: Path) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows: dict[str, Mapping[str, Any]] = {row["slide_id"]: row for row in reader if row.get("slide_id")}
+            rows: dict[str, Mapping[str, Any]] = {
+                (key := fused(row["slide_id"])): {**row, "slide_id": key} for row in reader if row.get("slide_id")
+            }
             return [name for name in reader.fieldnames or () if name], rows
     except (UnicodeDecodeError, csv.Error) as error:
         log.warning("%s is damaged (%s); moved to %s, and begun anew", path, error, set_aside(path).name)
@@ -159,3 +166,11 @@ def defused(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def fused(text: str) -> str:
+    """The text that `defused` made this of: a slide whose id begins with ``-`` is known again by its id.
+
+    No id begins with an apostrophe itself (`slide_ids`), and so none is taken for another's.
+    """
+    return text[1:] if text.startswith("'") and defused(text[1:]) == text else text

@@ -16,6 +16,7 @@ from tilers.remote import STORE_MARKS, RemotePath, slide_path
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder
 from wsi_chat.analysis.slide_ids import slide_id
+from wsi_chat.analysis.summary import fused
 from wsi_chat.errors import SettingError, SlideNotFound, WsiChatError
 
 DOCUMENTS = ("report.pdf", "report.html", "report.json", "findings.geojson", "findings.csv", "summary.csv")
@@ -131,7 +132,7 @@ def read_summary(root: Path) -> list[dict[str, str]]:
     """The rows of summary.csv; none where it is missing or damaged."""
     try:
         with RunFolder(root).summary_path.open(encoding="utf-8-sig", newline="") as file:
-            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+            return [{key: fused(value or "") for key, value in row.items() if key} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 

@@ -60,7 +60,7 @@ class Book:
             again, and summary.csv and index.html hold these slides and no others. Otherwise the slides were named one
             by one, are all done (known answers are not asked again) but for those in ``standing``, and join those of
             earlier runs in summary.csv.
-        retry_failed: with ``whole``, do failed slides again.
+        retry_failed: with ``whole``, do failed slides again, and those that lack tiles or answers.
         standing: slide id -> how it ended in an earlier run, of slides that were named and of which that still holds.
     """
 

@@ -172,7 +172,7 @@ def analyze_cohort(
         engine: an engine that is loaded already (one for all slides), or a function that loads one: each Ray worker
             calls it for its own. A name (``transformers``) is the setting; None loads the one that the settings name.
         config: a YAML file of settings. ``environ``: an environment to look for ``WSI_CHAT_*`` in.
-        retry_failed: do failed slides, and those indeterminate by error, again though their files are the same.
+        retry_failed: do failed slides, and those that lack tiles or answers, again though their files are the same.
         executor: ``local``, or ``ray``: see `wsi_chat.cohort.on_ray`.
         actors, ray_address: Ray workers (default: one per GPU) and the cluster (default: one on this machine).
         ahead: slides that are opened, planned and begun to be read while another is asked about (local only).

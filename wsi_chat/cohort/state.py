@@ -24,6 +24,7 @@ from wsi_chat.analysis.provenance import config_of, system_stamp, versions
 from wsi_chat.analysis.pseudonyms import names_of
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
+from wsi_chat.analysis.summary import LACKING
 from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import write_text
 from wsi_chat.errors import OutputError, SlideError, WsiChatError, as_utf8
@@ -44,10 +45,10 @@ Status = Literal["queued", "running", "done", "failed", "indeterminate"]
 class SlideState(Record):
     """One slide's ``state.json``.
 
-    ``status`` is ``indeterminate`` where the slide was finished without a verdict because tiles or answers failed (a
-    verdict that is in doubt for other reasons is ``done``). ``stamp`` is the file's (bytes, mtime in ns) when it was
-    last looked at, None where it was not there. ``row`` is what summary.csv says of it;
-    ``unwritten`` names documents that were asked for and could not be made, ``documents`` those that were written.
+    ``status`` is ``indeterminate`` where the slide was finished without a verdict because of the run, as
+    `indeterminate_by_error` says (a verdict that is in doubt for other reasons is ``done``). ``stamp`` is the file's
+    (bytes, mtime in ns) when it was last looked at, None where it was not there. ``row`` is what summary.csv says of
+    it; ``unwritten`` names documents that were asked for and could not be made, ``documents`` those that were written.
     """
 
     slide_id: str
@@ -78,6 +79,15 @@ class SlideState(Record):
     @property
     def finished(self) -> bool:
         return self.status in ("done", "failed", "indeterminate")
+
+    @property
+    def worth_repeating(self) -> bool:
+        """Whether it failed, or lacks tiles or answers that a rerun tries again. A sample stays a sample.
+
+        A row of an earlier version names no rules: there every slide that is indeterminate because of the run.
+        """
+        rules = {rule.strip() for rule in str(self.row.get("rules") or "").split(";")} - {""}
+        return self.status == "failed" or (self.status == "indeterminate" and (not rules or bool(rules & LACKING)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +201,15 @@ def settled(job: Job, run: RunFolder, *, retry_failed: bool) -> SlideState | Non
     """The state of a slide that need not be done again; None where it must.
 
     Done slides stay done while settings and scan are the same; a scan that is not there now is not held against
-    its result. Failed ones stay failed while the file has not changed, unless ``retry_failed``.
+    its result. Failed ones stay failed while the file has not changed, unless ``retry_failed``, which also has slides
+    done again that lack tiles or answers.
     """
     if job.settings.overwrite:
         return None
     state = read_state(run, job.slide_id)
     if state is None or not state.finished or state.key != job.key:
         return None
-    if state.status != "done" and retry_failed:
+    if retry_failed and state.worth_repeating:
         return None
     now = stamp_of(job.sample.path)
     if state.status == "failed":

@@ -11,7 +11,7 @@ import typer
 from tilers.remote import slide_path
 from wsi_chat.asking.ask import as_region, ask_with
 from wsi_chat.asking.result import AskResult
-from wsi_chat.commands.console import say, say_json
+from wsi_chat.commands.console import say, say_json, say_lines
 from wsi_chat.commands.options import ENGINE, Json, with_settings
 from wsi_chat.engines.model import Model
 from wsi_chat.settings import resolve
@@ -85,7 +85,7 @@ def tell(result: AskResult) -> None:
     say(f"task: {result.task} ({result.task_reason})", err=True)
     for note in result.notes:
         say(f"note: {note}", err=True)
-    say(result.answer or "no usable answer")
+    say_lines(result.answer or "no usable answer")
     if result.probabilities:
         width = max(map(len, result.probabilities))
         for option, p in result.probabilities.items():

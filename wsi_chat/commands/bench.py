@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wsi_chat.bench.measure import TILES, measure
 from wsi_chat.bench.result import Bench
-from wsi_chat.commands.console import show
+from wsi_chat.commands.console import one_line, show
 from wsi_chat.commands.options import ENGINE, Json, Quiet, with_settings
 from wsi_chat.commands.progress import bar
 from wsi_chat.engines.model import Model
@@ -84,4 +84,6 @@ def render(found: Bench) -> Group:
         for stage in found.stages
     ]
     lines = [f"- {line}" for line in found.advice] or ["- Nothing stands out."]
-    return Group(Text(head), table, Text(end), *map(Text, changed), Text("what to change:"), *map(Text, lines))
+    return Group(
+        Text(one_line(head)), table, Text(end), *map(Text, changed), Text("what to change:"), *map(Text, lines)
+    )

@@ -21,7 +21,7 @@ from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_PARTIAL, say_json
+from wsi_chat.commands.console import EXIT_PARTIAL, one_line, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
 from wsi_chat.commands.signals import exit_code, signals_handled
@@ -180,8 +180,11 @@ class Lines(Silent):
     def planned(self, total: int, settled: Sequence[SlideState]) -> None:
         self._total, self._done = total, len(settled)
         if settled:
-            failed = sum(state.status != "done" for state in settled)
-            also = f", {failed} of them failed (--retry-failed does those again)" if failed else ""
+            failed = sum(state.status == "failed" for state in settled)
+            lacking = sum(state.worth_repeating for state in settled) - failed
+            parts = [f"{failed} of them failed"] if failed else []
+            parts += [f"{lacking} of them indeterminate because of an error"] if lacking else []
+            also = f", {' and '.join(parts)} (--retry-failed does those again)" if parts else ""
             self._console.print(f"{len(settled)} of {total} slides were finished earlier{also}", markup=False)
         if self._bars is not None:
             self._all = self._bars.add_task("all slides", total=total, completed=self._done, rate="")
@@ -190,7 +193,7 @@ class Lines(Silent):
         bars = self._bars
         if bars is None:
             return no_progress
-        task = bars.add_task(f"  {sample.file_name}"[:28], total=None, rate="")
+        task = bars.add_task(one_line(f"  {sample.file_name}")[:28], total=None, rate="")
         for other in bars.task_ids:  # the slide before is finished
             if other not in (task, self._all):
                 bars.remove_task(other)

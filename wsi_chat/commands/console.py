@@ -17,8 +17,12 @@ log = logging.getLogger(__name__)
 EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL = 1, 2, 3
 
 
-# what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, bidirectional controls
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, separators of lines and
+# paragraphs, bidirectional controls
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# a line feed but for those before a list's own lines, which are indented as no result is
+_BREAK = re.compile("\n(?!  (?!fix:))")
 
 
 def visible(text: str) -> str:
@@ -31,9 +35,24 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(symbol, text)
 
 
+def one_line(text: str) -> str:
+    """As `visible`, and a line feed is ``␊`` too: a name with one in it cannot pass for a line of ours."""
+    return visible(text).replace("\n", "␊")
+
+
 def say(text: str = "", *, err: bool = False) -> None:
     """One line on stdout or stderr; text of unknown origin cannot steer the terminal."""
-    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+    print(one_line(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_lines(text: str) -> None:
+    """Text on stdout whose line breaks are part of it, as a model's answer."""
+    print(visible(text), flush=True)
+
+
+def _say_error(text: str) -> None:
+    """A message on stderr: one line, or one and the indented lines of its list."""
+    print(visible(_BREAK.sub("␊", text)), file=sys.stderr, flush=True)
 
 
 def say_json(payload: Any, *, indent: int | None = 2) -> None:
@@ -51,7 +70,7 @@ class _ToStderr(logging.Handler):
     """A line for each record, without its traceback, which is for run.log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname}: {record.getMessage()}", err=True)
+        _say_error(f"{record.levelname}: {record.getMessage()}")
 
 
 class _Waiting(logging.Handler):
@@ -70,7 +89,7 @@ _stderr.addFilter(lambda record: not getattr(record, "printed", False))
 
 def complain(error: WsiChatError) -> None:
     """One error on stderr: what is wrong, then the way out."""
-    say(f"error: {error.message}", err=True)
+    _say_error(f"error: {error.message}")
     if error.hint:
         say(f"  fix: {error.hint}", err=True)
     log.error("%s", error, exc_info=error, extra={"printed": True})

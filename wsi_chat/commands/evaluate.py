@@ -50,4 +50,5 @@ def evaluate(
     if not console.is_terminal:
         console.width = 200
     console.print(render(result))
-    say(f"{folder / 'evaluation.json'}\n{folder / 'evaluation.png'}")
+    for name in ("evaluation.json", "evaluation.png"):
+        say(str(folder / name))

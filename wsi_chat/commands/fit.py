@@ -157,7 +157,8 @@ def run_fit(
     if as_json:
         say_json(_summary(fitted, path))
     else:
-        say("\n".join(_lines(fitted, path)))
+        for line in _lines(fitted, path):
+            say(line)
 
 
 def _summary(fitted: Fit, path: Path) -> dict[str, object]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from tilers import open_slide
 from tilers.remote import slide_path
 from wsi_chat.analysis.slide_ids import slide_id
-from wsi_chat.commands.console import show
+from wsi_chat.commands.console import one_line, show
 from wsi_chat.commands.options import Json, with_settings
 from wsi_chat.settings import resolve
 
@@ -78,5 +78,5 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(one_line(value)))
     return table

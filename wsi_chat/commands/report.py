@@ -69,7 +69,8 @@ def report(
     if json_:
         say_json(payload)
     else:
-        say("\n".join(lines))
+        for line in lines:
+            say(line)
     raise typer.Exit(code)
 
 

@@ -49,7 +49,8 @@ def settings(
     With --config, or with WSI_CHAT_* variables set, the values in effect and where each comes from.
     """
     if markdown:
-        say("\n".join(markdown_lines()))
+        for line in markdown_lines():
+            say(line)
         return
     effective, origin = resolve({}, config=config, environ=os.environ)
     values = effective.model_dump(mode="json")

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsi_chat.commands.console import EXIT_USAGE, show
+from wsi_chat.commands.console import EXIT_USAGE, one_line, show
 from wsi_chat.errors import SettingError
 from wsi_chat.names import from_home
 from wsi_chat.terminology import Category, Minimum, Problem, System, check_file, load_system
@@ -99,15 +99,15 @@ def _check(path: Path) -> Description:
         "warnings": warnings,
     }
     if system is None:
-        lines = [Text(f"{path}: {len(found)} problem{'' if len(found) == 1 else 's'}", style="bold red")]
+        lines = [Text(f"{one_line(str(path))}: {len(found)} problem{'' if len(found) == 1 else 's'}", style="bold red")]
         lines += [_problem(problem) for problem in found]
         return Description(payload, Group(*lines), ok=False)
     summary = (
-        f"{path}: {system.name}, version {system.version}: {len(system.labels)} labels,"
+        f"{one_line(str(path))}: {system.name}, version {system.version}: {len(system.labels)} labels,"
         f" {len(system.categories)} categories, {len(system.prohibitions)} prohibitions"
     )
     lines = [Text.assemble(("ok    ", "green"), summary), *(Text(f"note  {line}", style="yellow") for line in warnings)]
-    lines.append(Text(f"      use it: wsi-chat analyze SLIDE --specimen {path}", style="dim"))
+    lines.append(Text(f"      use it: wsi-chat analyze SLIDE --specimen {one_line(str(path))}", style="dim"))
     return Description(payload, Group(*lines))
 
 

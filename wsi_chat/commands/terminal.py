@@ -1,18 +1,24 @@
-"""A rich console on which control characters are symbols; see `wsi_chat.commands.console.visible`."""
+"""A rich console with symbols for control characters; see `visible` and `one_line` in `wsi_chat.commands.console`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from wsi_chat.commands.console import visible
+from wsi_chat.commands.console import one_line, visible
 
 
 class Console(rich.console.Console):
     """As rich's, for text of unknown origin: a file's name or a model's answer cannot steer the terminal."""
+
+    def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
+        """As rich's. Text without markup may come from anywhere, and is one line whatever it holds."""
+        plain = (one_line(item) if markup is False and isinstance(item, str) else item for item in objects)
+        super().print(*plain, markup=markup, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """What `rich` renders, with every control character in its text shown."""

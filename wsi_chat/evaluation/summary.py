@@ -28,7 +28,8 @@ def render(result: Evaluation) -> Group:
     """Tables of every part that the file has."""
     counts = result.counts
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.by_kind.items())
-    head = Text(f"{result.file}: {counted(counts.rows, 'row')} on {counted(result.images, 'image')}: {kinds}")
+    file = str(result.file).replace("\n", "␊")
+    head = Text(f"{file}: {counted(counts.rows, 'row')} on {counted(result.images, 'image')}: {kinds}")
     became = Text(
         f"{counts.truncated} cut off, {counts.failed} failed, {counts.refused} refused by the model, "
         f"{counts.unparsed} unparsed (all counted as they are); left out: {counts.unscored} that cannot be scored, "
