@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import wsi_chat
+from reports import FontMissing, chinese_font
 from wsi_chat.analysis.result import SlideResult
+from wsi_chat.commands import doctor
 from wsi_chat.commands.analyze import _tell
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.schema import Query
@@ -62,3 +64,39 @@ def test_dicom_objects_that_were_asked_for_and_lack_highdicom_are_an_error(
     assert result.unwritten == ("dicom: DICOM objects need highdicom, which is not installed.",)
     assert result.notes == ()
     assert len([line for line in errors(caplog) if "highdicom" in line]) == 1
+
+
+@pytest.fixture
+def no_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WSI_CHAT_FONT_PATH", raising=False)
+    monkeypatch.setattr("reports.fonts.PACKAGE", "no_such_package")
+    monkeypatch.setattr("reports.fonts.folders", list)
+
+
+@pytest.mark.usefixtures("no_font")
+def test_a_font_that_is_missing_is_explained_once(
+    small_slide: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = analyzed(small_slide, tmp_path / "out", language="zh", format="pdf,html", limit=2)
+    (said,) = [line for line in errors(caplog) if "font" in line]
+    assert "pip install 'wsi-chat[cjk]'" in said
+    assert result.unwritten == ("pdf: no font has Chinese characters.",)
+    assert not result.files.pdf_path.exists()
+    assert result.files.html_path.exists()
+
+
+@pytest.mark.usefixtures("no_font")
+def test_doctor_warns_where_no_font_has_chinese() -> None:
+    (found,) = [check for check in doctor.examine() if check.name == "font for Chinese"]
+    assert found.state == "WARN"
+    assert "--language zh" in found.seen
+    assert "wsi-chat[cjk]" in found.fix
+
+
+def test_doctor_names_the_font_that_a_report_would_use() -> None:
+    try:
+        font = chinese_font()
+    except FontMissing:
+        pytest.skip("no font here has Chinese characters")
+    (found,) = [check for check in doctor.examine() if check.name == "font for Chinese"]
+    assert (found.state, found.seen) == ("PASS", font.name)

@@ -157,7 +157,9 @@ def _apart(name: Format, step: Step, unwritten: Unwritten, *, asked: bool) -> St
     def run() -> None:
         try:
             step()
-        except (FontMissing, DicomUnavailable) as error:
+        except FontMissing:  # `missing_font` has said why, and the way out
+            unwritten.lines.append(f"{name}: no font has Chinese characters.")
+        except DicomUnavailable as error:
             if isinstance(error, HighdicomMissing) and not asked:
                 log.info("%s: %s", name, error)
                 unwritten.notes.append(str(error))
