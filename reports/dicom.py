@@ -52,6 +52,13 @@ class DicomUnavailable(OutputError):
     """No DICOM object can be made: highdicom is not installed, or the slide is not a DICOM whole-slide image."""
 
 
+class HighdicomMissing(DicomUnavailable):
+    """The library that makes DICOM objects is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("DICOM objects need highdicom, which is not installed.", hint="pip install 'wsi-chat[dicom]'.")
+
+
 def write_dicom(report: Report, folder: Path | str, *, source: Path | str) -> list[Path]:
     """Write ``report-sr.dcm`` and, where there are findings, ``annotations.dcm``.
 
@@ -65,9 +72,7 @@ def write_dicom(report: Report, folder: Path | str, *, source: Path | str) -> li
     try:
         import highdicom  # noqa: F401
     except ImportError as error:
-        raise DicomUnavailable(
-            "DICOM objects need highdicom, which is not installed.", hint="pip install 'wsi-chat[dicom]'."
-        ) from error
+        raise HighdicomMissing from error
     image = _with_identifiers(find_level0(Path(source), report))
     if report.provenance.config.get("pseudonymize"):
         image = _under_pseudonym(image, report.slide.id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 ENV_PREFIX = "WSI_CHAT_"
 
@@ -53,6 +53,22 @@ def setting(
         "condition": condition and affects == "answers", "flags": flags,
     }  # fmt: skip
     return Field(default, description=description, json_schema_extra=about, **limits)
+
+
+class Strict(BaseModel):
+    """A settings model in which yes and no are no numbers: pydantic reads ``limit: true`` of a YAML file as 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        wanted = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and wanted & {int, float} and bool not in wanted:
+            written = "true" if value else "false"
+            raise ValueError(
+                f"Write a number, or leave the setting out: {written} (also written yes, no, on or off) is none"
+            )
+        return value
 
 
 @dataclass(frozen=True, slots=True)

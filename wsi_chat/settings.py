@@ -12,11 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from wsi_chat.address import check_address
 from wsi_chat.bounded import load_yaml
-from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, declared_in, setting
+from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, Strict, declared_in, setting
 from wsi_chat.errors import DocumentError, SettingError
 from wsi_chat.schema import Language
 
@@ -34,7 +34,7 @@ TOP_K = 24
 _SWITCHED = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class Settings(BaseModel):
+class Settings(Strict):
     """Everything that a user may set for a run. Units: µm/px for mpp, pixels for tile_px."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

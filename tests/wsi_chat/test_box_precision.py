@@ -58,6 +58,13 @@ def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
         read_box_precision(str(tmp_path / "gone.json"))
 
 
+def test_a_yes_in_a_file_is_no_precision(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text('{"grounding": {"by_class": {"HSIL": {"found": 3, "precision": {"value": true}}}}}')
+    with pytest.raises(SettingError, match=r"scores\.json.*the precision of hsil is True, not a number"):
+        read_box_precision(str(path))
+
+
 def says(query: Query) -> str | dict[str, float]:
     if query.task == "screen":
         return {query.choices[0]: 0.05, query.choices[1]: 0.95}

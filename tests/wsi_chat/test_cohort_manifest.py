@@ -56,6 +56,40 @@ def test_names_in_another_script_are_read_in_the_encodings_of_spreadsheets(tmp_p
     assert (sample.path.name, sample.label) == ("宫颈涂片.svs", "正常")
 
 
+@pytest.mark.parametrize(
+    ("patient", "encoding"),
+    [("Léon", "cp1252"), ("Björn Günther", "latin-1"), ("créée", "latin-1"), ("иванов", "cp1251")],
+)
+def test_names_that_could_be_in_two_encodings_are_not_guessed(tmp_path: Path, patient: str, encoding: str) -> None:
+    """``Léon`` became ``L閛n``, with a warning."""
+    (tmp_path / "x.svs").write_bytes(b"")
+    path = write(tmp_path, f"image_path,patient\nx.svs,{patient}\n", encoding)
+    with pytest.raises(SettingError) as raised:
+        read_manifest(path)
+    seen = patient.split()[0].encode(encoding)
+    western, chinese = seen.decode("cp1252"), seen.decode("gb18030")
+    assert raised.value.message.startswith("manifest.csv, line 2: not UTF-8 text")
+    assert f"{western!r} if it is cp1252, {chinese!r} if it is gb18030" in raised.value.message
+    assert "Save it as UTF-8" in raised.value.hint
+
+
+@pytest.mark.parametrize("label", ["正常", "未见上皮内病变", "朱镕基", "高级别鳞状上皮内病变（HSIL）"])
+def test_text_that_is_clearly_chinese_is_read_beside_plain_names(tmp_path: Path, label: str) -> None:
+    (tmp_path / "x.svs").write_bytes(b"")
+    (sample,) = read_manifest(write(tmp_path, f"image_path,label\nx.svs,{label}\n", "gb18030"))
+    assert sample.label == label
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("Léon", "cp1252"), ("Mariëlle", "latin-1"), ("珺", "gb18030")])
+def test_a_slide_that_is_there_by_its_name_tells_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+    for there in (f"{name}.svs", "x.svs"):
+        (tmp_path / there).write_bytes(b"")
+    text = f"image_path,patient\nx.svs,{name}\n{name}.svs,{name} 2\n"
+    samples = read_manifest(write(tmp_path, text, encoding))
+    assert [sample.path.name for sample in samples] == ["x.svs", f"{name}.svs"]
+    assert [sample.patient for sample in samples] == [name, f"{name} 2"]
+
+
 def test_text_that_is_in_no_encoding_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_bytes(b"image_path\nfirst.svs\n\xff\x80\xfe.svs\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,40 @@ def test_models_exits_with_1_where_a_folder_holds_none(tmp_path: Path) -> None:
         assert [one["state"] == "ready" for one in json.loads(done.stdout)] == [True, False]
     (tmp_path / "config.json").write_text("[" * 5000)
     assert run("models", str(tmp_path)).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sums", "says"),
+    [
+        ("model.safetensors", True, "cut off"),
+        ("tokenizer.json", False, "is no tokenizer"),
+        ("tokenizer.json", True, "not as it was exported"),
+        ("manifest.json", True, "not as it was exported"),
+        ("SHA256SUMS", True, "not as it was exported"),
+        ("preprocessor_config.json", False, "lacks preprocessor_config.json"),
+    ],
+)
+def test_models_calls_nothing_ready_that_loading_refuses(tmp_path: Path, name: str, sums: bool, says: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(embedded_checkpoint(), folder)
+    if not sums:
+        (folder / "SHA256SUMS").unlink()
+    path = folder / name
+    if name == "model.safetensors":
+        with path.open("r+b") as file:
+            file.truncate(2**20)
+    elif name == "preprocessor_config.json":
+        path.unlink()
+    elif name == "SHA256SUMS":
+        path.write_text("".join("0" * 64 + line[64:] for line in path.read_text().splitlines(keepends=True)))
+    else:
+        path.write_bytes(path.read_bytes() + b" " if name == "manifest.json" else path.read_bytes()[:-2])
+    done = run("models", str(folder), "--json")
+    embedded, copied = json.loads(done.stdout)
+    assert (done.exit_code, embedded["state"]) == (1, "ready")
+    assert says in copied["state"]
+    assert name in copied["state"] or name == "SHA256SUMS"
+    assert (copied["architecture"], copied["dialect"]) == (embedded["architecture"], embedded["dialect"])
 
 
 def test_doctor_makes_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -54,6 +55,28 @@ def test_a_value_that_cannot_be_used_is_named_with_where_it_came_from(
     assert seen in raised.value.message
     assert raised.value.hint
     assert raised.value.exit_code == 2
+
+
+NUMBERS = [name for name, one in declared().items() if {int, float} & {one.annotation, *get_args(one.annotation)}]
+
+
+@pytest.mark.parametrize("written", ["true", "no"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_yes_or_no_is_no_number(tmp_path: Path, name: str, written: str) -> None:
+    config = tmp_path / "bool.yaml"
+    config.write_text(f"{name}: {written}\n")
+    with pytest.raises(SettingError) as raised:
+        resolve({}, config=config)
+    assert f"{name} in file {config}: {written == 'true'} is not a valid value" in raised.value.message
+    assert raised.value.hint.startswith("Write a number")
+
+
+def test_a_yes_or_no_of_a_switch_stays_one(tmp_path: Path) -> None:
+    assert {"limit", "mpp", "threshold", "top_k"} <= set(NUMBERS)
+    config = tmp_path / "bool.yaml"
+    config.write_text("exhaustive: true\ncontrols: no\nmask: no\nlimit: 3\n")
+    settings, _ = resolve({}, config=config)
+    assert (settings.exhaustive, settings.controls, settings.mask, settings.limit) == (True, False, "off", 3)
 
 
 @pytest.mark.parametrize(

@@ -389,3 +389,11 @@ def test_a_dialect_of_the_users_own_is_trained_in_its_own_coordinates(tmp_path: 
     said = translator.exchange("Locate all hsil.", "hsil 1 is located at <region>0 0 256 512</region>.", frames)
     assert json.loads(said.answer) == [{"bbox_2d": [0, 0, 500, 1000], "label": "HSIL cell"}]
     assert '"HSIL cell"' in said.question
+
+
+@pytest.mark.parametrize("name", ["lr", "steps", "epochs", "batch_size"])
+def test_a_yes_is_no_number_of_a_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')}: True cannot be used") as raised:
+        settings_of(datasets=("a",), out=tmp_path, **{name: True})
+    assert raised.value.hint.startswith("Write a number")
+    assert settings_of(datasets=("a",), out=tmp_path, vision=True).vision is True

@@ -60,8 +60,10 @@ def _of_evaluation(path: Path) -> dict[str, float]:
     try:
         content: Any = load_json(path)
         classes = content["grounding"]["by_class"]
-        found = {str(name).lower(): float(score["precision"]["value"]) for name, score in classes.items()
-                 if score["found"]}  # fmt: skip
+        given = {str(name).lower(): score["precision"]["value"] for name, score in classes.items() if score["found"]}
+        if odd := [name for name, value in given.items() if isinstance(value, bool)]:
+            raise TypeError(f"the precision of {odd[0]} is {given[odd[0]]}, not a number")
+        found = {name: float(value) for name, value in given.items()}
     except DocumentError as error:
         raise SettingError(f"--box-precision {error.message}", hint=HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,6 +9,7 @@ there is not the manifest's business: a missing one is one failed slide.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import logging
@@ -21,6 +22,7 @@ from pathlib import Path, PureWindowsPath
 
 from tilers.listing import LISTING
 from tilers.remote import RemotePath, slide_path
+from wsi_chat.analysis.manifest_encoding import refuse_to_guess
 from wsi_chat.analysis.manifest_faults import Faults
 from wsi_chat.analysis.run_folder import RUN_HINT
 from wsi_chat.analysis.slide_ids import known_suffix, slide_id, specimen_folder
@@ -200,18 +202,35 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-    for encoding in LEGACY_ENCODINGS:
-        try:
-            text = data.decode(encoding)
-            if any(_resolve(path, row["image_path"]).exists() for _, row in _rows(path, text, Faults(path.name))):
-                log.warning("%s is not UTF-8; read as %s, under which its slides are found", path.name, encoding)
-                return text
-        except (UnicodeDecodeError, SettingError, OSError, ValueError):
-            continue
+    readings = {encoding: found for encoding in LEGACY_ENCODINGS if (found := _found(path, data, encoding)) is not None}
+    # a slide whose own name is not ASCII is there under the right encoding alone; others are there under any
+    named = [encoding for encoding, found in readings.items() if not "".join(found).isascii()]
+    for encoding in named or [encoding for encoding, found in readings.items() if found]:
+        if not named and encoding == "gb18030":
+            refuse_to_guess(path.name, data, [other for other in readings if other != encoding])
+        log.warning("%s is not UTF-8; read as %s, under which its slides are found", path.name, encoding)
+        return data.decode(encoding)
     raise SettingError(
         f"{path.name}, line {line}: not UTF-8 text, nor an older encoding under which its slides are found.",
         hint="Save the manifest as 'CSV UTF-8'.",
     )
+
+
+def _found(path: Path, data: bytes, encoding: str) -> list[str] | None:
+    """Slides that are there, as the manifest names them in this encoding; None where its bytes are not in that."""
+    try:
+        rows = _rows(path, data.decode(encoding), Faults(path.name))
+    except (UnicodeDecodeError, SettingError):
+        return None
+    found = []
+    for _, row in rows:
+        with contextlib.suppress(SettingError, OSError, ValueError):
+            slide = _resolve(path, row["image_path"])
+            if not isinstance(slide, RemotePath) and slide.exists():
+                found.append(row["image_path"])
+                if not row["image_path"].isascii():
+                    break  # that tells the encoding
+    return found
 
 
 def _decoded(path: Path, data: bytes, encoding: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,15 @@ log = logging.getLogger(__name__)
 Step = Callable[[], object]
 
 
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """What of one slide could not be written, a line each: ``lines`` of documents that were asked for, or that every
+    install writes; ``notes`` of those that nobody asked for and an extra would write."""
+
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
 def missing_font(settings: Settings) -> Remark | None:
     """Why report.pdf cannot be written in the settings' language; None where it can. Says so at once, as an error.
 
@@ -47,11 +57,11 @@ def missing_font(settings: Settings) -> Remark | None:
     return None
 
 
-def write_documents(judged: Judged) -> tuple[str, ...]:
+def write_documents(judged: Judged) -> Unwritten:
     """Write everything that the run folder holds for one slide; report.json is the last, so it marks completion.
 
     Returns:
-        What was asked for and could not be written, a line each.
+        What could not be written.
     """
     import reports
 
@@ -61,7 +71,7 @@ def write_documents(judged: Judged) -> tuple[str, ...]:
     words = reports.Words(report.language, prepared.system)
     outline = [prepared.foreground.deposit.ring] if prepared.foreground.deposit else []
     colors = {label.code: label.color for label in prepared.system.labels}
-    unwritten: list[str] = []
+    unwritten = Unwritten()
     steps: list[Step] = [
         lambda: reports.write_geojson(report, tiles, folder.findings_path, colors=colors),
         lambda: reports.write_tiles_geojson(report, tiles, folder.path / "tiles.geojson"),
@@ -79,14 +89,15 @@ def write_documents(judged: Judged) -> tuple[str, ...]:
     dicom = is_dicom(slide.path.name)
     formats = [name for name in settings.format if name != "json" and (name != "dicom" or dicom)]
     writers = document_steps(report, tiles, folder, words=words, font_path=font_path, slide_path=slide.path)
-    steps += [_apart(name, writers[name], unwritten) for name in formats]
+    asked = "format" in settings.model_fields_set
+    steps += [_apart(name, writers[name], unwritten, asked=asked) for name in formats]
     steps.append(writers["json"])
     for done, step in enumerate(steps):
         run.progress("documents", done, len(steps))
         step()
     run.progress("documents", len(steps), len(steps))
     run.clock.lap("documents")
-    return tuple(unwritten)
+    return unwritten
 
 
 def is_dicom(file_name: str) -> bool:
@@ -134,17 +145,27 @@ def document_steps(
     }
 
 
-def _apart(name: Format, step: Step, unwritten: list[str]) -> Step:
-    """The same step; a document that has no font, no library or no source of its own does not stop the others."""
+def _apart(name: Format, step: Step, unwritten: Unwritten, *, asked: bool) -> Step:
+    """The same step; a document that has no font, no library or no source of its own does not stop the others.
+
+    Args:
+        asked: the user named the formats; what the default alone wants, and the base install lacks, is a note.
+    """
     from reports import FontMissing
-    from reports.dicom import DicomUnavailable
+    from reports.dicom import DicomUnavailable, HighdicomMissing
 
     def run() -> None:
         try:
             step()
-        except (FontMissing, DicomUnavailable) as error:
+        except FontMissing:  # `missing_font` has said why, and the way out
+            unwritten.lines.append(f"{name}: no font has Chinese characters.")
+        except DicomUnavailable as error:
+            if isinstance(error, HighdicomMissing) and not asked:
+                log.info("%s: %s", name, error)
+                unwritten.notes.append(str(error))
+                return
             log.error("%s: %s", name, error)
-            unwritten.append(f"{name}: {error.message}")
+            unwritten.lines.append(f"{name}: {error.message}")
 
     return run
 

@@ -75,7 +75,11 @@ class AskedSlide:
             unwritten = write_documents(self.judged)
             self.earlier.forget()
         return SlideResult(
-            report=self.judged.report, folder=self.judged.run.folder.path, slide_path=self.path, unwritten=unwritten
+            report=self.judged.report,
+            folder=self.judged.run.folder.path,
+            slide_path=self.path,
+            unwritten=tuple(unwritten.lines),
+            notes=tuple(unwritten.notes),
         )
 
     def close(self) -> None:

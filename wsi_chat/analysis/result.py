@@ -25,13 +25,15 @@ MEASURED = ("confidence", "tile_p", "votes")
 class SlideResult:
     """One slide's finished result. ``folder`` holds its documents; ``slide_path`` is None where it is not known.
 
-    ``unwritten`` names the documents that were asked for and could not be made, with the reason.
+    ``unwritten`` names the documents that were asked for and could not be made, with the reason;
+    ``notes`` says what an extra would write besides.
     """
 
     report: Report
     folder: Path
     slide_path: Path | None = None
     unwritten: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:

@@ -210,6 +210,8 @@ def _tell(result: SlideResult, *, earlier: bool = False) -> None:
             console.print(f"  {path}", markup=False)
     for line in result.unwritten:
         console.print(f"  not written: {line}", markup=False)
+    for line in result.notes:
+        console.print(f"  note: {line}", markup=False)
     if earlier:
         console.print(
             "  finished earlier, and nothing has changed since; --overwrite asks everything again", markup=False

@@ -81,6 +81,7 @@ def examine(out: Path | None = None) -> list[Check]:
         ("vllm", _vllm),
         ("embedded checkpoint", _embedded),
         ("pdf", _pdf),
+        ("font for Chinese", _chinese_font),
         ("known faults", _known_faults),
         ("memory", _memory),
         ("output", lambda: _output(out)),
@@ -205,6 +206,22 @@ def _pdf() -> Check:
         source.write_text("probe", encoding="utf-8")
         size = len(typst.compile(str(source)))
     return Check("PASS", "pdf", f"typst {importlib.metadata.version('typst')} wrote {size} bytes")
+
+
+def _chinese_font() -> Check:
+    """A PDF in Chinese needs a font of its own; nothing else does."""
+    from reports import FontMissing, chinese_font
+
+    name, given = "font for Chinese", os.environ.get("WSI_CHAT_FONT_PATH")
+    try:
+        return Check("PASS", name, chinese_font(given or None).name)
+    except FontMissing:
+        return Check(
+            "WARN",
+            name,
+            "none: with --language zh report.pdf is not written, HTML and JSON are",
+            "pip install 'wsi-chat[cjk]' (or apt-get install fonts-noto-cjk), or name a font in WSI_CHAT_FONT_PATH.",
+        )
 
 
 def _memory() -> Check:

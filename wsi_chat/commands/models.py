@@ -17,6 +17,7 @@ from wsi_chat.bounded import load_json
 from wsi_chat.commands.console import EXIT_FAILED, show
 from wsi_chat.dialects import detect_dialect
 from wsi_chat.engines import embedded_checkpoint
+from wsi_chat.engines.checkpoint import check_checkpoint
 from wsi_chat.errors import DocumentError, WsiChatError
 
 
@@ -35,26 +36,26 @@ def models(
 
 
 def describe_models(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
-    """The embedded checkpoint and the given folders, from their config files; no weights are read."""
+    """The embedded checkpoint and the given folders, with all that is checked before weights are loaded."""
     payload: list[dict[str, Any]] = []
     table = Table(box=None, pad_edge=False)
     for column in ("model", "architecture", "weights", "dialect", "aggregator", "state"):
         table.add_column(column, overflow="fold")
     for name, folder in [("embedded", embedded_checkpoint()), *[(str(folder), folder) for folder in folders]]:
         config = folder / "config.json"
+        architecture = dialect = ""
         try:
             content = load_json(config)
             named = content.get("architectures") if isinstance(content, dict) else None
             architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else "unknown"
             dialect = detect_dialect(folder)
+            check_checkpoint(folder)
             state = "ready"
         except DocumentError as error:
-            architecture, dialect, state = "", "", f"no usable config.json: {error.reason}"
+            state = f"no usable config.json: {error.reason}"
         except WsiChatError as error:
-            dialect, state = "", str(error)
+            state = str(error)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
-        if state == "ready" and not size:
-            state = "no *.safetensors weights"
         aggregator = _own_aggregator(folder)
         payload.append(
             {

@@ -64,6 +64,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(folder, str(config.get("model_type", "")), revision(folder))
 
 
+def check_checkpoint(folder: Path) -> None:
+    """All that loading checks before the weights are loaded, and that the tokenizer can be read. Raises EngineError."""
+    read_checkpoint(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise EngineError(f"{path} is no tokenizer: {error}", hint="Copy the checkpoint again.") from error
+
+
 def _any(folder: Path, *names: str) -> bool:
     return all((folder / name).is_file() for name in names)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from wsi_chat.declaration import Strict
 from wsi_chat.errors import SettingError
 
 METRICS = ("ground_f1", "choice_accuracy", "refer_accuracy", "loss")
@@ -30,7 +31,7 @@ FREE = frozenset(
 """Settings that a resumed run may change without becoming another run."""
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Strict):
     """One fine-tuning run. ``lr`` None is 1e-4 for LoRA and 1e-5 for full fine-tuning.
 
     ``vision`` says whether the vision tower is trained too: None means no for LoRA and yes for full. ``targets``
@@ -105,7 +106,8 @@ def settings_of(**values: Any) -> TrainSettings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         flag = {"datasets": "--dataset", "accumulate": "--accumulate"}.get(name, f"--{name.replace('_', '-')}")
-        raise SettingError(f"{flag}: {first.get('input')!r} cannot be used.", hint=f"{first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingError(f"{flag}: {first.get('input')!r} cannot be used.", hint=f"{reason}.") from error
     if settings.method == "full" and (settings.targets or settings.merge):
         flag = "--merge" if settings.merge else "--targets"
         raise SettingError(f"{flag} is given with --method full.", hint="It belongs to --method lora.")
