@@ -218,6 +218,49 @@ def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path
     assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "damage", [*(f"cut {share}" for share in (30, 50, 67, 80)), "zeros 200", "zeros 2000", "flip 140", "flip 1973"]
+)
+def test_a_damaged_dicom_is_not_called_unsupported(shared_data: Path, tmp_path: Path, damage: str) -> None:
+    """Who exported it anew with 8 bits per sample, as it had, would have got nowhere."""
+    data = bytearray((shared_data / "slides" / "boxes_0.dcm").read_bytes())
+    how, number = damage.split()
+    if how == "cut":
+        del data[len(data) * int(number) // 100 :]
+    elif how == "zeros":
+        data[int(number) : int(number) + 512] = bytes(512)
+    else:
+        data[int(number)] ^= 0xFF
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(SlideError) as caught:
+        open_slide(tmp_path / "a.dcm")
+    assert "cut off or damaged" in caught.value.hint
+    assert "opy it again from its source" in caught.value.hint
+    assert "not supported" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("TransferSyntaxUID", "1.2.840.10008.1.2.4.80"),  # JPEG-LS
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"),  # a computed tomogram
+        ("SamplesPerPixel", 1),
+    ],
+)
+def test_a_dicom_whose_header_states_another_kind_is_unsupported(
+    shared_data: Path, tmp_path: Path, keyword: str, value: object
+) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
+    dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
+    setattr(dataset.file_meta if keyword == "TransferSyntaxUID" else dataset, keyword, value)
+    if keyword == "SOPClassUID":
+        dataset.file_meta.MediaStorageSOPClassUID = value
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(SlideError) as caught:
+        open_slide(tmp_path / "a.dcm")
+    assert "This kind of DICOM is not supported" in caught.value.hint
+
+
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     import os
 
