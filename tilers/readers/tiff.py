@@ -316,4 +316,9 @@ def open_backend(path: Path) -> Backend:
         raise
     except Exception as error:  # tifffile raises many kinds on damaged headers
         raise SlideUnsupported(f"{type(error).__name__}: {error}") from error
+    if header.goes_on is not None:
+        backend.notes = (
+            *backend.notes,
+            Remark("slide.directories_cut_off", at=header.goes_on, size=path.stat().st_size),
+        )
     return upright(backend, backend.orientation)
