@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
+import socket
 import struct
 import sys
 import zipfile
@@ -207,6 +209,29 @@ def test_a_folder_of_ours_is_named_for_what_it_is(tmp_path: Path, name: str, say
     assert way_out.format(tmp_path) in caught.value.hint
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pipe", "a named pipe"), ("socket", "a socket"), ("null", "a character device")]
+)
+def test_what_is_no_regular_file_is_named_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """It was called an empty file that should be copied again."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 bytes at most
+    path = Path(name)
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "null":
+        path.symlink_to(os.devnull)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(name)
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(path)
+    assert caught.value.message == f"{name} is {kind}, not a regular file."
+    assert "again" not in caught.value.hint
+
+
 def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
     dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
@@ -262,9 +287,6 @@ def test_a_dicom_whose_header_states_another_kind_is_unsupported(
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
-    import os
-
-    import tifffile
 
     image = textured(200, 100)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
