@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from tilers.unreadable import UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 
 HEAD_BYTES = 64 * 2**10
@@ -43,8 +44,9 @@ def check_neighbours(path: Path) -> None:
             except OSError:
                 continue  # a link to nowhere, which cannot be opened either
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise SlideUnsupported(
-                    f"{entry.name} in its folder is no file, and OpenSlide would wait for it for ever"
+                raise UnsupportedKind(
+                    f"{entry.name} in its folder is no file, and OpenSlide would wait for it for ever",
+                    hint=f"Move {entry.name} out of the folder.",
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,8 +131,25 @@ def _check_path(path: Path) -> None:
                 hint="Give a file in it (for DICOM any one .dcm of the series), an OME-Zarr or DICOM folder, or a "
                 "folder of photographs; `wsi-chat cohort` takes a folder of slides.",
             )
+    elif not isinstance(path, RemotePath) and (kind := _irregular(path)):
+        raise SlideUnsupported(
+            f"{path.name} is {kind}, not a regular file.",
+            hint="Give the slide's file, or save to one what comes from it.",
+        )
     elif path.stat().st_size == 0:
         raise SlideUnsupported(f"{path.name} is empty (0 bytes).", hint="Copy the file again from its source.")
+
+
+def _irregular(path: Path) -> str:
+    """What stands at a path in place of a regular file, or ""."""
+    mode = path.stat().st_mode
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+    }
+    return "" if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a special file")
 
 
 def _check_run_folder(path: Path) -> None:

@@ -6,10 +6,13 @@ degrees, 5 to 8 exchange width and height.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tilers.readers import Backend, Pixels, WindowBackend
+from wsi_chat.schema import Remark
 
 UPRIGHT = 1
 
@@ -59,6 +62,9 @@ class TurnedBackend(WindowBackend):
         if self._orientation in (5, 6, 7, 8):
             x, y, width, height = y, x, height, width
         return turn(self._stored.plane_window(plane, level, x, y, width, height), self._orientation)
+
+    def reading_notes(self) -> Sequence[Remark]:
+        return self._stored.reading_notes()
 
     def close(self) -> None:
         self._stored.close()

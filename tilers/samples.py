@@ -69,6 +69,31 @@ class Depth:
         return np.asarray(np.clip(scaled, 0, 255) + 0.5, np.uint8)
 
 
+class Numbers:
+    """Whether floating-point pixels that are no number (NaN) were met; they are shown as not scanned."""
+
+    def __init__(self) -> None:
+        self._missing = self._told = False
+
+    def look(self, values: NDArray[Any]) -> None:
+        """Look at stored samples; at none any more once some were missing."""
+        if not self._missing and values.dtype.kind == "f":
+            self._missing = bool(np.isnan(values).any())
+
+    def opening_notes(self) -> tuple[Remark, ...]:
+        """The note, where they were met by now."""
+        self._told = self._missing
+        return self._notes() if self._told else ()
+
+    def reading_notes(self) -> tuple[Remark, ...]:
+        """The note, where they were met only after the opening."""
+        return self._notes() if self._missing and not self._told else ()
+
+    @staticmethod
+    def _notes() -> tuple[Remark, ...]:
+        return (Remark("slide.no_numbers"),)
+
+
 EIGHT_BITS = Depth(255)
 
 

@@ -26,6 +26,7 @@ JPEG2000 = (33003, 33004, 33005, 34712)
 MAX_SIDE = 4_000_000
 MAX_STRIP_BYTES = 384 * 2**20  # a flat picture in one strip, as large as one of another format may be
 RAW_ROWS = 256
+ONE_BIT = "its pixels have 1 bit, black or white, which shows no cells"
 LOST_SECTOR = bytes(512)
 """Compressed data look random: so many zeros in a row are what a disk or a copy lost."""
 Empty = Callable[[tuple[int, int, int]], NDArray[np.uint8]]
@@ -103,7 +104,7 @@ class TiffImage:
         if rows < 1 or columns < 1:
             raise SlideUnsupported(f"its pieces claim {columns} x {rows} px")
         if self.dtype.kind == "b":
-            raise UnsupportedKind("its pixels have 1 bit, black or white, which shows no cells")
+            raise UnsupportedKind(ONE_BIT)
         if self.dtype.kind not in "uif" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
             raise UnsupportedKind(f"pixels are {self.page.dtype or 'of mixed depths'}, which cannot be shown")
         size = rows * columns * (1 if self.separate else self.samples) * self.dtype.itemsize

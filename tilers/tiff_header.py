@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,11 +48,13 @@ _WANTED = {
 class TiffHeader:
     """``vendor`` of the scanner whose own layout the file follows, or "" for a generic TIFF.
 
-    ``objection``: why no library may open the file, or "".
+    ``objection``: why no library may open the file, or "". ``goes_on``: where its directories go on beyond the end of
+    the file, or None.
     """
 
     vendor: str
     objection: str
+    goes_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Form:
     order: str
     big: bool
     size: int
+    beyond: list[int] = field(default_factory=list)  # where directories should be that the file does not reach
 
     @property
     def offset(self) -> str:
@@ -88,7 +91,7 @@ def read_tiff_header(path: Path) -> TiffHeader | None:
                 continue
             vendor = vendor or _vendor(file, form, entries)
             objection = objection or _objection(file, form, entries, number)
-    return TiffHeader(vendor, objection)
+    return TiffHeader(vendor, objection, form.beyond[0] if form.beyond else None)
 
 
 def has_gaps(path: Path) -> bool:
@@ -115,6 +118,8 @@ def _directories(file: BinaryIO, form: _Form) -> Iterator[_Entries | None]:
     visited: set[int] = set()
     while waiting and len(visited) < MAX_DIRECTORIES:
         at = waiting.pop(0)
+        if at >= form.size:
+            form.beyond.append(at)
         if not 8 <= at < form.size or at in visited:
             continue
         visited.add(at)
@@ -138,7 +143,10 @@ def _directory(file: BinaryIO, form: _Form, at: int) -> tuple[_Entries, list[int
         if tag in _WANTED:
             (number,) = struct.unpack_from(form.offset, block, start + 4)
             entries[tag] = kind, number, block[start + 4 + struct.calcsize(form.offset) : start + form.entry_bytes]
-    return entries, _unpack(form.offset, file.read(struct.calcsize(form.offset)))
+    following = _unpack(form.offset, file.read(struct.calcsize(form.offset)))
+    if not following:  # the file ends in the directory itself
+        form.beyond.append(form.size)
+    return entries, following
 
 
 def _unpack(code: str, data: bytes) -> list[int]:

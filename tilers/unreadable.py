@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,13 @@ EIGHT_BITS = "Convert it to 8-bit RGB: a pyramidal TIFF, OME-TIFF or DICOM (QuPa
 REWRITE = "Write it again as a tiled, pyramidal TIFF or OME-TIFF (QuPath or Bio-Formats can)."
 KNOWN = (".svs", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".svslide", ".bif", ".czi", ".dcm",
          ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".zarr")  # fmt: skip
+
+DICOM_KIND = ("SOPClassUID", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP Class UID
+# Transfer syntaxes that OpenSlide reads: uncompressed (explicit, little endian), JPEG of 8 bits, JPEG 2000.
+DICOM_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+OTHER_BITS, OTHER_SAMPLES = (1, 16, 24, 32, 64), (1, 2, 4)
+OTHER_COLOURS = ("MONOCHROME", "PALETTE")
 
 
 class UnsupportedKind(SlideUnsupported):
@@ -77,7 +85,7 @@ def way_out(path: Path, errors: Sequence[Exception] = ()) -> str:
         if isinstance(path, RemotePath):
             return "By address only TIFF-based slides, pictures and OME-Zarr are read: copy the slide to this machine."
         if head[128:132] == b"DICM":
-            return "This kind of DICOM is not supported: export it with 8 bits per sample, or " + CONVERT + "."
+            return _dicom_way_out(path, errors)
     if suffix in EXTRAS:
         extra = EXTRAS[suffix]
         return f"Install its reader with pip install 'wsi-chat[{extra}]' if it is missing, or {CONVERT}."
@@ -88,6 +96,43 @@ def way_out(path: Path, errors: Sequence[Exception] = ()) -> str:
             f"No reader for {suffix} files is installed: install a reader plugin (see `wsi-chat doctor`), or {CONVERT}."
         )
     return "Check that the file was copied completely; `wsi-chat doctor` lists the readers."
+
+
+def _dicom_way_out(path: Path, errors: Sequence[Exception]) -> str:
+    """Another kind than is read where the header says so itself; otherwise the file is not whole."""
+    if _is_other_dicom(path):
+        return "This kind of DICOM is not supported: export it with 8 bits per sample, or " + CONVERT + "."
+    if any("libdicom" in str(error) for error in errors):
+        return "The file is cut off or damaged: copy it again from its source."
+    return (
+        "Copy it again from its source, with all files of its series beside it: it is cut off or damaged, or others "
+        "are missing."
+    )
+
+
+def _is_other_dicom(path: Path) -> bool:
+    """Whether a DICOM header states what is not read: no slide, other samples than three of 8 bits, other compression.
+
+    What is not stated, or cannot be true, says nothing: damage does that.
+    """
+    import pydicom
+    from pydicom.uid import UID
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(DICOM_KIND))
+            kind, bits, samples, colours = (header.get(keyword) for keyword in DICOM_KIND)
+            syntax = header.file_meta.get("TransferSyntaxUID")
+    except Exception:  # pydicom raises many kinds on damaged headers
+        return False
+    return (
+        (isinstance(kind, UID) and kind != WHOLE_SLIDE and kind.type == "SOP Class")
+        or bits in OTHER_BITS
+        or samples in OTHER_SAMPLES
+        or (isinstance(colours, str) and colours.startswith(OTHER_COLOURS))
+        or (isinstance(syntax, UID) and syntax.is_transfer_syntax and syntax not in DICOM_SYNTAXES)
+    )
 
 
 def _archive(head: bytes) -> str:

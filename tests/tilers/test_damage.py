@@ -202,3 +202,53 @@ def test_a_tile_that_claims_more_bytes_than_any_may_have_is_refused_by_the_heade
     if refused:
         with pytest.raises(SlideUnsupported, match=r"MiB in the file, at most 256 MiB"):
             open_slide(path, mpp=0.5)
+
+
+@pytest.mark.parametrize("kind", ["deflate", "big", "turned"])
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_pyramid_that_lost_its_last_levels_says_so(tmp_path: Path, kept: int, kind: str) -> None:
+    """Cut between two directories, it opened with the levels that were left and no word of the others."""
+    path = tmp_path / "a.tiff"
+    tags = [(274, "H", 1, 3, True)] if kind == "turned" else []
+    with tifffile.TiffWriter(path, bigtiff=kind == "big") as writer:
+        for step in (1, 2, 4, 8):
+            level = np.ascontiguousarray(FIELD[: 216 // step * step : step, : 296 // step * step : step])
+            writer.write(
+                level, photometric="rgb",
+                tile=(64, 64), compression="zlib", metadata=None, subfiletype=int(step > 1), extratags=tags,
+            )  # fmt: skip
+    with open_slide(path, mpp=0.5) as whole:
+        assert len(whole.level_sizes) == 4
+        assert not whole.notes
+    with tifffile.TiffFile(path) as tiff:
+        end = tiff.pages[kept].offset
+        assert end >= max(p.dataoffsets[-1] + p.databytecounts[-1] for p in list(tiff.pages)[:kept])
+    path.write_bytes(path.read_bytes()[:end])
+    with open_slide(path, mpp=0.5) as slide:
+        assert len(slide.level_sizes) == kept
+        assert slide.notes == (Remark("slide.directories_cut_off", at=end, size=end),)
+
+
+def test_a_file_that_ends_within_a_directory_says_so(tmp_path: Path) -> None:
+    """The place of the next directory is lost with the end of this one."""
+    path = write_tiff(tmp_path / "a.tiff", FIELD, levels=2, tile=64)
+    with tifffile.TiffFile(path) as tiff:
+        at, tags = tiff.pages[0].offset, len(tiff.pages[0].tags)
+    end = at + 2 + 12 * tags
+    for size in (end, end + 3):
+        cut = tmp_path / f"{size}.tiff"
+        cut.write_bytes(path.read_bytes()[:size])
+        header = read_tiff_header(cut)
+        assert header is not None
+        assert header.goes_on == size
+    assert read_tiff_header(path).goes_on is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("share", "levels"), [(0.5, 1), (0.67, 2), (0.8, 3)])
+def test_a_shared_pyramid_that_is_cut_off_says_so(tmp_path: Path, shared_data: Path, share: float, levels: int) -> None:
+    data = (shared_data / "slides" / "boxes.tiff").read_bytes()
+    path = tmp_path / "a.tiff"
+    path.write_bytes(data[: int(len(data) * share)])
+    with open_slide(path, mpp=0.5) as slide:
+        assert len(slide.level_sizes) == levels
+        assert "slide.directories_cut_off" in [note.code for note in slide.notes if isinstance(note, Remark)]

@@ -224,8 +224,9 @@ def test_a_named_pipe_in_its_folder_is_named_and_not_waited_for(tmp_path: Path, 
     path = write_dicom(tmp_path / "a.dcm", template, textured(256, 256))
     os.mkfifo(tmp_path / "camera.svs")
     for slide in (path, tmp_path):
-        with pytest.raises(SlideUnsupported, match=r"camera\.svs in its folder is no file"):
+        with pytest.raises(SlideUnsupported, match=r"camera\.svs in its folder is no file") as caught:
             open_slide(slide, trial=False)
+        assert caught.value.hint == "Move camera.svs out of the folder."
     (tmp_path / "camera.svs").unlink()
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     with open_slide(path, trial=False) as slide:

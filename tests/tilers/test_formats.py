@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
+import socket
 import struct
 import sys
 import zipfile
@@ -207,6 +209,29 @@ def test_a_folder_of_ours_is_named_for_what_it_is(tmp_path: Path, name: str, say
     assert way_out.format(tmp_path) in caught.value.hint
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pipe", "a named pipe"), ("socket", "a socket"), ("null", "a character device")]
+)
+def test_what_is_no_regular_file_is_named_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """It was called an empty file that should be copied again."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 bytes at most
+    path = Path(name)
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "null":
+        path.symlink_to(os.devnull)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(name)
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(path)
+    assert caught.value.message == f"{name} is {kind}, not a regular file."
+    assert "again" not in caught.value.hint
+
+
 def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
     dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
@@ -218,10 +243,50 @@ def test_dicom_of_16_bits_is_refused_with_its_reason(shared_data: Path, tmp_path
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
-    import os
+@pytest.mark.parametrize(
+    "damage", [*(f"cut {share}" for share in (30, 50, 67, 80)), "zeros 200", "zeros 2000", "flip 140", "flip 1973"]
+)
+def test_a_damaged_dicom_is_not_called_unsupported(shared_data: Path, tmp_path: Path, damage: str) -> None:
+    """Who exported it anew with 8 bits per sample, as it had, would have got nowhere."""
+    data = bytearray((shared_data / "slides" / "boxes_0.dcm").read_bytes())
+    how, number = damage.split()
+    if how == "cut":
+        del data[len(data) * int(number) // 100 :]
+    elif how == "zeros":
+        data[int(number) : int(number) + 512] = bytes(512)
+    else:
+        data[int(number)] ^= 0xFF
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(SlideError) as caught:
+        open_slide(tmp_path / "a.dcm")
+    assert "cut off or damaged" in caught.value.hint
+    assert "opy it again from its source" in caught.value.hint
+    assert "not supported" not in str(caught.value)
 
-    import tifffile
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("TransferSyntaxUID", "1.2.840.10008.1.2.4.80"),  # JPEG-LS
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"),  # a computed tomogram
+        ("SamplesPerPixel", 1),
+    ],
+)
+def test_a_dicom_whose_header_states_another_kind_is_unsupported(
+    shared_data: Path, tmp_path: Path, keyword: str, value: object
+) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom comes with the extra dicom")
+    dataset = pydicom.dcmread(shared_data / "slides" / "boxes_0.dcm")
+    setattr(dataset.file_meta if keyword == "TransferSyntaxUID" else dataset, keyword, value)
+    if keyword == "SOPClassUID":
+        dataset.file_meta.MediaStorageSOPClassUID = value
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(SlideError) as caught:
+        open_slide(tmp_path / "a.dcm")
+    assert "This kind of DICOM is not supported" in caught.value.hint
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 
     image = textured(200, 100)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")

@@ -10,6 +10,7 @@ import pytest
 
 from tilers import find_foreground, open_slide
 from wsi_chat.errors import SettingError, SlideUnreadable, SlideUnsupported
+from wsi_chat.schema import Remark
 
 from .conftest import halved, textured
 
@@ -266,6 +267,7 @@ def test_what_is_no_number_is_not_scanned_rather_than_black(tmp_path: Path, chan
     data[0, 100, 100] = np.nan  # no number in one channel is no colour
     with open_slide(write_zarr(tmp_path / "a.zarr", [data])) as slide:
         got, scanned = slide.read_with_mask(0, 0, 0, 200, 150)
+        assert [*slide.notes, *slide.reading_notes].count(Remark("slide.no_numbers")) == 1
     assert scanned is not None
     assert not scanned[:70].any()
     assert scanned[70:].sum() == 80 * 200 - 1

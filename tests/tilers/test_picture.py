@@ -202,3 +202,38 @@ def test_pictures_too_large_to_decode_are_refused_by_their_header(
         open_slide(png(10_000, most * 100 + 200))
     with pytest.raises(SlideUnreadable):  # of a size that is decoded, and cut off
         open_slide(png(10_001, most * 100 - 200))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "coloured.png", "coloured.bmp"])
+def test_a_picture_of_one_bit_is_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    """The TIFF was refused, the PNG with the same pixels was screened."""
+    bits = Image.fromarray(textured(200, 150)).convert("1")
+    if name.startswith("coloured"):
+        bits = Image.frombytes("P", bits.size, np.asarray(bits).astype(np.uint8).tobytes())
+        bits.putpalette([110, 60, 140, 238, 236, 240])
+    path = tmp_path / name
+    bits.save(path, **({"bits": 1} if name == "coloured.png" else {}))
+    if name == "coloured.bmp":
+        path.write_bytes(one_bit_bmp(np.asarray(bits)))
+    for attempt in (open_slide, open_picture):
+        with pytest.raises(SlideUnsupported, match="its pixels have 1 bit, black or white, which shows no cells"):
+            attempt(path)
+    with pytest.raises(SlideUnsupported) as caught:
+        open_slide(path)
+    assert "8-bit RGB" in caught.value.hint
+
+
+def one_bit_bmp(pixels: np.ndarray) -> bytes:
+    """A BMP of two colours that are not black and white, which Pillow opens as a palette image."""
+    packed = np.packbits(pixels[::-1], axis=1)
+    rows = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 4))).tobytes()
+    height, width = pixels.shape
+    head = struct.pack("<2sIII", b"BM", 62 + len(rows), 0, 62)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 1, 0, len(rows), 0, 0, 2, 2)
+    return head + info + bytes([140, 60, 110, 0, 240, 236, 238, 0]) + rows
+
+
+def test_a_picture_of_two_colours_in_more_bits_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.asarray(Image.fromarray(textured(200, 150)).convert("1")).astype(np.uint8) * 255).save(path)
+    assert set(np.unique(np.asarray(open_picture(path)))) == {0, 255}

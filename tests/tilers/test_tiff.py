@@ -15,6 +15,7 @@ import tifffile
 from tilers import TileStream, open_slide, plan_tiles
 from tilers.samples import cielab_to_rgb
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
+from wsi_chat.schema import Remark
 
 from .conftest import halved, textured
 
@@ -124,6 +125,39 @@ def test_what_is_no_number_is_not_scanned_rather_than_black(tmp_path: Path, tile
     got = shown(write(tmp_path / "a.tif", data, tiled=tiled, photometric="rgb"))
     assert (got[:100] == 255).all()
     assert np.array_equal(got[100:], FIELD[100:])
+
+
+NO_NUMBERS = Remark("slide.no_numbers")
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+@pytest.mark.parametrize("kind", ["rgb", "rgba", "grey"])
+def test_a_note_says_that_pixels_are_no_numbers(tmp_path: Path, kind: str, orientation: int) -> None:
+    """At opening where the sample meets them, else once a tile did; never twice, and not where all are numbers."""
+    samples = {"rgb": 3, "rgba": 4, "grey": 1}[kind]
+    sound = np.dstack([FIELD, np.full(FIELD.shape[:2], 255, np.uint8)])[..., :samples].astype(np.float32) / 255
+    half, spot = sound.copy(), sound.copy()
+    half[: len(sound) // 2] = np.nan
+    spot[0, 0, 0] = np.nan  # of the finest level alone, which is not sampled
+    how = {"photometric": "minisblack" if kind == "grey" else "rgb", "tile": (64, 64), "metadata": None}
+    how |= {"extrasamples": ["unassalpha"]} if kind == "rgba" else {}
+    how |= {"extratags": [(274, "H", 1, orientation, True)]} if orientation > 1 else {}
+    for name, data, opening, reading in (
+        ("sound", sound, False, False), ("half", half, True, False), ("spot", spot, False, True),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.tif"
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(data.squeeze(), **how)
+            writer.write((half if data is half else sound)[::2, ::2].squeeze(), subfiletype=1, **how)
+        with open_slide(path, mpp=0.5) as slide:
+            assert slide.notes.count(NO_NUMBERS) == opening
+            assert slide.reading_notes == ()
+            _, scanned = slide.read_with_mask(0, 0, 0, *slide.size)
+            missing = np.isnan(data).any(axis=2)
+            missing = missing[::-1, ::-1] if orientation == 3 else missing
+            assert scanned is None if not missing.any() else np.array_equal(scanned, ~missing)
+            assert slide.reading_notes == ((NO_NUMBERS,) if reading else ())
+            assert slide.notes.count(NO_NUMBERS) == opening
 
 
 @pytest.mark.parametrize("tiled", [True, False])

@@ -27,6 +27,7 @@ from tilers.ome import MAX_XML, parse_ome_xml, unit_um
 from tilers.properties import allow_listed, number, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.remote import STORE_MARKS, RemotePath, digest_of, zarr_store
+from tilers.samples import Numbers
 from tilers.scan_choice import ImageInFile, choose_scan, describe_left_out
 from tilers.unreadable import REWRITE, UnsupportedKind
 from wsi_chat.errors import SlideError, SlideUnsupported
@@ -103,12 +104,13 @@ class OmeZarrBackend(WindowBackend):
         self.notes = describe_left_out([image.candidate for image in images], [chosen])
         if self._length("t") > 1:
             self.notes = (*self.notes, Remark("slide.first_time", n=self._length("t")))
+        self._numbers = Numbers()
         self._mixing = self._choose_mixing(meta.get("omero") or {})
         if self._mixing.is_dark:
             self.background = (0, 0, 0)
         if self._remote is not None:
             self.digest = self._fingerprint()
-        self.notes = (*self.notes, *self._mixing.notes)
+        self.notes = (*self.notes, *self._mixing.notes, *self._numbers.opening_notes())
 
     def _length(self, axis: str) -> int:
         return int(self._arrays[0].shape[self._axes.index(axis)]) if axis in self._axes else 1
@@ -131,6 +133,7 @@ class OmeZarrBackend(WindowBackend):
                 place = self._selection(slice(y, y + SAMPLE_PX), slice(x, x + SAMPLE_PX), channel, plane)
                 try:
                     parts.append(np.asarray(array[place]).ravel())
+                    self._numbers.look(parts[-1])
                 except Exception as error:  # a damaged chunk teaches nothing; its region fails when it is read
                     log.debug("a window that was to show the range of values cannot be read: %s", error)
         return np.concatenate(parts) if parts else np.zeros(1, array.dtype)
@@ -153,7 +156,10 @@ class OmeZarrBackend(WindowBackend):
         axes = [name for name in self._axes if name in "cyx"]
         data = data.transpose([axes.index(name) for name in "cyx" if name in axes])
         layers = data if data.ndim == 3 else data[None]
-        shown = self._mixing([layers[index] for index in self._mixing.shown])
+        stored = [layers[index] for index in self._mixing.shown]
+        for layer in stored:
+            self._numbers.look(layer)
+        shown = self._mixing(stored)
         if self._remote is not None:  # reading told what is there
             alpha = self._written(level, plane, ys, xs)
         if alpha is None:
@@ -161,6 +167,9 @@ class OmeZarrBackend(WindowBackend):
         if shown.shape[2] == 4:
             alpha = np.minimum(alpha, shown[..., 3])
         return np.dstack([shown[..., :3], alpha])
+
+    def reading_notes(self) -> tuple[Remark, ...]:
+        return self._numbers.reading_notes()
 
     def _written(self, level: int, plane: int, ys: slice, xs: slice) -> NDArray[np.uint8] | None:
         """Alpha of a window: 0 where no chunk file of any channel exists; None where all of it is written."""

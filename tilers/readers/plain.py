@@ -24,7 +24,8 @@ from tilers.properties import allow_listed, origin_of
 from tilers.readers import Backend, Pixels, Resolution, WindowBackend
 from tilers.remote import RemotePath
 from tilers.samples import BAND_ROWS, Depth, depth_in_use
-from tilers.segments import check_jpeg_sectors, check_lost_sectors
+from tilers.segments import ONE_BIT, check_jpeg_sectors, check_lost_sectors
+from tilers.unreadable import UnsupportedKind
 from wsi_chat.errors import SlideUnreadable, SlideUnsupported
 from wsi_chat.schema import Remark
 
@@ -96,6 +97,9 @@ def _open(path: Path) -> Image.Image:
         raise SlideUnsupported(_too_large(str(error))) from error
     except Exception as error:
         raise SlideUnsupported("not a PNG, JPEG, BMP or WebP image") from error
+    if _is_black_and_white(path, image):
+        image.close()
+        raise UnsupportedKind(ONE_BIT)
     width, height = image.size
     most, kind = MAX_PIXELS, ""
     if image.format == "PNG" and (deep := _deep_bytes(path)):
@@ -104,6 +108,15 @@ def _open(path: Path) -> Image.Image:
         image.close()
         raise SlideUnsupported(_too_large(f"{width} x {height} px{kind}", most))
     return image
+
+
+def _is_black_and_white(path: Path, image: Image.Image) -> bool:
+    """Whether pixels have 1 bit, whatever two colours they stand for."""
+    with path.open("rb") as file:
+        head = file.read(30)
+    if image.format == "PNG":
+        return head[24:25] == b"\1"  # IHDR: bits per sample
+    return image.mode == "1" or (image.format == "BMP" and head[14:15] >= b"\x28" and head[28:30] == b"\1\0")
 
 
 def _deep_bytes(path: Path) -> int:

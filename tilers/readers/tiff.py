@@ -34,6 +34,7 @@ from tilers.samples import (
     WHITE_IS_ZERO,
     YCBCR,
     Depth,
+    Numbers,
     depth_in_use,
     to_rgb,
 )
@@ -58,6 +59,7 @@ class TiffBackend(PieceBackend):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self._numbers = Numbers()
         self._file = path.open("rb")
         self._read_at = path.read_range if isinstance(path, RemotePath) else self._read_local
         source = self._file if isinstance(path, RemotePath) else path
@@ -74,6 +76,7 @@ class TiffBackend(PieceBackend):
                 image.empty = self._buffers.empty
             self._describe(content, size)
             self._learn_colours(content)
+            self.notes = (*self.notes, *self._numbers.opening_notes())
         except BaseException:
             self.close()
             raise
@@ -190,6 +193,7 @@ class TiffBackend(PieceBackend):
                 log.debug("a piece that was to show the range of values cannot be decoded: %s", error)
                 continue
             parts.append(part.reshape(-1, image.samples)[:: max(1, part.size // 200_000)])
+            self._numbers.look(parts[-1])
         if not parts:
             return np.zeros((1, image.samples), image.dtype)
         return np.concatenate(parts)
@@ -211,6 +215,8 @@ class TiffBackend(PieceBackend):
             height, width = first.piece_shape(row, column)
             return np.zeros((height, width, 4), np.uint8)
         parts = [self._decode(image, row, column) for image in images]
+        for part in parts:
+            self._numbers.look(part)
         if self._mixing is not None:
             layers = [part[..., i] for part in parts for i in range(part.shape[2])]
             return self._mixing([layers[i] for i in self._mixing.shown])
@@ -220,11 +226,15 @@ class TiffBackend(PieceBackend):
             return to_rgb(parts[0], RGB)
         samples = self._depth.shrink(parts[0])
         shown = to_rgb(samples, first.photometric, extra=first.extra, black_and_white=_black_and_white(first))
-        if first.dtype.kind == "f" and shown.shape[2] == 3:
+        if first.dtype.kind == "f":
             unscanned = np.isnan(parts[0]).any(axis=2)  # no number is no brightness: transparent, not black
             if unscanned.any():
-                return np.dstack([shown, np.where(unscanned, 0, 255).astype(np.uint8)])
+                alpha = shown[..., 3] if shown.shape[2] == 4 else 255
+                return np.dstack([shown[..., :3], np.where(unscanned, 0, alpha).astype(np.uint8)])
         return shown
+
+    def reading_notes(self) -> tuple[Remark, ...]:
+        return self._numbers.reading_notes()
 
     def _decode(self, image: TiffImage, row: int, column: int) -> NDArray[Any]:
         data = []
@@ -316,4 +326,9 @@ def open_backend(path: Path) -> Backend:
         raise
     except Exception as error:  # tifffile raises many kinds on damaged headers
         raise SlideUnsupported(f"{type(error).__name__}: {error}") from error
+    if header.goes_on is not None:
+        backend.notes = (
+            *backend.notes,
+            Remark("slide.directories_cut_off", at=header.goes_on, size=path.stat().st_size),
+        )
     return upright(backend, backend.orientation)
