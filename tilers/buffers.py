@@ -52,6 +52,10 @@ class Buffers:
         if not self._lock.acquire(blocking=False):
             return  # then it is released; it is not worth waiting for
         try:
+            if self._idle_bytes + len(loan.memory) > self._limit:  # memory of sizes that came earlier gives way
+                kept = self._idle[len(loan.memory)]
+                self._idle = defaultdict(list, {len(loan.memory): kept})
+                self._idle_bytes = len(kept) * len(loan.memory)
             if self._idle_bytes + len(loan.memory) <= self._limit:
                 self._idle[len(loan.memory)].append(loan.memory)
                 self._idle_bytes += len(loan.memory)

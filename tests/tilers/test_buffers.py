@@ -65,6 +65,18 @@ def test_no_more_waits_than_the_limit() -> None:
     assert buffers._idle_bytes == sum(len(m) for many in buffers._idle.values() for m in many) == 200
 
 
+def test_memory_of_another_size_gives_way() -> None:
+    buffers = Buffers(idle_bytes=250)
+    held = [buffers.empty((100,)) for _ in range(2)]
+    held.clear()
+    gc.collect()
+    place = address(held_now := buffers.empty((240,)))
+    del held_now
+    gc.collect()
+    assert buffers._idle_bytes == 240
+    assert address(buffers.empty((240,))) == place
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from([(3,), (2, 3), (7,), (300,)]), st.integers(0, 5)), max_size=40),

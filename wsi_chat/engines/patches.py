@@ -7,13 +7,13 @@ picture; afterwards a table and one copy do its work. A processor that does anyt
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tilers.buffers import Buffers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHANNELS, LEVELS = 3, 256
-SPARE = 32
-"""Pictures' memory that is kept for the next ones: 50 MB of patches of 512 px in bytes."""
+IDLE_BYTES = 48 * 2**20
+"""Memory of patches that waits for the next pictures: some thirty of 512 px in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +65,6 @@ class Cut:
         return out.view(dtype).reshape(rows * columns * m * m, -1)
 
 
-class _Memory:
-    """Memory for patches, used again once nothing holds them.
-
-    Otherwise it goes back to the system page by page, and the next picture fetches it as slowly: that takes longer than
-    filling it.
-    """
-
-    def __init__(self) -> None:
-        self._left: deque[NDArray[np.uint8]] = deque(maxlen=SPARE)
-
-    def array(self, size: int) -> NDArray[np.uint8]:
-        """An array of ``size`` bytes. To be held itself, or by a tensor made from it: its views do not hold it."""
-        try:
-            memory = self._left.pop()
-        except IndexError:
-            memory = np.empty(size, np.uint8)
-        if memory.nbytes != size:  # pictures of another size are shown from now on
-            memory = np.empty(size, np.uint8)
-        array = memory.view()
-        weakref.finalize(array, self._left.append, memory).atexit = False
-        return array
-
-
 class PatchTable:
     """What one processor makes of each value of each channel, and how it cuts.
 
@@ -101,7 +78,7 @@ class PatchTable:
         bits = _bits(values)
         # a processor that leaves the numbers to the model gives them as they are
         self._tables = None if _is_plain(values) else [np.ascontiguousarray(row) for row in bits]
-        self._memory = _Memory()
+        self._buffers = Buffers(idle_bytes=IDLE_BYTES)
 
     def patches(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(patches, values) of a picture (height, width, 3) that `Cut.fits`; the dtype is the processor's."""
@@ -111,7 +88,7 @@ class PatchTable:
         planes: list[Any] = list(cv2.split(pixels))
         if self._tables is not None:
             planes = [cv2.LUT(plane, table) for plane, table in zip(planes, self._tables, strict=True)]
-        array = self._memory.array(self.cut.frames * sum(plane.nbytes for plane in planes))
+        array = self._buffers.empty((self.cut.frames * sum(plane.nbytes for plane in planes),))
         shape = self.cut.ordered(planes, array).shape
         return torch.from_numpy(array).view(self.dtype).view(shape)
 
