@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IDLE_BYTES = 16 * 2**20
+ALIGNED = 32  # bytes: libjpeg-turbo writes rows that begin there past the processor's caches, and others into them
+PLACE = 16  # bytes behind such an address: pixels are still in the cache when they are used
 
 
 class Buffers:
@@ -24,7 +26,7 @@ class Buffers:
     def __init__(self, idle_bytes: int = IDLE_BYTES) -> None:
         self._limit = idle_bytes
         self._lock = threading.Lock()
-        self._idle: defaultdict[int, list[bytearray]] = defaultdict(list)
+        self._idle: defaultdict[int, list[_Memory]] = defaultdict(list)
         self._idle_bytes = 0
         self._lent: dict[int, _Loan] = {}
 
@@ -37,10 +39,10 @@ class Buffers:
             if memory is not None:
                 self._idle_bytes -= size
         if memory is None:
-            memory = bytearray(size)
+            memory = _Memory(size)
         # A view refers to the array that its memory belongs to. That is this one, since a bytearray is no array: it
         # lives as long as any of its views.
-        owner = np.frombuffer(memory, np.uint8)
+        owner = np.frombuffer(memory.bytes, np.uint8, size, memory.start)
         loan = _Loan(owner, self._come_back)
         loan.memory = memory
         self._lent[id(loan)] = loan
@@ -52,20 +54,31 @@ class Buffers:
         if not self._lock.acquire(blocking=False):
             return  # then it is released; it is not worth waiting for
         try:
-            if self._idle_bytes + len(loan.memory) > self._limit:  # memory of sizes that came earlier gives way
-                kept = self._idle[len(loan.memory)]
-                self._idle = defaultdict(list, {len(loan.memory): kept})
-                self._idle_bytes = len(kept) * len(loan.memory)
-            if self._idle_bytes + len(loan.memory) <= self._limit:
-                self._idle[len(loan.memory)].append(loan.memory)
-                self._idle_bytes += len(loan.memory)
+            size = loan.memory.size
+            if self._idle_bytes + size > self._limit:  # memory of sizes that came earlier gives way
+                kept = self._idle[size]
+                self._idle = defaultdict(list, {size: kept})
+                self._idle_bytes = len(kept) * size
+            if self._idle_bytes + size <= self._limit:
+                self._idle[size].append(loan.memory)
+                self._idle_bytes += size
         finally:
             self._lock.release()
+
+
+class _Memory:
+    """``size`` bytes from ``start`` on, at a good address."""
+
+    __slots__ = ("bytes", "size", "start")
+
+    def __init__(self, size: int) -> None:
+        self.bytes, self.size = bytearray(size + ALIGNED), size
+        self.start = (PLACE - np.frombuffer(self.bytes, np.uint8).ctypes.data) % ALIGNED
 
 
 class _Loan(weakref.ref[NDArray[np.uint8]]):
     """A weak reference to a lent array, with its memory."""
 
     __slots__ = ("memory",)
-    memory: bytearray
+    memory: _Memory
     __callback__: Callable[[_Loan], None]

@@ -72,7 +72,7 @@ def read_grid(slide: Slide, workers: int, progress: Progress) -> CellGrid:
     jobs = [_Job(plane, x, y, min(block, width - x), min(block, height - y)) for plane in planes for x, y in places]
     cells = _Cells(level, average, pool, least, None if overview is None else overview.cell, slide.middle_plane)
     slide.expect(
-        (round(j.x * scale), round(j.y * scale), level, j.width, j.height) for j in jobs if j.plane == planes[0]
+        [(round(j.x * scale), round(j.y * scale), level, j.width, j.height)] for j in jobs if j.plane == planes[0]
     )
     progress("mask", 0, len(jobs))
     with closing(in_order(slide, cells.read, jobs, broken=_lost, workers=workers, ahead=workers + 1)) as results:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -245,9 +245,23 @@ class Slide:
 
     # ------------------------------------------------------------------------------------------ pixels
 
-    def expect(self, regions: Iterable[Region]) -> None:
+    def expect(self, runs: Iterable[Sequence[Region]]) -> None:
         """A hint that these regions will be read, each once, by this slide or its clones; see `Backend.expect`."""
-        self._backend.expect(regions)
+        self._backend.expect(runs)
+
+    def read_run(self, regions: Sequence[Region], *, z: int) -> list[NDArray[np.uint8] | None]:
+        """Regions that lie together, each as `read_region` shows it; None for one that has to be read by itself.
+
+        That is none of a reader that gains nothing by it, and none that is damaged: `read_region` says why.
+        """
+        try:
+            shown = self._backend.read_run(z, regions)
+        except MemoryError:
+            raise
+        except Exception as error:
+            log.debug("%s: %d regions are read one by one: %s", self.name, len(regions), error)
+            return [None] * len(regions)
+        return [None if pixels is None else self._composite(pixels)[0] for pixels in shown]
 
     def read_region(self, x: int, y: int, level: int, w: int, h: int, *, z: int | None = None) -> NDArray[np.uint8]:
         """Pixels of a region, (h, w, 3) RGB uint8; ``x, y`` at level 0, ``w, h`` at ``level``.

@@ -1,10 +1,10 @@
 """A plan turned into patches: in order, on several threads, in bounded memory, each ``ok`` or ``unreadable``.
 
-Where the reader keeps decoded pieces (``Slide.shares_pieces``), each tile is put together from them and each piece is
-decoded once. Of other readers, tiles that lie together are read as one block, so that overlaps are decoded once; a
-block that cannot be read is read tile by tile, so that only the damaged tiles are lost. The pixels are the same as from
-one read per tile (in blocks, on levels with a fractional downsample, where OpenSlide interpolates, the same to a
-quarter of that level's pixel).
+Where the reader keeps decoded pieces (``Slide.shares_pieces``), tiles are put together from them, a run of tiles at a
+time, and each piece is decoded once. Of other readers, tiles that lie together are read as one block, so that overlaps
+are decoded once. What a run or a block cannot give is read tile by tile, so that only the damaged tiles are lost. The
+pixels are the same as from one read per tile (in blocks, on levels with a fractional downsample, where OpenSlide
+interpolates, the same to a quarter of that level's pixel).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
-RUN_BYTES = 2**20  # pixels of the tiles that a thread reads before it hands them over
+RUN_BYTES = 3 * 2**20  # pixels of the tiles that a thread reads before it hands them over
+RUNS_PER_WORKER = 4  # at least, where there are so many tiles: what few there are is shared among the threads
 BLOCK_BYTES = 48 * 2**20  # what one block may need; it does not depend on the number of workers
 READ_BYTES_PER_PX = 11  # the reader's RGBA, its copy as an array, and the RGB made of it
 OUT_BYTES_PER_PX = 3
@@ -123,13 +124,10 @@ class TileStream:
         return _cost(width, height, tiles, out_px) <= self._block_bytes
 
     def _runs(self, max_bytes: int) -> list[_Block]:
-        """Tiles that a thread reads one after another: few, so that their pixels are still in the processor's cache.
-
-        Little waits in a run, so that more of them may be ahead.
-        """
-        largest = max((t.out_px for t in self.tiles), default=1) ** 2 * OUT_BYTES_PER_PX
-        most = max(1, RUN_BYTES // largest)
-        self._ahead = max(self._ahead, min(4 * self.workers, max_bytes // (4 * most * largest)))
+        """Tiles that a thread reads together: each run costs the threads one turn at what they share."""
+        largest = max((max(t.out_px**2, t.read_px[0] * t.read_px[1]) for t in self.tiles), default=1) * OUT_BYTES_PER_PX
+        most = max(1, min(RUN_BYTES // largest, len(self.tiles) // (RUNS_PER_WORKER * self.workers)))
+        self._ahead = max(self._ahead, min(2 * self.workers, max_bytes // (4 * most * largest)))
         return [_Block(self.tiles[i : i + most]) for i in range(0, len(self.tiles), most)]
 
     def __len__(self) -> int:
@@ -141,12 +139,18 @@ class TileStream:
         return self._running
 
     def _patches(self) -> Iterator[Patch]:
-        self._slide.expect((t.x, t.y, t.level, *t.read_px) for t in self.tiles)
+        self._slide.expect(self._announced())
         read = partial(_read_block, focus=self._focus)
         blocks = in_order(self._slide, read, self._blocks, broken=_lost, workers=self.workers, ahead=self._ahead)
         for patches in blocks:
             while patches:
                 yield patches.pop(0)
+
+    def _announced(self) -> Iterator[list[Region]]:
+        """The regions that will be read, those that are read together in one list."""
+        for block in self._blocks:
+            regions = [_region(tile) for tile in block.tiles]
+            yield from ([region] for region in regions) if self._slide.fused else [regions]
 
     def __enter__(self) -> Self:
         return self
@@ -260,7 +264,11 @@ def _sharper(one: Patch, other: Patch) -> Patch:
 
 def _read_plane(slide: Slide, block: _Block, plane: int, focus: bool) -> list[Patch]:
     if block.region is None:
-        return [_read_tile(slide, tile, plane, focus) for tile in block.tiles]
+        together = slide.read_run([_region(tile) for tile in block.tiles], z=plane)
+        return [
+            _read_tile(slide, tile, plane, focus) if pixels is None else _own_patch(slide, tile, pixels, plane, focus)
+            for tile, pixels in zip(block.tiles, together, strict=True)
+        ]
     try:
         pixels = slide.read_region(*block.region, z=plane)
     except SlideUnreadable as error:
@@ -279,9 +287,18 @@ def _read_tile(slide: Slide, tile: Tile, plane: int | None, focus: bool) -> Patc
         pixels = slide.read_tile(tile, z=plane)
     except SlideUnreadable as error:
         return Patch(tile, None, "unreadable", error=error.message)
+    return _own_patch(slide, tile, pixels, plane, focus)
+
+
+def _own_patch(slide: Slide, tile: Tile, pixels: NDArray[np.uint8], plane: int | None, focus: bool) -> Patch:
+    """The patch of a tile that was read by itself or in a run."""
     if not (slide.shares_pieces and pixels.shape[:2] == (tile.out_px, tile.out_px)):
         pixels = resample(pixels, tile.out_px)
     return _patch(tile, pixels, plane if slide.planes > 1 else None, focus)
+
+
+def _region(tile: Tile) -> Region:
+    return (tile.x, tile.y, tile.level, *tile.read_px)
 
 
 def _lost(block: _Block, error: Exception) -> list[Patch]:

@@ -62,7 +62,7 @@ def test_no_more_waits_than_the_limit() -> None:
     held = [buffers.empty((10, 10)) for _ in range(5)]
     held.clear()
     gc.collect()
-    assert buffers._idle_bytes == sum(len(m) for many in buffers._idle.values() for m in many) == 200
+    assert buffers._idle_bytes == sum(m.size for many in buffers._idle.values() for m in many) == 200
 
 
 def test_memory_of_another_size_gives_way() -> None:
@@ -116,3 +116,10 @@ def test_threads_that_pass_arrays_on_never_see_them_change() -> None:
     gc.collect()
     assert wrong == []
     assert buffers._lent == {}
+
+
+@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 4)))
+def test_arrays_begin_where_libjpeg_turbo_leaves_pixels_in_the_cache(shape: tuple[int, int, int]) -> None:
+    array = Buffers().empty(shape)
+    assert address(array) % 32 == 16
+    assert array.size == shape[0] * shape[1] * shape[2]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tilers import TileStream, find_foreground, open_slide, plan_tiles
 from tilers.readers import Pixels
 from tilers.readers.direct import DirectBackend
-from tilers.readers.pieces import PieceBackend, PieceCache
 from tilers.readers.scanner_tiff import TiledLevel
 from wsi_chat.errors import SlideUnreadable
 from wsi_chat.schema import Box
@@ -104,6 +99,15 @@ def test_every_tile_of_the_file_is_decoded_once(
         assert slide._backend._cache._bytes == 0  # what nobody needs any more is not kept
     assert len(decoded) == 9 * 8
     assert set(decoded.values()) == {1}
+
+
+def test_few_tiles_are_shared_among_the_threads_and_many_go_in_larger_runs(tmp_path: Path) -> None:
+    with open_slide(write_svs(tmp_path / "a.svs", levels=1)) as slide:
+        plan = plan_tiles(slide, None, tile_px=100, mpp=0.5, overlap=0)
+        sizes = {n: [len(b.tiles) for b in TileStream(slide, plan, tiles=plan.tiles[:n])._blocks] for n in (3, 17, 99)}
+    assert sizes[3] == [1, 1, 1]
+    assert sizes[17] == [2] * 8 + [1]
+    assert sizes[99] == [12] * 8 + [3]
 
 
 @pytest.mark.parametrize("how", ["zeros", "bytes that belong to nothing"])
@@ -256,118 +260,6 @@ def test_an_openslide_handle_that_failed_is_replaced(tmp_path: Path) -> None:
         failed.read = broken
         assert np.array_equal(slide.read_region(401, 203, 1, 60, 50), wanted)  # retried on the fresh handle
         assert backend._slide is not failed
-
-
-# ------------------------------------------------------------------------------------------ pieces
-
-
-class Grid(PieceBackend):
-    """A picture in pieces of 16 px, which counts what is decoded."""
-
-    def __init__(self, image: Pixels, limit: int) -> None:
-        super().__init__()
-        self._cache = PieceCache(limit)
-        self.image, self.decoded, self.lock = image, Counter[tuple[int, int]](), threading.Lock()
-        self.level_sizes, self.level_downsamples = ((image.shape[1], image.shape[0]),), (1.0,)
-
-    def grid(self, level: int) -> tuple[int, int, int, int]:
-        return -(-self.image.shape[0] // 16), -(-self.image.shape[1] // 16), 16, 16
-
-    def piece(self, plane: int, level: int, row: int, column: int) -> Pixels:
-        with self.lock:
-            self.decoded[row, column] += 1
-        return np.array(self.image[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16])
-
-    def close(self) -> None:
-        pass
-
-
-REGIONS = st.lists(
-    st.tuples(st.integers(-9, 99), st.integers(-9, 69), st.just(0), st.integers(1, 60), st.integers(1, 60)), max_size=12
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(regions=REGIONS, limit=st.sampled_from([1, 3000, 10**6]), announced=st.booleans())
-def test_regions_are_the_picture_and_announced_pieces_are_decoded_once(
-    regions: list[tuple[int, int, int, int, int]], limit: int, announced: bool
-) -> None:
-    image = textured(100, 70)
-    backend = Grid(image, limit)
-    if announced:
-        backend.expect(regions)
-    for x, y, level, w, h in regions:
-        framed = np.pad(image, ((9, 130), (9, 160), (0, 0)))[y + 9 : y + 9 + h, x + 9 : x + 9 + w]
-        read = backend.read(x, y, level, w, h)
-        assert np.array_equal(read[..., :3], framed)
-        assert backend._cache._bytes <= max(limit, 16 * 16 * 3)
-        assert backend._cache._bytes == sum(piece.nbytes for piece in backend._cache._pieces.values())
-    if limit == 10**6:
-        assert set(backend.decoded.values()) <= {1}
-        assert not (announced and backend._cache._pieces)
-
-
-def test_a_piece_that_one_tile_alone_wants_is_handed_over_and_not_kept() -> None:
-    backend = Grid(textured(64, 64), 10**6)
-    backend.expect([(16, 32, 0, 16, 16), (32, 32, 0, 16, 16), (32, 32, 0, 20, 16)])
-    mine = backend.read(16, 32, 0, 16, 16)
-    assert backend._cache._pieces == {}
-    assert np.array_equal(mine, backend.image[32:48, 16:32])
-    mine[:] = 0
-    assert np.array_equal(backend.read(16, 32, 0, 16, 16), backend.image[32:48, 16:32])  # unannounced: decoded again
-    shared = backend.read(32, 32, 0, 16, 16)  # wanted once more: kept, and not the caller's to change
-    shared[:] = 0
-    assert np.array_equal(backend.read(32, 32, 0, 20, 16), backend.image[32:48, 32:52])
-    assert backend.decoded[2, 1] == 2
-    assert backend.decoded[2, 2] == 1
-
-
-def test_threads_that_want_the_same_piece_decode_it_once() -> None:
-    backend = Grid(textured(320, 320), 10**6)
-    regions: Iterable[tuple[int, ...]] = [(x, y, 0, 40, 40) for y in range(0, 280, 20) for x in range(0, 280, 20)]
-    backend.expect(list(regions) * 4)  # type: ignore[arg-type]
-    threads = [threading.Thread(target=lambda: [backend.read(*r) for r in regions]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(backend.decoded.values()) == {1}
-    assert backend._cache._pieces == {}
-
-
-def test_a_thread_decodes_what_is_free_before_it_waits_for_another() -> None:
-    backend = Grid(textured(64, 64), 10**6)
-    begun, other = threading.Event(), threading.Event()
-    decode = backend.piece
-
-    def piece(plane: int, level: int, row: int, column: int) -> Pixels:
-        if (row, column) == (0, 0):
-            begun.set()
-            assert other.wait(20), "the second thread waits for the first, and decodes nothing"
-        elif (row, column) == (0, 1):
-            other.set()
-        return decode(plane, level, row, column)
-
-    backend.piece = piece  # type: ignore[method-assign]
-    read: list[Pixels] = []
-    first = threading.Thread(target=lambda: read.append(backend.read(0, 0, 0, 10, 10)))
-    first.start()
-    assert begun.wait(20)
-    assert np.array_equal(backend.read(0, 0, 0, 30, 10), backend.image[:10, :30])
-    first.join()
-    assert np.array_equal(read[0], backend.image[:10, :10])
-    assert backend.decoded[0, 0] == 1
-
-
-def test_what_a_failed_decoding_leaves_behind_is_nothing() -> None:
-    backend = Grid(textured(64, 64), 10**6)
-    backend.expect([(0, 0, 0, 40, 40), (20, 20, 0, 40, 40)])
-    decode, backend.piece = backend.piece, lambda *_: (_ for _ in ()).throw(OSError("a hiccup"))  # type: ignore[method-assign]
-    with pytest.raises(OSError, match="hiccup"):
-        backend.read(0, 0, 0, 40, 40)
-    backend.piece = decode  # type: ignore[method-assign]
-    assert np.array_equal(backend.read(20, 20, 0, 40, 40), backend.image[20:60, 20:60])
-    assert backend._cache._bytes == 0
 
 
 # ------------------------------------------------------------------------------------------ the mask

@@ -86,9 +86,20 @@ class Backend(ABC):
         """Like ``read``, of one focal plane, counted from 0."""
         return self.read(x, y, level, width, height)
 
-    def expect(self, regions: Iterable[Region]) -> None:
-        """A hint that these regions will each be read once; a backend that keeps decoded pixels may plan with it."""
-        del regions
+    def read_run(self, plane: int, regions: Sequence[Region]) -> list[Pixels | None]:
+        """Regions that lie together, each as ``read_plane`` shows it in an array of its own.
+
+        None stands for one that has to be asked for by itself, for whatever reason; ``read_plane`` may fail, or not.
+        """
+        del plane
+        return [None] * len(regions)
+
+    def expect(self, runs: Iterable[Sequence[Region]]) -> None:
+        """A hint that these regions will each be read once, those of a run by one ``read_run``.
+
+        A backend that keeps decoded pixels may plan with it.
+        """
+        del runs
 
     def reading_notes(self) -> Sequence[Remark]:
         """What became known only while pixels were read, for the report."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tilers.readers import Backend, Pixels, Region
 from tilers.readers.dicom_frames import dicom_levels
-from tilers.readers.pieces import PieceBackend
+from tilers.readers.pieces import PieceBackend, Window, inside
 from tilers.readers.scanner_tiff import scanner_levels
 from tilers.segments import Empty, fresh
 from wsi_chat.errors import SlideUnsupported
@@ -240,8 +240,8 @@ class DirectBackend(PieceBackend):
         assert stored is not None
         return stored.decode(row, column, self._buffers.empty)
 
-    def expect(self, regions: Iterable[Region]) -> None:
-        super().expect(self._moved(region) for region in regions)
+    def expect(self, runs: Iterable[Sequence[Region]]) -> None:
+        super().expect([self._moved(region) for region in run] for run in runs)
 
     def _moved(self, region: Region) -> Region:
         """A region as if its level's pieces began at the level's first pixel."""
@@ -249,6 +249,12 @@ class DirectBackend(PieceBackend):
         stored, scale = self._levels[level], self.level_downsamples[level]
         left, top = (0, 0) if stored is None else stored.origin
         return x - round(left * scale), y - round(top * scale), level, width, height
+
+    def place(self, region: Region) -> Window | None:
+        x, y, level, width, height = region
+        stored = self._levels[level]
+        place = None if stored is None else self._place(stored, x, y, level, width, height)
+        return None if stored is None or place is None else inside((*place, width, height), stored.size)
 
     def read_plane(self, plane: int, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         stored = self._levels[level]

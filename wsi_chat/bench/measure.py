@@ -208,7 +208,7 @@ def _read(prepared: Prepared, settings: Settings, count: int, progress: Progress
                 pass
         streamed.append(time.perf_counter() - began)
         # a piece is decoded once, as in the stream, and not found again in the second round
-        slide.expect((t.x, t.y, t.level, *t.read_px) for t in bare)
+        slide.expect([(t.x, t.y, t.level, *t.read_px)] for t in bare)
         began = time.perf_counter()
         for _ in in_order(slide, only_read, bare, broken=lost, workers=cores, ahead=2 * cores):
             pass
