@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ MAX_XML = 4 * 2**20
 MAX_WHOLE_PIXELS = 16_000_000  # of a level that is one JPEG picture
 RESTART_INTERVAL, JPEG_HEADER = 0xDD, 2**16  # a marker's second byte; bytes in which it stands
 END_OF_IMAGE = b"\xff\xd9"
+AHEAD_BYTES = 2**16
 LENS, FOCAL_PLANE = 65421, 65424  # Hamamatsu's tags: magnification, not positive for label and macro; z in nm
 
 
@@ -44,6 +46,28 @@ class Source:
     origin: tuple[int, int] = (0, 0)
 
 
+class SharedFile:
+    """An open file that several threads read, each a little ahead: what lies together is asked for in turn.
+
+    Every system call is an occasion for the threads to wait for each other, which costs more than the bytes do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._ahead = threading.local()
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on, fewer at the end of the file."""
+        at, held = getattr(self._ahead, "held", (0, b""))
+        if not at <= start <= start + count <= at + len(held):
+            at, held = start, os.pread(self._file.fileno(), max(count, AHEAD_BYTES), start)
+            self._ahead.held = at, held
+        return held[start - at : start - at + count]
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class TiledLevel:
     """The tiles of one directory that cover a level, or a part of it; see `tilers.readers.direct.StoredLevel`.
 
@@ -51,7 +75,7 @@ class TiledLevel:
         SlideUnsupported: they are not JPEG, or cannot be shown in the level's pixels.
     """
 
-    def __init__(self, source: Source, file: int, file_size: int) -> None:
+    def __init__(self, source: Source, file: SharedFile, file_size: int) -> None:
         self._image = image = TiffImage(source.page, file_size)
         self._file, self._reduce = file, source.reduce
         self.size, self.origin = source.size, source.origin
@@ -72,7 +96,7 @@ class TiledLevel:
         count = int(image.counts[index])
         if not 0 < count < self._most:
             raise ValueError(f"tile ({row}, {column}) claims {count:,} bytes")
-        data = os.pread(self._file, count, int(image.offsets[index]))
+        data = self._file.read(int(image.offsets[index]), count)
         if len(data) < count:
             raise OSError(f"tile ({row}, {column}) lies beyond the end of the file")
         if image.page.jpegheader:
@@ -93,15 +117,15 @@ class ScannerTiff:
 
     def __init__(self, path: Path, slide: Backend) -> None:
         self._tiff: Any = tifffile.TiffFile(path, _multifile=False)
-        self._file = path.open("rb")
+        self._file = SharedFile(path)
         self.why = "no tiles of their size are stored"
         self.levels: list[TiledLevel | None] = []
         try:
-            size = os.fstat(self._file.fileno()).st_size
+            size = path.stat().st_size
             for source in _sources(self._tiff, slide):
                 level = None
                 try:
-                    level = None if source is None else TiledLevel(source, self._file.fileno(), size)
+                    level = None if source is None else TiledLevel(source, self._file, size)
                 except SlideUnsupported as error:
                     self.why = error.message
                 self.levels.append(level)
