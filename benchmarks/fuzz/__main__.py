@@ -61,6 +61,10 @@ def _module(kind: str):  # type: ignore[no-untyped-def]
 def start(given: argparse.Namespace) -> None:
     """Run the cases that are not done yet, in ``jobs`` processes."""
     module = _module(given.what)
+    if not (given.out / "seeds").is_dir():
+        raise SystemExit(
+            f"{given.out} holds nothing to damage: run `python -m benchmarks.fuzz seeds --out {given.out}` first."
+        )
     shares = module.targets(given.out / "seeds")
     names = given.only.split(",") if given.only else list(shares)
     weights = {name: 1.0 if given.only else shares[name] for name in names}
