@@ -35,6 +35,7 @@ MAX_PIXELS = 120_000_000  # of a 20x scan of 4 x 4 mm there are 64 million
 MAX_BYTES = 7 * MAX_PIXELS  # while a picture is decoded; 8 bits per sample take less
 DEEP_BYTES = {0: 6, 2: 9, 4: 10, 6: 12}  # colour type of a PNG of 16 bits -> bytes a pixel: its samples, and as shown
 ORIENTATION = 0x0112
+HEAD_BYTES = 30  # as far as bits per sample stand in a PNG or a BMP
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -97,12 +98,14 @@ def _open(path: Path) -> Image.Image:
         raise SlideUnsupported(_too_large(str(error))) from error
     except Exception as error:
         raise SlideUnsupported("not a PNG, JPEG, BMP or WebP image") from error
-    if _is_black_and_white(path, image):
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if _is_black_and_white(head, image):
         image.close()
         raise UnsupportedKind(ONE_BIT)
     width, height = image.size
     most, kind = MAX_PIXELS, ""
-    if image.format == "PNG" and (deep := _deep_bytes(path)):
+    if image.format == "PNG" and (deep := _deep_bytes(head)):
         most, kind = min(most, MAX_BYTES // deep), " of 16 bits per sample"
     if width * height > most:
         image.close()
@@ -110,20 +113,16 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _is_black_and_white(path: Path, image: Image.Image) -> bool:
+def _is_black_and_white(head: bytes, image: Image.Image) -> bool:
     """Whether pixels have 1 bit, whatever two colours they stand for."""
-    with path.open("rb") as file:
-        head = file.read(30)
     if image.format == "PNG":
         return head[24:25] == b"\1"  # IHDR: bits per sample
     return image.mode == "1" or (image.format == "BMP" and head[14:15] >= b"\x28" and head[28:30] == b"\1\0")
 
 
-def _deep_bytes(path: Path) -> int:
+def _deep_bytes(head: bytes) -> int:
     """Bytes that a pixel of a PNG of 16 bits takes while it is decoded; 0 where it has fewer bits."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    return DEEP_BYTES.get(head[25], 0) if len(head) == 26 and head[24] == 16 else 0
+    return DEEP_BYTES.get(head[25], 0) if len(head) >= 26 and head[24] == 16 else 0
 
 
 def _header(image: Image.Image) -> Header:
