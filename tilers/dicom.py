@@ -6,7 +6,6 @@ import os
 import stat
 from pathlib import Path
 
-from tilers.unreadable import UnsupportedKind
 from wsi_chat.errors import SlideUnsupported
 
 HEAD_BYTES = 64 * 2**10
@@ -31,23 +30,20 @@ def dicom_files(folder: Path) -> list[Path]:
     return [path for path in files[:MAX_FILES] if path.name != "DICOMDIR" and is_dicom(path)]
 
 
-def check_neighbours(path: Path) -> None:
-    """Refuse a DICOM file beside what is no file: OpenSlide opens all that lies in the folder, and waits at a pipe.
+def irregular_file(folder: Path) -> str:
+    """The name of a named pipe, a socket or a device that lies directly in a folder, or "".
 
-    Raises:
-        SlideUnsupported: a named pipe, a socket or a device lies there.
+    OpenSlide opens all that lies beside a DICOM file, and waits at a pipe for ever.
     """
-    with os.scandir(path.parent) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             try:
                 mode = entry.stat().st_mode
             except OSError:
                 continue  # a link to nowhere, which cannot be opened either
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UnsupportedKind(
-                    f"{entry.name} in its folder is no file, and OpenSlide would wait for it for ever",
-                    hint=f"Move {entry.name} out of the folder.",
-                )
+                return entry.name
+    return ""
 
 
 def series_uid(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from tilers.dicom import dicom_files
+from tilers.dicom import dicom_files, irregular_file, is_dicom
 from tilers.photographs import RUN_RECORD, is_of_a_run, photographs_in
 from tilers.readers import candidates, registered_by_name
 from tilers.readers.memory import NAME as MEMORY
@@ -22,6 +22,8 @@ from tilers.trial import trial as the_trial
 from tilers.unreadable import describe_file, way_out
 from wsi_chat.errors import SlideNotFound, SlideUnreadable, SlideUnsupported
 from wsi_chat.names import Names
+
+OPENSLIDE = "openslide"
 
 
 def open_slide(
@@ -59,6 +61,8 @@ def open_slide(
     path = slide_path(path)
     _check_path(path)
     _check_header(path)
+    if reader in (None, OPENSLIDE):
+        _check_neighbours(path)
     if wanted(trial) and needs_trial(path):
         the_trial.check(path, reader=reader, registered=registered_by_name())
     return open_untried(path, mpp=mpp, reader=reader, z=z, names=names)
@@ -165,6 +169,24 @@ def _check_run_folder(path: Path) -> None:
         raise SlideNotFound(
             f"{path} is the folder of a run, not a slide.",
             hint=f"`wsi-chat view {path}` shows its slides, and `wsi-chat chat {path}/<slide id>` talks about one.",
+        )
+
+
+def _check_neighbours(path: Path) -> None:
+    """Refuse DICOM beside a pipe or a device: once a slide, and not at each of the handles that OpenSlide opens."""
+    if isinstance(path, RemotePath):
+        return
+    if path.is_dir():
+        other = irregular_file(path)
+        beside = bool(other) and bool(dicom_files(path))
+    else:
+        beside = is_dicom(path)
+        other = irregular_file(path.parent) if beside else ""
+    if beside and other:
+        raise SlideUnsupported(
+            f"{path.name} cannot be opened as a slide: {other} in its folder is no file, and OpenSlide would wait for "
+            "it for ever.",
+            hint=f"Move {other} out of the folder.",
         )
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tilers import open_slide
+from tilers import dicom, open_slide, opening
 from tilers.readers import Pixels
 from tilers.readers.dicom_frames import FrameFile, FrameLevel
 from tilers.slide import Slide
@@ -231,3 +231,20 @@ def test_a_named_pipe_in_its_folder_is_named_and_not_waited_for(tmp_path: Path, 
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     with open_slide(path, trial=False) as slide:
         assert slide.size == (256, 256)
+
+
+def test_the_folder_is_searched_for_pipes_once_a_slide_and_not_for_each_handle(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", template, textured(256, 256))
+    looked: list[Path] = []
+    look = dicom.irregular_file
+    for module in (dicom, opening):
+        monkeypatch.setattr(module, "irregular_file", lambda folder: looked.append(folder) or look(folder))
+    with open_slide(path, trial=False) as slide:
+        assert looked == [tmp_path]
+        for _ in range(2):
+            again = slide._opener(path)  # as for a thread's own handle, or in place of one that failed
+            assert again.level_sizes == slide.level_sizes
+            again.close()
+        assert looked == [tmp_path]

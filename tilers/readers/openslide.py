@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import openslide
 
-from tilers.dicom import check_neighbours, file_of_series, is_dicom
+from tilers.dicom import file_of_series
 from tilers.properties import allow_listed, number, objective, origin_of, tiff_resolution
 from tilers.readers import Backend, Pixels, Resolution
 from tilers.readers.direct import direct_or_openslide
@@ -30,8 +30,6 @@ class OpenSlideBackend(Backend):
 
     def __init__(self, path: Path) -> None:
         file = file_of_series(path) if path.is_dir() else path
-        if is_dicom(file):
-            check_neighbours(file)
         self._slide: Any = openslide.OpenSlide(file)
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         raw: dict[str, str] = dict(self._slide.properties)
