@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as command_of
 
 from wsi_chat._version import __version__
-from wsi_chat.commands.console import complain, set_up_logging
+from wsi_chat.commands.console import EXIT_FAILED, complain, say_unforeseen, set_up_logging
 from wsi_chat.commands.signals import deliver_held, exit_code, ignore_signals, signals_handled
 from wsi_chat.errors import WsiChatError
 
@@ -145,7 +145,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script: every WsiChatError becomes one clear message and its exit code."""
+    """The console script: every error becomes one clear message and its exit code."""
     set_up_logging()
     atexit.register(ignore_signals)
     try:
@@ -158,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if leaving.code == 130:  # typer says so of every signal that comes while it imports a command
             sys.exit(exit_code())
         raise
+    except Exception as error:
+        say_unforeseen(error)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         typer.echo("interrupted: state saved", err=True)
         sys.exit(exit_code())

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+OWN = ("wsi_chat.", "tilers.", "aggregators.", "reports.")
+
 
 def as_utf8(text: str) -> str:
     """Text that can be written anywhere: the bytes of a file name that is not UTF-8 are shown as ``\\xe9``."""
@@ -26,6 +28,20 @@ def as_utf8(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unforeseen(error: BaseException) -> str:
+    """An exception that nobody raised on purpose: its type, its message, and the module of ours that it came through.
+
+    The message alone may say nothing: that of a KeyError is the key, that of an assertion may be empty.
+    """
+    said = as_utf8(" ".join(str(error).split())[:500])
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        place = module if module.startswith(OWN) else place
+        trace = trace.tb_next
+    return f"an unexpected {type(error).__name__}{f' in {place}' if place else ''}: {said or 'it says no more'}"
 
 
 class WsiChatError(Exception):

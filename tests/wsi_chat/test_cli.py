@@ -282,6 +282,34 @@ def _answers(out: Path) -> int:
     return 0
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("choices"), "KeyError{}: 'choices'"), (AssertionError(), "AssertionError{}: it says no more")],
+)
+def test_an_error_of_an_engine_that_nobody_foresaw_is_a_sentence_with_a_way_out(
+    tmp_path: Path,
+    scripted: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    """A traceback that ended in its class name alone was all there was."""
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ScriptedEngine, "_one", broken)
+    Image.new("RGB", (64, 64)).save(tmp_path / "field.png")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["ask", str(tmp_path / "field.png"), "Is it normal?"])
+    assert left.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "Traceback (most recent call last):" in lines
+    assert lines[-2] == f"error: an unexpected {said.format(' in wsi_chat.engines.scripted')}"
+    assert lines[-1] == "  fix: This is a fault of the program: please report it, with the lines above."
+
+
 def test_doctor_has_a_fix_on_every_line_that_needs_one() -> None:
     done = CliRunner().invoke(cli.app, ["doctor", "--json"])
     checks = json.loads(done.stdout)

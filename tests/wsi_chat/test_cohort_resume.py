@@ -245,8 +245,10 @@ def test_an_unforeseen_exception_ends_one_slide_of_analyze_not_the_run(
     done = CliRunner().invoke(cli.app, ["analyze", *slides, "-o", str(tmp_path / "out"), "--json", *QUICK])
     assert done.exit_code == 3, done.output
     assert [row["file"] for row in json.loads(done.stdout)] == ["b.tiff", "a.tiff"]
-    assert "IndexError: a library's own trouble" in done.stderr
     (trace,) = (tmp_path / "out").glob("b-*/error.log")
+    said = "b.tiff failed: an unexpected IndexError in wsi_chat.analysis.preparation: a library's own trouble."
+    assert done.stderr.count("IndexError") == 1  # it was said twice, and as "IndexError: ..." alone
+    assert f"error: {said}\n  fix: Please report it, with the traceback in {trace}." in done.stderr
     assert "in find" in trace.read_text()
     assert states(tmp_path / "out") == ["failed", "done"]
 

@@ -165,8 +165,12 @@ def test_an_exception_that_nobody_foresaw_is_one_failed_slide_with_its_traceback
     path = three(slides, tmp_path)
     result = wsi_chat.analyze_cohort(path, out=tmp_path / "out", engine=ScriptedEngine(calm), **QUICK)
     assert [s.status for s in result.states] == ["done", "failed", "done"]
-    assert result.states[1].reason == "ZeroDivisionError: a library's own trouble"
-    trace = result.out / result.samples[1].slide_id / "error.log"
+    name = result.samples[1].slide_id
+    assert result.states[1].reason == (
+        "an unexpected ZeroDivisionError in wsi_chat.analysis.preparation: a library's own trouble. Please report it, "
+        f"with the traceback in {name}/error.log."
+    )
+    trace = result.out / name / "error.log"
     assert "in find" in trace.read_text()
     monkeypatch.undo()
     engine = ScriptedEngine(calm)

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from wsi_chat.engines import EngineCrashed, load_engine
+from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.transformers import TransformersEngine
-from wsi_chat.errors import EngineDied, EngineError
+from wsi_chat.errors import AnswerError, EngineDied, EngineError
 from wsi_chat.schema import Query
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,3 +170,17 @@ def test_a_stream_survives_one_crash_without_repeating_itself(
     heard, _ = asking.heard(stream(loaded, query))
     assert "".join(heard) == whole.text
     assert crashes
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("pixel values"), "KeyError: 'pixel values'"),
+        (ValueError("x"), "ValueError: x"),
+        (AssertionError(), "AssertionError, which says no more"),
+        (ValueError("this one\n  is poison"), "this one is poison"),
+        (AnswerError("poison"), "poison"),
+    ],
+)
+def test_what_failed_is_named_by_its_type_where_its_message_is_no_sentence(error: Exception, said: str) -> None:
+    assert describe_error(error) == said

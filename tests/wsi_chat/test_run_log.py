@@ -9,6 +9,7 @@ import pytest
 
 from wsi_chat.analysis.run_log import run_log
 from wsi_chat.engines.protocol import failed
+from wsi_chat.errors import EngineError
 from wsi_chat.schema import Query
 
 from .test_cli import run
@@ -46,6 +47,20 @@ def test_a_failed_answer_and_its_cause_are_logged(tmp_path: Path) -> None:
     with run_log(tmp_path):
         failed(Query("k", "screen", ()), "HTTP 503: overloaded")
     assert "no answer to a screen question: HTTP 503: overloaded" in (tmp_path / "run.log").read_text()
+
+
+def test_an_error_that_ends_the_run_unforeseen_is_logged_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), run_log(tmp_path):
+        raise KeyError("choices")
+    with pytest.raises(EngineError), run_log(tmp_path):
+        raise EngineError("the engine is closed")
+    text = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert (
+        "ERROR wsi_chat.analysis.run_log: the run ended: an unexpected KeyError in wsi_chat.analysis.run_log: 'choices'"
+        in text
+    )
+    assert text.count("Traceback") == 1
+    assert "engine is closed" not in text  # said with its cause by the command that meets it
 
 
 def test_a_slide_that_fails_is_in_run_log_with_its_cause_and_on_stderr_in_short(tmp_path: Path) -> None:

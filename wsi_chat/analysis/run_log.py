@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_chat._version import __version__
+from wsi_chat.errors import WsiChatError, unforeseen
 from wsi_chat.names import Names, hiding, places
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ def run_log(folder: Path) -> Iterator[None]:
     _open.append(handler)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, WsiChatError):  # which is said, with its traceback, where it is printed
+            log.exception("the run ended: %s", unforeseen(error), extra={"printed": True})
+        raise
     finally:
         _open.remove(handler)
         handler.write()

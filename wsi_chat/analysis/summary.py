@@ -16,7 +16,7 @@ from typing import Any
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
 from wsi_chat.atomic import write_bytes
 from wsi_chat.database import set_aside
-from wsi_chat.errors import WsiChatError, as_utf8
+from wsi_chat.errors import WsiChatError, as_utf8, unforeseen
 from wsi_chat.schema import Report
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def row_of_failure(slide: str, file_name: str, reason: str, error: BaseException
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in words; one that was not raised on purpose is named by its type."""
-    return str(error) if isinstance(error, WsiChatError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    """An exception in words; see `unforeseen` for one that was not raised on purpose."""
+    return str(error) if isinstance(error, WsiChatError) else unforeseen(error)
 
 
 def indeterminate_by_error(report: Report) -> bool:

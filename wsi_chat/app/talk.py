@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from reports.language import Words
 from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.chat.transcript import Reply, read_transcript
-from wsi_chat.errors import OutputError, SettingError, WsiChatError
+from wsi_chat.errors import OutputError, SettingError, WsiChatError, unforeseen
 from wsi_chat.schema import Box, Language, Remark
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ class Talk:
             reply = Reply(question=question.text, text=text, source="program", status="failed")
         except Exception as error:
             reply = Reply(
-                question=question.text, text=f"{type(error).__name__}: {error}", source="program", status="failed"
+                question=question.text,
+                text=f"No answer: {unforeseen(error)}. Please report it.",
+                source="program",
+                status="failed",
             )
         self.replies.append(reply)
         try:

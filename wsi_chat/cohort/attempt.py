@@ -133,12 +133,15 @@ def _finished(job: Job, result: SlideResult, seconds: float) -> SlideState:
 
 def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = None) -> SlideState:
     """The state of a slide that raised an exception; the traceback of one that nobody foresaw is kept."""
+    reason = reason_of(error)
     if not isinstance(error, WsiChatError):
-        log.warning("%s: %s", job.sample.file_name, reason_of(error))
-        run.slide(job.slide_id).keep_traceback(error, job.names)
+        # a command prints what became of each slide
+        log.warning("%s failed: %s", job.sample.file_name, reason, exc_info=error, extra={"printed": True})
+        trace = run.slide(job.slide_id).keep_traceback(error, job.names)
+        reason = f"{reason}. Please report it, with the traceback in {job.slide_id}/{trace.name}."
     else:
         log.info("%s failed: %s", job.sample.file_name, error, exc_info=error)
-    reason = job.names.hide(reason_of(error))
+    reason = job.names.hide(reason)
     return job.state(
         status="failed",
         reason=reason,

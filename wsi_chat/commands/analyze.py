@@ -142,7 +142,7 @@ class _Teller(Silent):
             complain(
                 WsiChatError(
                     f"{outcome.state.file} failed: {reason_of(error)}.",
-                    hint=f"What was answered is kept. The traceback is in {trace}: please report it.",
+                    hint=f"Please report it, with the traceback in {trace}. What was answered is kept.",
                 )
             )
 

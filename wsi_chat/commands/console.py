@@ -6,11 +6,12 @@ import json
 import logging
 import re
 import sys
+import traceback
 import warnings
 from typing import Any
 
 from wsi_chat.analysis.run_log import PACKAGES
-from wsi_chat.errors import WsiChatError
+from wsi_chat.errors import WsiChatError, unforeseen
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,13 @@ def complain(error: WsiChatError) -> None:
     if error.hint:
         say(f"  fix: {error.hint}", err=True)
     log.error("%s", error, exc_info=error, extra={"printed": True})
+
+
+def say_unforeseen(error: Exception) -> None:
+    """An error that nobody raised on purpose, on stderr: its traceback, then what it is and the way out."""
+    print(visible("".join(traceback.format_exception(error))), file=sys.stderr, end="", flush=True)
+    _say_error(f"error: {unforeseen(error)}")
+    say("  fix: This is a fault of the program: please report it, with the lines above.", err=True)
 
 
 def set_up_logging() -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.errors import EngineError, SettingError
+from wsi_chat.errors import EngineError, SettingError, WsiChatError
 from wsi_chat.schema import Sampling
 
 if TYPE_CHECKING:
@@ -126,5 +126,8 @@ def generation_settings(model: Any, tokenizer: Any) -> Callable[[int, Sampling |
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception's message on one line."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+    """An exception's message on one line, after its type where the message is no sentence (a key, or nothing)."""
+    said = " ".join(str(error).split())[:500]
+    if isinstance(error, WsiChatError) or (" " in said and not isinstance(error, KeyError)):
+        return said
+    return f"{type(error).__name__}: {said}" if said else f"{type(error).__name__}, which says no more"
