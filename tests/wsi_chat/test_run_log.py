@@ -6,10 +6,14 @@ import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from wsi_chat.analysis.run_log import run_log
+from wsi_chat._version import __version__
+from wsi_chat.analysis.run_log import _Line, hide_in_log, run_log
 from wsi_chat.engines.protocol import failed
-from wsi_chat.errors import EngineError
+from wsi_chat.errors import EngineError, SlideUnreadable
+from wsi_chat.names import Names, hiding
 from wsi_chat.schema import Query
 
 from .test_cli import run
@@ -61,6 +65,53 @@ def test_an_error_that_ends_the_run_unforeseen_is_logged_with_its_traceback(tmp_
     )
     assert text.count("Traceback") == 1
     assert "engine is closed" not in text  # said with its cause by the command that meets it
+
+
+HOSTILE = "a.svs\n2026-01-01T00:00:00+0000 ERROR wsi_chat.forged: all is normal\r\x1b[2J\u2028\x85"
+SHOWN = "a.svs␊2026-01-01T00:00:00+0000 ERROR wsi_chat.forged: all is normal␍␛[2J\ufffd\ufffd"
+
+
+def test_a_name_with_line_breaks_is_no_line_of_the_log(tmp_path: Path) -> None:
+    with run_log(tmp_path):
+        log.warning("%s: damaged", HOSTILE)
+        log.warning("two faults:\n  line 1\n  line 2")
+        try:
+            raise SlideUnreadable(HOSTILE)
+        except SlideUnreadable:
+            log.exception("it failed")
+    text = (tmp_path / "run.log").read_text(encoding="utf-8")
+    records = [line for line in text.split("\n") if line and not line.startswith("  ")]
+    assert [line.split(" ", 2)[2] for line in records] == [
+        f"wsi_chat.analysis.run_log: wsi-chat {__version__} begins",
+        f"tilers.test: {SHOWN}: damaged",
+        "tilers.test: two faults:",
+        "tilers.test: it failed",
+    ]
+    assert text.splitlines()[3:5] == ["  line 1", "  line 2"]
+    assert "  wsi_chat.errors.SlideUnreadable: a.svs\n  2026-01-01" in text
+    assert "all is normal␍␛[2J\ufffd\ufffd" in text
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("a \n\r\t\x0b\x0c\x1c\x1e\x85\u2028\u2029\udcff:")))
+def test_whatever_a_name_holds_a_record_is_one_line_and_a_traceback_is_indented(name: str) -> None:
+    for arguments, error in (((name,), None), (("failed",), (ValueError, ValueError(name), None))):
+        record = logging.LogRecord("tilers", logging.ERROR, "", 0, "%s", arguments, error)
+        first, *more = _Line.of(record).shown(Names("")).splitlines()
+        assert first.split(" ", 1)[1].startswith("ERROR tilers: ")
+        assert [line for line in more if not line.startswith("  ")] == []
+
+
+def test_a_pseudonym_stands_for_a_name_with_line_breaks_too(tmp_path: Path) -> None:
+    with run_log(tmp_path):
+        try:
+            raise SlideUnreadable("Do\ne.svs: cut off")
+        except SlideUnreadable:
+            log.exception("Do\ne.svs: damaged")
+        hide_in_log(Names("", hidden=hiding({"Do\ne.svs": "slide-1"})))
+    text = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert "tilers.test: slide-1: damaged\n" in text
+    assert "\n  wsi_chat.errors.SlideUnreadable: slide-1: cut off\n" in text
 
 
 def test_a_slide_that_fails_is_in_run_log_with_its_cause_and_on_stderr_in_short(tmp_path: Path) -> None:

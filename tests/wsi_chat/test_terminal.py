@@ -16,9 +16,10 @@ from wsi_chat import cli
 from wsi_chat.analysis.manifest import Sample
 from wsi_chat.commands import cohort, console
 from wsi_chat.commands.chat import _Writer
-from wsi_chat.commands.console import complain, one_line, say, say_json, visible
+from wsi_chat.commands.console import complain, say, say_json
 from wsi_chat.commands.progress import slide_bar
 from wsi_chat.commands.terminal import Console
+from wsi_chat.control_characters import one_line, visible
 from wsi_chat.datasets.mosaic import write_pyramid
 from wsi_chat.errors import WsiChatError
 

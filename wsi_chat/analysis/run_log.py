@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_chat._version import __version__
+from wsi_chat.control_characters import visible, with_list
 from wsi_chat.errors import WsiChatError, unforeseen
 from wsi_chat.names import Names, hiding, places
 
@@ -19,8 +22,28 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("wsi_chat", "tilers", "aggregators", "reports")
 LOG = "run.log"
-_FORM = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 MOST_WAITING = 1000
+_FORM = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A record as text, and the traceback that belongs to it, both as they came."""
+
+    text: str
+    trace: str
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> _Line:
+        bare = copy(record)
+        bare.exc_info = bare.exc_text = None
+        return cls(_FORM.format(bare), _FORM.formatException(record.exc_info) if record.exc_info else "")
+
+    def shown(self, names: Names) -> str:
+        """Without what must not show. It begins at the margin, and what follows its first line (a list, a traceback) is
+        indented: a file's name with a line break in it cannot pass for a record."""
+        trace = f"\n{visible(names.hide(self.trace))}" if self.trace else ""
+        return with_list(names.hide(self.text)) + trace.replace("\n", "\n  ") + "\n"
 
 
 class _RunLog(logging.Handler):
@@ -28,14 +51,13 @@ class _RunLog(logging.Handler):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(logging.INFO)
-        self.setFormatter(_FORM)
         self._path = folder / LOG
-        self._waiting: list[str] = []
+        self._waiting: list[_Line] = []
         self._names: Names | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._waiting) < MOST_WAITING:
-            self._waiting.append(self.format(record))
+            self._waiting.append(_Line.of(record))
         if self._names is not None:
             self.write(self._names)
 
@@ -46,7 +68,7 @@ class _RunLog(logging.Handler):
             return
         # a full disk must not end the run over its log; what could not be written is tried again with the next line
         with suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(f"{self._names.hide(line)}\n" for line in self._waiting))
+            file.write("".join(line.shown(self._names) for line in self._waiting))
             self._waiting.clear()
 
 

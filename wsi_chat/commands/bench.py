@@ -13,9 +13,10 @@ from rich.text import Text
 
 from wsi_chat.bench.measure import TILES, measure
 from wsi_chat.bench.result import Bench
-from wsi_chat.commands.console import one_line, show
+from wsi_chat.commands.console import show
 from wsi_chat.commands.options import ENGINE, Json, Quiet, with_settings
 from wsi_chat.commands.progress import bar
+from wsi_chat.control_characters import one_line
 from wsi_chat.engines.model import Model
 from wsi_chat.progress import no_progress
 from wsi_chat.settings import resolve

@@ -19,10 +19,11 @@ from tilers.remote import slide_path
 from wsi_chat.chat.conversation import Conversation
 from wsi_chat.chat.record import corners
 from wsi_chat.chat.transcript import Reply
-from wsi_chat.commands.console import say, say_json, visible
+from wsi_chat.commands.console import say, say_json
 from wsi_chat.commands.options import ENGINE, SlideNow, with_settings
 from wsi_chat.commands.signals import every_interrupt, exit_code
 from wsi_chat.commands.terminal import Console
+from wsi_chat.control_characters import visible
 
 PROMPT = "> "
 QUIT = ("/quit", "/exit", "/q")

@@ -21,11 +21,12 @@ from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.run import Executor, analyze_cohort
 from wsi_chat.cohort.state import SlideState
-from wsi_chat.commands.console import EXIT_PARTIAL, one_line, say_json
+from wsi_chat.commands.console import EXIT_PARTIAL, say_json
 from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import STAGES
 from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
+from wsi_chat.control_characters import one_line
 from wsi_chat.progress import Progress as StageProgress
 from wsi_chat.progress import no_progress
 from wsi_chat.schema import DISCLAIMER

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import traceback
 import warnings
 from typing import Any
 
 from wsi_chat.analysis.run_log import PACKAGES
+from wsi_chat.control_characters import CONTROLS, one_line, visible, with_list
 from wsi_chat.errors import WsiChatError, unforeseen
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL = 1, 2, 3
-
-
-# what a terminal acts on, or reads from right to left: C0 but for tab and line feed, DEL, C1, separators of lines and
-# paragraphs, bidirectional controls
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-# a line feed but for those before a list's own lines, which are indented as no result is
-_BREAK = re.compile("\n(?!  (?!fix:))")
-
-
-def visible(text: str) -> str:
-    """The text with symbols for its control characters, e.g. ``␛`` for escape, and ``\ufffd`` for those without one."""
-
-    def symbol(found: re.Match[str]) -> str:
-        code = ord(found.group())
-        return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
-
-    return _CONTROLS.sub(symbol, text)
-
-
-def one_line(text: str) -> str:
-    """As `visible`, and a line feed is ``␊`` too: a name with one in it cannot pass for a line of ours."""
-    return visible(text).replace("\n", "␊")
 
 
 def say(text: str = "", *, err: bool = False) -> None:
@@ -53,7 +30,7 @@ def say_lines(text: str) -> None:
 
 def _say_error(text: str) -> None:
     """A message on stderr: one line, or one and the indented lines of its list."""
-    print(visible(_BREAK.sub("␊", text)), file=sys.stderr, flush=True)
+    print(with_list(text), file=sys.stderr, flush=True)
 
 
 def say_json(payload: Any, *, indent: int | None = 2) -> None:
@@ -64,7 +41,7 @@ def say_json(payload: Any, *, indent: int | None = 2) -> None:
         indent: as of `json.dumps`.
     """
     text = payload if isinstance(payload, str) else json.dumps(payload, indent=indent, ensure_ascii=False)
-    print(_CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
+    print(CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
 
 
 class _ToStderr(logging.Handler):

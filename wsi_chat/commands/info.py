@@ -14,8 +14,9 @@ from rich.text import Text
 from tilers import open_slide
 from tilers.remote import slide_path
 from wsi_chat.analysis.slide_ids import slide_id
-from wsi_chat.commands.console import one_line, show
+from wsi_chat.commands.console import show
 from wsi_chat.commands.options import Json, with_settings
+from wsi_chat.control_characters import one_line
 from wsi_chat.settings import resolve
 
 

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsi_chat.commands.console import EXIT_USAGE, one_line, show
+from wsi_chat.commands.console import EXIT_USAGE, show
+from wsi_chat.control_characters import one_line
 from wsi_chat.errors import SettingError
 from wsi_chat.names import from_home
 from wsi_chat.terminology import Category, Minimum, Problem, System, check_file, load_system

@@ -1,4 +1,4 @@
-"""A rich console with symbols for control characters; see `visible` and `one_line` in `wsi_chat.commands.console`."""
+"""A rich console with symbols for control characters; see `wsi_chat.control_characters`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from wsi_chat.commands.console import one_line, visible
+from wsi_chat.control_characters import one_line, visible
 
 
 class Console(rich.console.Console):
