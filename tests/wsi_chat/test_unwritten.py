@@ -86,6 +86,24 @@ def test_a_font_that_is_missing_is_explained_once(
 
 
 @pytest.mark.usefixtures("no_font")
+def test_a_font_that_is_missing_is_explained_once_for_all_slides_of_a_run(
+    small_slide: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slides = [shutil.copy(small_slide, tmp_path / f"{name}.tiff") for name in "ab"]
+    run: dict[str, Any] = {
+        "specimen": "cervix",
+        "limit": 2,
+        "top_k": 0,
+        "gallery": 0,
+        "language": "zh",
+        "format": "pdf",
+    }
+    result = wsi_chat.analyze_cohort(slides, out=tmp_path / "out", engine=ScriptedEngine(answer), **run)
+    assert [state.unwritten for state in result.states] == [("pdf: no font has Chinese characters.",)] * 2
+    assert len([line for line in errors(caplog) if "font" in line]) == 1
+
+
+@pytest.mark.usefixtures("no_font")
 def test_doctor_warns_where_no_font_has_chinese() -> None:
     (found,) = [check for check in doctor.examine() if check.name == "font for Chinese"]
     assert found.state == "WARN"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from reports import Words
+    from reports import FontMissing, Words
     from tilers import Slide
     from wsi_chat.analysis.run_folder import SlideFolder
     from wsi_chat.analysis.stages import Judged
@@ -41,10 +41,22 @@ class Unwritten:
 
 
 def missing_font(settings: Settings) -> Remark | None:
-    """Why report.pdf cannot be written in the settings' language; None where it can. Says so at once, as an error.
+    """Why report.pdf cannot be written in the settings' language; None where it can."""
+    error = _font_missing(settings)
+    return Remark("run.no_pdf", why=error.message) if error else None
 
-    Asked before the first tile, so that the run goes on knowingly: everything but the PDF is still written.
+
+def tell_missing_font(settings: Settings) -> None:
+    """Say, as an error, that no report.pdf of a run can be written for want of a font, and the way out.
+
+    To be called once, before the first slide, so that the run goes on knowingly: all but the PDF is still written.
     """
+    error = _font_missing(settings)
+    if error:
+        log.error("%s %s", error.message, error.hint)
+
+
+def _font_missing(settings: Settings) -> FontMissing | None:
     from reports import FontMissing, chinese_font
 
     if settings.language != "zh" or "pdf" not in settings.format:
@@ -52,8 +64,7 @@ def missing_font(settings: Settings) -> Remark | None:
     try:
         chinese_font(settings.font_path)
     except FontMissing as error:
-        log.error("%s %s", error.message, error.hint)
-        return Remark("run.no_pdf", why=error.message)
+        return error
     return None
 
 
@@ -157,7 +168,7 @@ def _apart(name: Format, step: Step, unwritten: Unwritten, *, asked: bool) -> St
     def run() -> None:
         try:
             step()
-        except FontMissing:  # `missing_font` has said why, and the way out
+        except FontMissing:  # `tell_missing_font` has said why, and the way out
             unwritten.lines.append(f"{name}: no font has Chinese characters.")
         except DicomUnavailable as error:
             if isinstance(error, HighdicomMissing) and not asked:

@@ -243,6 +243,7 @@ def _work_through(
         if config.base_url is not None:
             files[without_folder(config.base_url)] = config.base_url
         book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides, files=files)
+        _say_beforehand(book.to_do, config)
         try:
             work()
         except KeyboardInterrupt:
@@ -321,6 +322,14 @@ def _start_trial(jobs: Iterable[Job]) -> None:
     first = next(iter(jobs), None)
     if first is not None and first.settings.trial and needs_trial(first.sample.path):
         trial.start()
+
+
+def _say_beforehand(jobs: Sequence[Job], settings: Settings) -> None:
+    """What will be amiss with every slide of the run alike is said once."""
+    if jobs:
+        from wsi_chat.analysis.outputs import tell_missing_font
+
+        tell_missing_font(settings)
 
 
 def _check_specimen(settings: Settings) -> None:
