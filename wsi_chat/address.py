@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from wsi_chat.errors import SettingError
+from wsi_chat.names import ELSEWHERE
 
 EXAMPLE = "Give it as in http://127.0.0.1:8000/v1."
+_START = re.compile(r"(?:[^/]*://)?[^/]*")
 KEY_HINT = "Leave it out; the server's key is read from the environment variable WSI_CHAT_API_KEY."
 
 
@@ -25,19 +28,27 @@ def check_address(base_url: str) -> str:
     except ValueError as error:
         if "@" in base_url or "?" in base_url or "#" in base_url:
             raise SettingError("--base-url is not an address", hint=EXAMPLE) from None
-        raise SettingError(f"--base-url {base_url!r}: {error}", hint=EXAMPLE) from error
+        raise SettingError(f"--base-url {_without_path(base_url)!r}: {error}", hint=EXAMPLE) from error
     if parts.username or parts.password:
         raise SettingError(f"--base-url {_shown(parts, port)} comes with a name or a password in it", hint=KEY_HINT)
     if parts.query or parts.fragment:
         raise SettingError(f"--base-url {_shown(parts, port)} goes on after its path with ? or #", hint=KEY_HINT)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingError(f"--base-url is {base_url!r}", hint=EXAMPLE)
+        raise SettingError(f"--base-url is {_without_path(base_url)!r}", hint=EXAMPLE)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
 def _shown(parts: SplitResult, port: int | None) -> str:
     """An address without what may be secret in it."""
     return f"{parts.scheme}://{parts.hostname or ''}" + (f":{port}" if port else "")
+
+
+def _without_path(address: str) -> str:
+    """What is no address as far as a path may begin, which may be a key."""
+    address = address.strip()
+    start = _START.match(address)
+    place = start.group() if start else ""
+    return address if address.rstrip("/") in (place.rstrip("/"), f"{place}/v1") else f"{place}/{ELSEWHERE}"
 
 
 def is_this_machine(base_url: str) -> bool:

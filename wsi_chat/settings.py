@@ -402,7 +402,8 @@ def resolve(
                 values[key], origin[key] = value, name
         settings = Settings(**values)
         if settings.base_url is not None:
-            check_address(settings.base_url)  # before it is written anywhere: it may hold a key
+            # before it is written anywhere: it may hold a key; in its full form, by which its path is known as one
+            settings = settings.model_copy(update={"base_url": check_address(settings.base_url)})
         return settings, origin
     except ValidationError as error:
         first = error.errors()[0]

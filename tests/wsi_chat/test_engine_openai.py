@@ -687,6 +687,23 @@ def test_unusable_addresses_are_refused(given: str) -> None:
         check_address(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("ftp://x/v1", "'ftp://x/v1'"),
+        ("ftp://x/hunter2", "'ftp://x/...'"),
+        ("http://h:99999/hunter2/v1", "'http://h:99999/...'"),
+        ("http:///hunter2", "'http:///...'"),
+        ("h:port/hunter2", "'h:port/...'"),
+    ],
+)
+def test_what_is_no_address_is_named_without_its_path_which_may_be_a_key(given: str, shown: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        check_address(given)
+    assert shown in caught.value.message
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(SettingError, match="a password in it") as caught:
         check_address("http://me:hunter2@host:8000/v1")

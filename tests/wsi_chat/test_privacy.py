@@ -24,16 +24,20 @@ from pyarrow import parquet
 
 import wsi_chat
 from wsi_chat.analysis.manifest import Sample
-from wsi_chat.analysis.pseudonyms import Pseudonyms
+from wsi_chat.analysis.provenance import config_of
+from wsi_chat.analysis.pseudonyms import Pseudonyms, names_of
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.run_log import run_log
 from wsi_chat.app.source import find_slides
 from wsi_chat.cohort import CohortResult, analyze_slides
+from wsi_chat.commands.analyze import run_analyze
 from wsi_chat.engines import ScriptedEngine
+from wsi_chat.engines.server import Server, _identity
 from wsi_chat.errors import SettingError
 from wsi_chat.names import Names, hiding, without_folder
 from wsi_chat.schema import Query
 from wsi_chat.scoring.fitting import read_labelled
+from wsi_chat.settings import resolve
 
 USER = "someuser"
 PEOPLE = ("Mary_Roe", "ROE^MARY", "PID-77", "19500101", "Elsewhere", "ACC-9", "IMG_0815", "Jane_Doe")
@@ -252,6 +256,17 @@ def test_a_setting_is_shown_without_folders_and_an_address_without_its_path(valu
     assert without_folder(value) == shown
 
 
+@pytest.mark.parametrize("address", ["gateway.example/sk-12345/v1", "https://gateway.example/v1/sk-12345/"])
+def test_the_path_of_a_server_stands_in_no_document_however_its_address_is_given(address: str) -> None:
+    """Without ``http://`` it passed for a file, whose last part is shown: the key."""
+    given, _ = resolve({"base_url": address})
+    assert given.base_url is not None
+    assert "/sk-12345" in given.base_url  # where the questions go
+    assert config_of(given)["base_url"].endswith("://gateway.example/...")
+    names = names_of(Sample("a", Path("a.svs")), RunFolder(Path("out")), given)
+    assert "sk-12345" not in names.hide(f"no server answers at {given.base_url}: refused")
+
+
 def test_a_name_is_hidden_where_it_stands_alone_and_the_longest_first() -> None:
     real = {"Roe": "slide-1", "/data/Roe/Roe.svs": "slide-1.svs", "/data/Roe": "..."}
     names = Names("slide-1.svs", hidden=hiding(real))
@@ -306,6 +321,62 @@ def test_a_slide_whose_name_is_an_ordinary_word_leaves_sentences_as_they_are(
     log = (out / "run.log").read_text()
     assert f"a {name}, '{own}', {own}.tiff and /data/{own}.tiff: {mary}" in log
     assert f"{own}.tiff: 4 of" in log
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_the_path_of_a_server_is_in_run_json_alone(
+    status: int, tmp_path: Path, small_slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reports named the model by its whole address, and what a server said of its own path was kept."""
+    key, seen = "sk-very-secret-key", []
+
+    class Server(BaseHTTPRequestHandler):
+        def _say(self) -> None:
+            seen.append(self.path)
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            answer: Any = {"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}
+            if self.command == "GET":
+                answer = {"data": [{"id": "m"}]}
+            elif status != 200:
+                answer = {"error": f"nothing at {self.path}"}
+            body = json.dumps(answer).encode()
+            self.send_response(200 if self.command == "GET" else status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = _say  # noqa: N815
+
+        def log_message(self, *given: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    out, place = tmp_path / "out", f"127.0.0.1:{server.server_port}"
+    try:
+        with run_log(out):
+            code = run_analyze(
+                [small_slide], out=out, config=None, environ={},
+                flags={"base_url": f"{place}/{key}/v1", "model": "m", "dialect": "json"}
+                | RUN | {"limit": 2, "top_k": 0, "controls": False},
+            )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert code == (0 if status == 200 else 3)
+    assert f"/{key}/v1/chat/completions" in seen
+    assert where_held(out, (key,)) == {"run.json": [key]}
+    assert key not in "".join(capsys.readouterr())
+    (report,) = out.glob("*/report.json")
+    assert json.loads(report.read_text())["provenance"]["model"]["revision"].startswith(f"m@http://{place}/... ")
+
+
+def test_two_paths_of_one_server_are_two_models() -> None:
+    def identity(path: str) -> str:
+        return _identity(Server(None, f"http://h/{path}", key="", timeout=1, retries=0, pause=0))  # type: ignore[arg-type]
+
+    assert identity("v1") == "http://h/v1"
+    assert len({identity(path) for path in ("v1", "a/v1", "b/v1")}) == 3
+    assert identity("a/v1") == identity("a/v1")
 
 
 def test_a_key_that_the_server_repeats_is_written_nowhere(tmp_path: Path, small_slide: Path) -> None:

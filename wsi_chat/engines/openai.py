@@ -188,7 +188,7 @@ class OpenAIEngine:
             self._counts = isinstance(error, ServerTrouble)
             log.info(
                 "%s does not count a question's tokens (%s); they are estimated",
-                self._server.address,
+                self._server.shown,
                 describe_error(error),
             )
         return estimated_tokens(query)
@@ -258,7 +258,7 @@ class OpenAIEngine:
         if isinstance(trouble, ServerTrouble):
             self._lost_in_a_row += 1
             if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
-                raise EngineCrashed(f"{self._server.address}: {trouble}") from trouble
+                raise EngineCrashed(f"{self._server.shown}: {trouble}") from trouble
         return failed(query, describe_error(trouble), seconds=seconds)
 
     async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
@@ -299,7 +299,7 @@ class OpenAIEngine:
                 continue
             # words where log-probabilities were to be had are this one answer's fault, and not the server's
             if place > self._form[choice] and not (unread and answer.logprob is not None):
-                log.info("%s takes %s questions as %s", self._server.address, "choice" if choice else "text", form)
+                log.info("%s takes %s questions as %s", self._server.shown, "choice" if choice else "text", form)
                 self._form[choice] = place
             return answer
 
@@ -335,7 +335,7 @@ class OpenAIEngine:
             if self.served.name not in named and named not in self.served.name:
                 log.warning(
                     "%s was asked for %s and names the model of its replies %s",
-                    self._server.address,
+                    self._server.shown,
                     self.served.name,
                     named[:200],
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import hashlib
 import json
 import logging
 import random
@@ -14,10 +15,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.errors import AnswerError, EngineError, SettingError
+from wsi_chat.names import ELSEWHERE, without_folder
 
 if TYPE_CHECKING:
     import httpx2
@@ -86,16 +89,21 @@ async def open_server(base_url: str, *, key: str, timeout: float, retries: int, 
 class Server:
     """Sends requests and repeats those that may yet succeed.
 
-    The key that it sends shows in no reply that it gives back. A request and its reply together take ``timeout``
-    seconds at most, however slowly the server sends, and a reply `REPLY_BYTES`.
+    ``address`` is where it sends them; messages name it as ``shown``, without a path that may be a key. Neither that
+    path nor the key that it sends shows in a reply that it gives back. A request and its reply together take
+    ``timeout`` seconds at most, however slowly the server sends, and a reply `REPLY_BYTES`.
     """
 
     def __init__(
         self, client: httpx2.AsyncClient, address: str, *, key: str, timeout: float, retries: int, pause: float
     ) -> None:
         self._client = client
-        self._key = key if len(key) >= SECRET_FROM else ""
+        path = urlsplit(address).path
         self.address = address
+        self.shown = without_folder(address)
+        self._key = key if len(key) >= SECRET_FROM else ""
+        secrets = {self._key: KEY, path if self.shown != address and len(path) >= SECRET_FROM else "": f"/{ELSEWHERE}"}
+        self._secrets = {secret: shown for secret, shown in secrets.items() if secret}
         self._timeout = timeout
         self._retries = retries
         self._pause = pause
@@ -131,9 +139,11 @@ class Server:
                 self._client.stream("POST", path, json=dict(body)) as response,
             ):
                 if not response.is_success:
-                    raise self._unwelcome(response, self._without_key(await _content(response)))
+                    raise self._unwelcome(response, self._without_secrets(await _content(response)))
                 async for sent in _lines(response):
-                    line = sent.replace(self._key, KEY) if self._key else sent
+                    line = sent
+                    for secret, shown in self._secrets.items():
+                        line = line.replace(secret, shown)
                     data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                     if data == "[DONE]":
                         return
@@ -150,16 +160,18 @@ class Server:
         except (ValueError, RecursionError) as error:
             raise ServerTrouble(f"its stream is not JSON: {error}") from error
 
-    def _without_key(self, content: bytes) -> bytes:
+    def _without_secrets(self, content: bytes) -> bytes:
         """A reply without our key, which some servers repeat in their complaints, and logs and reports would keep."""
-        return content.replace(self._key.encode(), KEY.encode()) if self._key else content
+        for secret, shown in self._secrets.items():
+            content = content.replace(secret.encode(), shown.encode())
+        return content
 
     def _unwelcome(self, response: httpx2.Response, content: bytes) -> Exception:
         """The error that a reply with an error's status stands for."""
         trouble = f"HTTP {response.status_code}: {_complaint(content) or response.reason_phrase}"
         if response.status_code in NOT_ALLOWED:
             return EngineError(
-                f"{self.address} refuses the key ({trouble})",
+                f"{self.shown} refuses the key ({trouble})",
                 hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
             )
         return ServerTrouble(trouble) if response.status_code in RETRIED else Refused(trouble)
@@ -177,7 +189,7 @@ class Server:
                     asyncio.timeout(self._timeout),
                     self._client.stream(method, path, json=body) as response,
                 ):
-                    content = self._without_key(await _content(response))
+                    content = self._without_secrets(await _content(response))
                 if response.is_success:
                     return read(json.loads(content))
                 unwelcome = self._unwelcome(response, content)
@@ -202,7 +214,7 @@ class Server:
                     raise ServerTrouble(f"{trouble} (asks to wait {wish:.0f} s)")
                 # a little later than asked, each at its own time, or all come back at once
                 pause = wish + pause * 0.1
-            log.info("%s: %s; trying again in %.1f s", self.address, trouble, pause)
+            log.info("%s: %s; trying again in %.1f s", self.shown, trouble, pause)
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -291,28 +303,33 @@ async def find_model(server: Server, wanted: str | None, *, patience: float) -> 
         except Refused as refused:
             if wanted is None:
                 raise SettingError(
-                    f"{server.address} lists no models ({refused})", hint="Name the model with --model."
+                    f"{server.shown} lists no models ({refused})", hint="Name the model with --model."
                 ) from refused
             listed = {wanted: ("", None)}  # some servers keep no list
             break
         except ServerTrouble as trouble:
             if time.monotonic() >= deadline:
                 raise EngineError(
-                    f"no server answers at {server.address}: {trouble}",
+                    f"no server answers at {server.shown}: {trouble}",
                     hint="Start one (wsi-chat serve-command prints how), or correct --base-url.",
                 ) from trouble
     if wanted is None and len(listed) == 1:
         wanted = next(iter(listed))
     if wanted is None or wanted not in listed:
         asked = "no model was named" if wanted is None else f"there is no model {wanted!r}"
-        raise SettingError(
-            f"{asked}; {server.address} has: {', '.join(listed) or 'none'}", hint="Name one with --model."
-        )
+        raise SettingError(f"{asked}; {server.shown} has: {', '.join(listed) or 'none'}", hint="Name one with --model.")
     origin, longest = listed[wanted]
     root = _folder(origin)
     if root is None:
-        return ServedModel(wanted, f"{wanted}@{server.address}", None, longest)
+        return ServedModel(wanted, f"{wanted}@{_identity(server)}", None, longest)
     return ServedModel(wanted, f"{wanted}@{read_checkpoint(root).revision}:served", root, longest)
+
+
+def _identity(server: Server) -> str:
+    """What tells one server from another in keys and reports; of a path that is not shown a hash."""
+    if server.shown == server.address:
+        return server.address
+    return f"{server.shown} {hashlib.sha256(server.address.encode()).hexdigest()[:12]}"
 
 
 def _listed(reply: Any) -> dict[str, tuple[str, int | None]]:
