@@ -33,21 +33,27 @@ $(VENV)/.python:
 
 # torch first and alone, so that the build that the constraint names is the one that the rest is resolved against
 $(VENV)/.base: pyproject.toml constraints.txt $(VENV)/.python
-	@echo "installing into $(VENV) (a few minutes the first time)"
+	@echo "installing torch into $(VENV) (a few minutes the first time) ..."
 	@$(INSTALL) torch $(QUIETLY)
+	@echo "installing wsi-chat and what it needs into $(VENV) ..."
 	@$(INSTALL) -e . $(QUIETLY)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
+	@echo "installing what the tests need into $(VENV) ..."
 	@$(INSTALL) -e '.[test]' $(QUIETLY)
 	@touch $@
 
 install: $(VENV)/.base
 
+# a line for each step that takes long, also where the output is a file and bars are not drawn
 demo: $(VENV)/.base
 	@mkdir -p $(DEMO)
-	@test -f $(DEMO)/demo.tiff || $(BIN)/wsi-chat synth slide $(DEMO)/demo.tiff --width 4096 --height 4096 --recipe abnormal --seed 7 > /dev/null
+	@test -f $(DEMO)/demo.tiff || { echo "rendering a cervical slide ..."; \
+	  $(BIN)/wsi-chat synth slide $(DEMO)/demo.tiff --width 4096 --height 4096 --recipe abnormal --seed 7 > /dev/null; }
+	@echo "analyzing the cervical slide ..."
 	@$(BIN)/wsi-chat analyze $(DEMO)/demo.tiff --specimen cervix -o $(DEMO)/cervix
+	@echo "analyzing twelve fields of blood ..."
 	@$(BIN)/wsi-chat analyze $(BLOOD) --specimen blood --mpp 0.075 -o $(DEMO)/blood
 	@echo "reports:"; ls $(DEMO)/cervix/*/report.pdf $(DEMO)/cervix/*/report.html $(DEMO)/blood/*/report.pdf $(DEMO)/blood/*/report.html
 
