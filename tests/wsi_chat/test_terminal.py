@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from wsi_chat import cli
@@ -52,6 +53,34 @@ def test_json_keeps_the_data_and_escapes_the_controls(capsys: pytest.CaptureFixt
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", out)
     assert json.loads(out) == {"name": HOSTILE, "unit": "µm"}
     assert "µm" in out
+
+
+REASON = (
+    "The score 0.998 (calibrated by Platt scaling on 174 rendered slides, logistic regression) reaches the threshold "
+    "0.500; highest tile t000160 at 1.000."
+)
+CHINESE = "评分 0.998（按 174 张渲染切片校准）达到阈值 0.500，最高的图块为 t000160。" * 3
+
+
+@pytest.mark.parametrize("width", [12, 40, 80, 120])
+@pytest.mark.parametrize("text", [REASON, CHINESE])
+def test_a_long_text_is_wrapped_below_its_own_beginning_on_a_terminal(width: int, text: str) -> None:
+    file = io.StringIO()
+    Console(file=file, force_terminal=True, width=width, highlight=False).hang("  reason    ", text)
+    first, *rest = file.getvalue().splitlines()
+    assert first.startswith(f"  reason    {text[:2]}")
+    assert [line[:13] for line in rest if not re.match(" {12}[^ ]", line)] == []
+    assert max(cell_len(line) for line in (first, *rest)) <= max(width, 32)
+    assert [line for line in (first, *rest) if line.endswith(" ")] == []
+    said = "".join(line[12:] for line in (first, *rest))
+    assert said.replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_long_text_is_one_line_where_it_goes_to_a_file_and_steers_nothing() -> None:
+    file = io.StringIO()
+    Console(file=file, width=40, highlight=False).hang("  reason    ", REASON)
+    Console(file=file, force_terminal=True, width=400, highlight=False).hang("  note: ", f"[red]{HOSTILE}\nfindings")
+    assert file.getvalue() == f"  reason    {REASON}\n  note: [red]{SHOWN}␊findings\n"
 
 
 def test_a_console_keeps_its_own_styles_and_no_others() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import typer
+from rich.text import Text
 
 from tilers.remote import slide_path
 from wsi_chat.analysis.manifest import Sample
@@ -27,6 +28,7 @@ from wsi_chat.commands.options import Json, Quiet, with_settings
 from wsi_chat.commands.progress import SlideBar, slide_bar
 from wsi_chat.commands.signals import exit_code, signals_handled
 from wsi_chat.commands.terminal import Console
+from wsi_chat.control_characters import one_line
 from wsi_chat.errors import EngineDied, WsiChatError
 from wsi_chat.progress import Progress
 from wsi_chat.settings import declared
@@ -180,40 +182,38 @@ def _tell(result: SlideResult, *, earlier: bool = False) -> None:
     report = result.report
     verdict, funnel = report.verdict, report.funnel
     console = Console(highlight=False, soft_wrap=True)
-    console.print(report.slide.file_name, style="bold", markup=False, end="")
+    head = Text(one_line(report.slide.file_name), style="bold")
     why = f" ({verdict.grounds[0].headline})" if verdict.grounds else ""
-    console.print(f"  {verdict.status.upper()}{why}", end="", markup=False)
+    rest = f"  {verdict.status.upper()}{why}"
     if verdict.score is not None:
-        console.print(f"  score {verdict.score:.3f} ({verdict.score_kind})", end="", markup=False)
-    console.print()
+        rest += f"  score {verdict.score:.3f} ({verdict.score_kind})"
+    console.hang("", Text().append_text(head).append(one_line(rest)))
     if verdict.category_name:
         share, kind = verdict.category_confidence, verdict.category_confidence_kind
         confidence = "" if share is None else f"  (confidence {share:.2f}: {kind})"
-        console.print(f"  category  {verdict.category_name}{confidence}", markup=False)
-    console.print(f"  reason    {verdict.reason}", markup=False)
+        console.hang("  category  ", f"{verdict.category_name}{confidence}")
+    console.hang("  reason    ", verdict.reason)
     if verdict.fitted is not None and verdict.fitted.guarantee:
-        console.print(f"  threshold {verdict.threshold:.3g}: {verdict.fitted.guarantee}", markup=False)
+        console.hang("  threshold ", f"{verdict.threshold:.3g}: {verdict.fitted.guarantee}")
     findings = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
-    console.print(f"  findings  {findings or 'none'}", markup=False)
-    console.print(
-        f"  tiles     {funnel.grid} in the grid, {funnel.foreground} foreground, {funnel.screened} screened, "
+    console.hang("  findings  ", findings or "none")
+    console.hang(
+        "  tiles     ",
+        f"{funnel.grid} in the grid, {funnel.foreground} foreground, {funnel.screened} screened, "
         f"{funnel.detailed} detailed, {funnel.unreadable + funnel.screen_failed} failed"
         + (f", {funnel.detail_failed} detailed only in part" if funnel.detail_failed else ""),
-        markup=False,
     )
     model = report.provenance.model
-    console.print(f"  model     {model.name}, engine {model.engine} ({model.engine_reason})", markup=False)
+    console.hang("  model     ", f"{model.name}, engine {model.engine} ({model.engine_reason})")
     files = result.files
     for path in (files.pdf_path, files.html_path, files.report_path, files.findings_path, files.overview_path,
                  files.heatmap_path):  # fmt: skip
         if path.exists():
             console.print(f"  {path}", markup=False)
     for line in result.unwritten:
-        console.print(f"  not written: {line}", markup=False)
+        console.hang("  not written: ", line)
     for line in result.notes:
-        console.print(f"  note: {line}", markup=False)
+        console.hang("  note: ", line)
     if earlier:
-        console.print(
-            "  finished earlier, and nothing has changed since; --overwrite asks everything again", markup=False
-        )
+        console.hang("  ", "finished earlier, and nothing has changed since; --overwrite asks everything again")
     console.print(f"  {report.disclaimer}", style="dim", markup=False)
