@@ -26,30 +26,24 @@ RUN = (
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_command_is_imported_ends_the_program_with_its_code(number: signal.Signals) -> None:
-    """typer gave 130 after SIGTERM."""
+@pytest.mark.parametrize(
+    ("module", "function", "imported", "argument"),
+    [
+        ("importlib", "import_module", "wsi_chat.commands.doctor", "doctor"),  # a command; typer gave 130 after SIGTERM
+        ("builtins", "__import__", "typer", "--help"),  # the program itself
+    ],
+)
+def test_a_signal_during_an_import_ends_the_program_with_its_code(
+    module: str, function: str, imported: str, argument: str, number: signal.Signals
+) -> None:
     script = (
-        "import importlib, os\nfrom wsi_chat.__main__ import main\nreal = importlib.import_module\n"
+        f"import os, {module}\nreal = {module}.{function}\n"
         "def load(name, *rest, **more):\n"
-        f"    if name == 'wsi_chat.commands.doctor':\n        os.kill(os.getpid(), {int(number)})\n"
+        f"    if name == {imported!r}:\n        os.kill(os.getpid(), {int(number)})\n"
         "    return real(name, *rest, **more)\n"
-        "importlib.import_module = load\nmain()"
+        f"{module}.{function} = load\nfrom wsi_chat.__main__ import main\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", script, "doctor"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 128 + number, done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_program_is_imported_ends_it_with_its_code(number: signal.Signals, tmp_path: Path) -> None:
-    script = (
-        "import builtins, os, sys\nreal = builtins.__import__\n"
-        "def load(name, *rest, **more):\n"
-        f"    if name == 'typer':\n        os.kill(os.getpid(), {int(number)})\n"
-        "    return real(name, *rest, **more)\n"
-        "builtins.__import__ = load\nfrom wsi_chat.__main__ import main\nmain()"
-    )
-    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, argument], capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
 
