@@ -16,6 +16,8 @@ from PIL import Image
 from wsi_chat.engines import Engine
 from wsi_chat.schema import Answer, Query, Turn
 
+from .model_server import serve as serve
+
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SIDE, PATCH = 56, 14
 """Of the families with a fixed image size, so small that a model runs in a moment."""

@@ -39,6 +39,8 @@ from wsi_chat.schema import Query
 from wsi_chat.scoring.fitting import read_labelled
 from wsi_chat.settings import resolve
 
+from .model_server import FakeServer, reply
+
 USER = "someuser"
 PEOPLE = ("Mary_Roe", "ROE^MARY", "PID-77", "19500101", "Elsewhere", "ACC-9", "IMG_0815", "Jane_Doe")
 REAL = ("slide_of_Mary_Roe.tiff", "IMG_0815", "Jane_Doe.svs", "boxes_0", "Mary_Roe")
@@ -328,46 +330,22 @@ def test_the_path_of_a_server_is_in_run_json_alone(
     status: int, tmp_path: Path, small_slide: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Reports named the model by its whole address, and what a server said of its own path was kept."""
-    key, seen = "sk-very-secret-key", []
-
-    class Server(BaseHTTPRequestHandler):
-        def _say(self) -> None:
-            seen.append(self.path)
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer: Any = {"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}
-            if self.command == "GET":
-                answer = {"data": [{"id": "m"}]}
-            elif status != 200:
-                answer = {"error": f"nothing at {self.path}"}
-            body = json.dumps(answer).encode()
-            self.send_response(200 if self.command == "GET" else status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = _say  # noqa: N815
-
-        def log_message(self, *given: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    out, place = tmp_path / "out", f"127.0.0.1:{server.server_port}"
+    key = "sk-very-secret-key"
+    path = f"/{key}/v1/chat/completions"
+    server = FakeServer(lambda body, number: reply("A") if status == 200 else (status, {"error": f"nothing at {path}"}))
+    out, place = tmp_path / "out", f"127.0.0.1:{server.port}"
+    given = {"base_url": f"{place}/{key}/v1", "dialect": "json", "limit": 2, "top_k": 0, "controls": False}
     try:
         with run_log(out):
-            code = run_analyze(
-                [small_slide], out=out, config=None, environ={},
-                flags={"base_url": f"{place}/{key}/v1", "model": "m", "dialect": "json"}
-                | RUN | {"limit": 2, "top_k": 0, "controls": False},
-            )  # fmt: skip
+            code = run_analyze([small_slide], out=out, config=None, environ={}, flags=RUN | given)
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()
     assert code == (0 if status == 200 else 3)
-    assert f"/{key}/v1/chat/completions" in seen
+    assert set(server.paths) == {path}
     assert where_held(out, (key,)) == {"run.json": [key]}
     assert key not in "".join(capsys.readouterr())
     (report,) = out.glob("*/report.json")
-    assert json.loads(report.read_text())["provenance"]["model"]["revision"].startswith(f"m@http://{place}/... ")
+    assert json.loads(report.read_text())["provenance"]["model"]["revision"].startswith(f"tiny@http://{place}/... ")
 
 
 def test_two_paths_of_one_server_are_two_models() -> None:
