@@ -85,7 +85,7 @@ test-page: $(VENV)/.test
 	@if [ -z "$(CHROMIUM)" ]; then \
 	  echo "test-page is skipped: there is no chromium here, and it cannot be installed without root (apt-get install chromium)"; \
 	else \
-	  WSI_CHAT_TEST_PAGE=1 $(BIN)/python -m pytest tests/app/test_page.py; \
+	  WSI_CHAT_TEST_PAGE=1 $(BIN)/python -m pytest tests/app/test_page*.py; \
 	fi
 
 # goes on where it was stopped; a GPU is used where there is one. START=folder trains a finished checkpoint further,

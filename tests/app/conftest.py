@@ -16,6 +16,10 @@ from wsi_chat.app.review import ReviewStore
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.schema import Query
 
+from .browsing import browser as browser
+from .browsing import context as context
+from .browsing import serving as serving
+
 
 def says(query: Query) -> str | dict[str, float]:
     """Every tile is abnormal, with an hsil and a lsil at fixed places."""
