@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.analysis.manifest import read_manifest
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort import find_slides
 from wsi_chat.errors import SettingError
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort.on_ray import TRIES, _work
 from wsi_chat.cohort.state import Job
 from wsi_chat.engines.model import Model

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 import wsi_chat
 from wsi_chat import cli
 from wsi_chat.analysis.earlier_documents import EarlierDocuments
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import SlideFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort.page import page
 from wsi_chat.cohort.result import CohortResult
 from wsi_chat.cohort.state import SlideState

@@ -12,7 +12,7 @@ import pytest
 
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.cohort.deaths import TRIES, Deaths, Mark
-from wsi_chat.cohort.run import _jobs, _sample
+from wsi_chat.cohort.jobs import jobs_of, sample_of
 from wsi_chat.cohort.state import Job, read_state
 from wsi_chat.engines import ScriptedEngine
 from wsi_chat.engines.model import Model
@@ -97,7 +97,7 @@ def test_a_slide_that_aborts_in_the_middle_is_done_last_and_refused_after_three_
 
 
 def _id(path: Path) -> str:
-    return _sample(path).slide_id
+    return sample_of(path).slide_id
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def job(slides: Path, tmp_path: Path) -> Job:
 def _job(slides: Path, tmp_path: Path, **settings: Any) -> Job:
     chosen = Settings(**settings)
     model = Model(chosen, given=ScriptedEngine(lambda query: "no"))
-    return _jobs([_sample(slides / "b.bad")], RunFolder(tmp_path / "out").open(), chosen, model)[0]
+    return jobs_of([sample_of(slides / "b.bad")], RunFolder(tmp_path / "out").open(), chosen, model)[0]
 
 
 def _die(run: RunFolder, job: Job) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 
 import wsi_chat
 from wsi_chat.analysis.inquiry import ask_all
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent
 from wsi_chat.cohort.run import analyze_slides

@@ -23,11 +23,11 @@ from PIL import Image
 from pyarrow import parquet
 
 import wsi_chat
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of
 from wsi_chat.analysis.pseudonyms import Pseudonyms, names_of
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.run_log import run_log
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.app.source import find_slides
 from wsi_chat.cohort import CohortResult, analyze_slides
 from wsi_chat.commands.analyze import run_analyze

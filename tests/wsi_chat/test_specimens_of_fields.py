@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import wsi_chat
 from wsi_chat.analysis.causes import causes_of_failure
-from wsi_chat.analysis.manifest import listed, read_manifest
+from wsi_chat.analysis.manifest import read_manifest
+from wsi_chat.analysis.sample import listed
 from wsi_chat.cli import app
 from wsi_chat.cohort import find_slides
 from wsi_chat.engines import ScriptedEngine

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from wsi_chat import cli
-from wsi_chat.analysis.manifest import Sample
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.commands import cohort, console
 from wsi_chat.commands.chat import _Writer
 from wsi_chat.commands.console import complain, say, say_json

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tilers.listing import LISTING
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import write_text
 from wsi_chat.bounded import load_json

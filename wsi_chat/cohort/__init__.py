@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from wsi_chat.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from wsi_chat.analysis.manifest import Sample, read_manifest
+    from wsi_chat.analysis.manifest import read_manifest
+    from wsi_chat.analysis.sample import Sample
     from wsi_chat.cohort.result import CohortResult
     from wsi_chat.cohort.run import analyze_cohort, analyze_slides
     from wsi_chat.cohort.search import find_slides
@@ -27,6 +28,7 @@ __getattr__, __dir__ = on_first_use(
         ".run": ("analyze_cohort", "analyze_slides"),
         ".search": ("find_slides",),
         ".state": ("SlideState",),
-        "wsi_chat.analysis.manifest": ("Sample", "read_manifest"),
+        "wsi_chat.analysis.manifest": ("read_manifest",),
+        "wsi_chat.analysis.sample": ("Sample",),
     },
 )

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.summary import SUMMARY_COLUMNS, class_columns, write_summary
 from wsi_chat.cohort.attempt import Outcome, failed
 from wsi_chat.cohort.result import CohortResult, columns_of

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.summary import COUNT, SUMMARY_COLUMNS, class_columns
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.errors import SettingError, WsiChatError

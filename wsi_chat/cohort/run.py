@@ -8,31 +8,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tilers.remote import RemotePath, slide_path
 from tilers.trial import needs_trial, trial
 from wsi_chat.analysis.box_precision import read_box_precision
-from wsi_chat.analysis.manifest import Sample, listed, read_manifest
-from wsi_chat.analysis.pseudonyms import Pseudonyms, everything_hidden, names_of, paths_in, pseudonyms_of
+from wsi_chat.analysis.pseudonyms import everything_hidden, paths_in, pseudonyms_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
 from wsi_chat.analysis.run_log import hide_in_log
-from wsi_chat.analysis.slide_score import folder_of_aggregator
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.atomic import sweep
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
+from wsi_chat.cohort.jobs import as_shown, jobs_of, jobs_of_named, sample_of, samples_of
 from wsi_chat.cohort.local import AHEAD, run_local
 from wsi_chat.cohort.result import CohortResult
-from wsi_chat.cohort.state import Job, make_job, read_state, stands
-from wsi_chat.engines import Engine, find_checkpoint
-from wsi_chat.engines.checkpoint import revision
+from wsi_chat.cohort.state import Job, read_state, stands
+from wsi_chat.engines import Engine
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import EngineError, OutputError, SettingError, WsiChatError
+from wsi_chat.errors import EngineError, OutputError, SettingError
 from wsi_chat.locks import lock_file
-from wsi_chat.names import from_home, without_folder
+from wsi_chat.names import without_folder
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings, check_names, resolve
 from wsi_chat.terminology import load_system
@@ -131,8 +128,8 @@ def analyze_slides(
     if fresh:
         _check(effective, model)
     run.open()
-    samples = _shown(map(_sample, slides), pseudonyms_of(run, effective))
-    jobs = _named_jobs(samples, run, effective, model)
+    samples = as_shown(map(sample_of, slides), pseudonyms_of(run, effective))
+    jobs = jobs_of_named(samples, run, effective, model)
     hide_in_log(everything_hidden(job.names for job in jobs))
     standing = _standing(jobs, run)
     _start_trial(job for job in jobs if job.slide_id not in standing)
@@ -191,14 +188,14 @@ def analyze_cohort(
     if executor not in ("local", "ray"):
         raise SettingError(f"--executor {executor!r} is not known.", hint="Choose local or ray.")
     effective, origin, model = _resolved(settings, engine, config, environ, executor=executor)
-    samples = _samples(source, Path(out))
+    samples = samples_of(source, Path(out))
     model.several = True
     _check(effective, model)
     _check_specimen(effective)
     run = RunFolder(Path(out)).open()
     with _only_writer(run):
-        samples = _shown(samples, pseudonyms_of(run, effective), listings=run.listings_path)
-        jobs = _jobs(samples, run, effective, model)
+        samples = as_shown(samples, pseudonyms_of(run, effective), listings=run.listings_path)
+        jobs = jobs_of(samples, run, effective, model)
         hide_in_log(everything_hidden(job.names for job in jobs))
         book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
 
@@ -272,35 +269,6 @@ def _resolved(
     return effective, origin, _model(effective, None if isinstance(engine, str) else engine, executor)
 
 
-def _sample(path: str | Path) -> Sample:
-    """A slide that is named by its path alone."""
-    sample = Sample("", from_home(slide_path(path)).absolute())
-    return replace(sample, sample_id=sample.slide_id)
-
-
-def _samples(source: str | Path | Sequence[str | Path], out: Path) -> tuple[Sample, ...]:
-    if not isinstance(source, str | Path):
-        named = [_sample(path) for path in source]
-        ids = [sample.slide_id for sample in named]
-        twice = [sample.path for sample in named if ids.count(sample.slide_id) > 1]
-        if twice or not named:
-            raise SettingError(f"{twice[0]} is named twice." if twice else "No slide is named.", hint="Name each once.")
-        return tuple(named)
-    source = from_home(slide_path(source))
-    if isinstance(source, RemotePath):
-        raise SettingError(
-            f"{source} is an address; a manifest or folder of this machine is needed.",
-            hint="Write a manifest here whose image_path holds the addresses of the slides.",
-        )
-    if source.is_dir():
-        from wsi_chat.cohort.search import find_slides
-
-        return find_slides(source, skip=out)
-    if not source.exists():
-        raise SettingError(f"There is no manifest or folder {source}.", hint="Check the path and its spelling.")
-    return read_manifest(source)
-
-
 def _check(settings: Settings, model: Model) -> None:
     from wsi_chat.analysis.pipeline import check_settings
 
@@ -350,53 +318,6 @@ def _model(settings: Settings, engine: Engine | Callable[[], Engine] | None, exe
             )
         return Model(settings, given=engine)
     return Model(settings, start=engine)
-
-
-def _shown(
-    samples: Iterable[Sample], pseudonyms: Pseudonyms | None, *, listings: Path | None = None
-) -> tuple[Sample, ...]:
-    """The samples, each once, as documents show them; with ``listings``, those of several photographs listed there."""
-    samples = tuple(samples) if pseudonyms is None else pseudonyms.apply(samples)
-    samples = tuple({sample.slide_id: sample for sample in samples}.values())
-    if listings is not None:
-        samples = listed(samples, listings)
-    if pseudonyms is not None:
-        pseudonyms.save(samples)
-        log.warning("%s says which pseudonym is whose: hand on the other files without it", pseudonyms.path)
-    return samples
-
-
-def _jobs(samples: Sequence[Sample], run: RunFolder, settings: Settings, model: Model) -> list[Job]:
-    model_id = _model_id(settings, model)
-    return [make_job(sample, run, settings, model, model_id=model_id) for sample in samples]
-
-
-def _named_jobs(samples: Sequence[Sample], run: RunFolder, settings: Settings, model: Model) -> list[Job]:
-    """The jobs of slides that are named; without a key where it cannot be known which model would answer."""
-    known = model.given is None and model.start is None and settings.base_url is None
-    try:
-        if known and not settings.overwrite:
-            return _jobs(samples, run, settings, model)
-    except WsiChatError as error:
-        log.debug("no key: %s", error)  # what is wrong is said when the slide's turn comes
-    return [Job(sample, settings, "", names_of(sample, run, settings)) for sample in samples]
-
-
-def _model_id(settings: Settings, model: Model) -> str:
-    """What tells one model (and aggregator) from another without loading it; one replaced under its name is another."""
-
-    adapter = None if settings.adapter is None else Path(settings.adapter)
-    parts = [revision(folder) for folder in (adapter, folder_of_aggregator(settings)) if folder and folder.is_dir()]
-    if model.given is not None:
-        parts.append(model.given.model_id)
-    elif model.start is not None:
-        parts.append("loaded by the caller")
-    elif settings.base_url is not None:
-        parts.append(f"{settings.model} at {settings.base_url}")
-    else:
-        folder = find_checkpoint(settings.model)
-        parts.append(revision(folder) if folder.is_dir() else str(settings.model))
-    return " ".join(parts)
 
 
 @contextmanager

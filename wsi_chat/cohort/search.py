@@ -13,8 +13,8 @@ from pathlib import Path
 from tilers.dicom import is_dicom, series_uid
 from tilers.photographs import is_of_a_run, photographs_in
 from tilers.readers import all_readers
-from wsi_chat.analysis.manifest import Sample, place_below
 from wsi_chat.analysis.run_folder import RunFolder
+from wsi_chat.analysis.sample import Sample, place_below
 from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.errors import SettingError
 

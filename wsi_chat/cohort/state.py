@@ -19,11 +19,11 @@ from pydantic import Field, ValidationError, field_validator
 
 from tilers.listing import LISTING
 from wsi_chat.analysis.earlier_documents import EarlierDocuments
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.provenance import config_of, system_stamp, versions
 from wsi_chat.analysis.pseudonyms import names_of
 from wsi_chat.analysis.result import SlideResult, load_result
 from wsi_chat.analysis.run_folder import RUN_HINT, RunFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.summary import LACKING
 from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import write_text

@@ -15,10 +15,10 @@ import typer
 from rich.text import Text
 
 from tilers.remote import slide_path
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.run_log import run_log
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.summary import indeterminate_by_error, reason_of, row_of
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent

@@ -14,8 +14,8 @@ from typing import Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from wsi_chat.analysis.manifest import Sample
 from wsi_chat.analysis.run_log import run_log
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Silent, Watcher
 from wsi_chat.cohort.result import CohortResult

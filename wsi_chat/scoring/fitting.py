@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_chat.analysis.feature_store import read_features
-from wsi_chat.analysis.manifest import Sample, read_manifest
+from wsi_chat.analysis.manifest import read_manifest
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder, SlideFolder
+from wsi_chat.analysis.sample import Sample
 from wsi_chat.analysis.slide_score import conditions_of
 from wsi_chat.errors import OutputError, SettingError, WsiChatError
 from wsi_chat.progress import Progress, no_progress
