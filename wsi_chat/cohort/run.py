@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tilers.trial import needs_trial, trial
 from wsi_chat.analysis.box_precision import read_box_precision
+from wsi_chat.analysis.outputs import tell_missing_font
 from wsi_chat.analysis.pseudonyms import everything_hidden, paths_in, pseudonyms_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
@@ -240,7 +241,8 @@ def _work_through(
         if config.base_url is not None:
             files[without_folder(config.base_url)] = config.base_url
         book.run.write_record(config=config.model_dump(mode="json"), origin=origin, slides=slides, files=files)
-        _say_beforehand(book.to_do, config)
+        if book.to_do:
+            tell_missing_font(config)
         try:
             work()
         except KeyboardInterrupt:
@@ -290,14 +292,6 @@ def _start_trial(jobs: Iterable[Job]) -> None:
     first = next(iter(jobs), None)
     if first is not None and first.settings.trial and needs_trial(first.sample.path):
         trial.start()
-
-
-def _say_beforehand(jobs: Sequence[Job], settings: Settings) -> None:
-    """What will be amiss with every slide of the run alike is said once."""
-    if jobs:
-        from wsi_chat.analysis.outputs import tell_missing_font
-
-        tell_missing_font(settings)
 
 
 def _check_specimen(settings: Settings) -> None:
