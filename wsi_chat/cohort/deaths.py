@@ -3,7 +3,8 @@
 A library that aborts in the middle of a slide takes the process with it, and no state can be written any more. The
 mark stays then. The next run does such a slide last and alone, so that no other one shares its end, and after `TRIES`
 deaths in a row without a new answer it is failed instead. Whatever Python survives (an error, Ctrl-C, an engine that
-died) removes the mark.
+died) removes the mark. On Ray the driver writes the marks, for the slides that are at work: see
+`wsi_chat.cohort.on_ray`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Deaths:
         self._deaths: dict[str, int] = {}
 
     def tell_apart(self, jobs: Iterable[Job], *, forgive: bool = False) -> tuple[list[Job], list[Job], list[Job]]:
-        """The slides that no process died with; those to be done last, each alone; and those that are failed.
+        """The slides that no process died with; those to be done last; and those that are failed.
 
         Args:
             forgive: forget what happened, as for slides that are done anew.
@@ -65,7 +66,7 @@ class Deaths:
                 self._deaths[job.slide_id] = deaths
                 marked.append(job)
                 log.warning(
-                    "%s was being read when a process died (%d time%s in a row): it is done last, alone",
+                    "%s was being read when a process died (%d time%s in a row): it is done last",
                     job.names.slide, deaths, "" if deaths == 1 else "s",
                 )  # fmt: skip
         marked.sort(key=lambda job: self._deaths[job.slide_id])
@@ -91,6 +92,15 @@ class Deaths:
             self._run.mark_path(job.slide_id).write_text(mark.model_dump_json(), encoding="utf-8")
         except OSError as error:  # whatever comes next says that nothing can be written
             log.warning("no mark can be left that %s is being read: %s", job.names.slide, error.strerror)
+
+    def of(self, job: Job) -> int:
+        """How many processes died in a row with a slide, as far as it is known."""
+        return self._deaths.get(job.slide_id, 0)
+
+    def again(self, job: Job) -> int:
+        """A process died with a slide that is marked, and this one lives: how many did in a row now."""
+        self._deaths[job.slide_id] = self._died(job)
+        return self._deaths[job.slide_id]
 
     def end(self, job: Job) -> None:
         """The slide is closed, and the process lives."""

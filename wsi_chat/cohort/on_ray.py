@@ -4,6 +4,10 @@ Each actor has an engine of its own and does one slide at a time. The slide of a
 machine, goes to the next that is free and on from the journal on the shared disk, so what was answered is not asked
 again; a slide whose actor dies `TRIES` times is failed. Ray restarts actors where and when there is room for them.
 
+The driver marks the slides that it has given out (see `wsi_chat.cohort.deaths`): those that were at work when it died
+come last in the next run. An actor is a process of its own, so that they need not come one by one yet; a slide with
+which one death more would be the last does, so that none is refused for what another one did.
+
 A cluster of several machines, which must see slides and run folder under the same paths and have wsi-chat
 installed::
 
@@ -29,8 +33,9 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_chat.address import notice
 from wsi_chat.analysis.run_folder import RunFolder
-from wsi_chat.cohort.attempt import Outcome, attempt, failed_outside
-from wsi_chat.cohort.state import Job, SlideState
+from wsi_chat.cohort.attempt import Outcome, attempt, failed, failed_outside
+from wsi_chat.cohort.deaths import TRIES, Deaths
+from wsi_chat.cohort.state import Job, SlideState, write_state
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import EngineDied, SettingError, WsiChatError
 from wsi_chat.progress import Progress
@@ -41,7 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRIES = 3
 PATIENCE_SECONDS = 60.0  # between two warnings that no worker is alive
 OBJECT_STORE_BYTES = 100 * 2**20  # settings and states are all that travels
 LOOPBACK = "127.0.0.1"
@@ -76,9 +80,13 @@ def run_on_ray(
     *,
     actors: int | None,
     address: str | None,
+    forgive: bool = False,
     begun: Callable[[Job], Progress],
 ) -> Iterator[Outcome]:
     """Yield how each slide ended, in the order in which they end.
+
+    Args:
+        forgive: take no notice of processes that died.
 
     Raises:
         SettingError: ray is not installed, the cluster cannot be reached, or ``actors`` is not positive.
@@ -90,12 +98,28 @@ def run_on_ray(
         return
     if model.settings.base_url and (leaving := notice(model.settings.base_url)):
         log.warning(leaving)  # the engine says it too, but in a worker's log
-    with _cluster(address, most=min(actors or len(jobs), len(jobs))) as ray:
-        yield from _work(ray, jobs, run, model, actors=actors, begun=begun)
+    with Deaths(run) as deaths:
+        calm, marked, refused = deaths.tell_apart(jobs, forgive=forgive)
+        for job in refused:
+            begun(job)
+            error = deaths.refusal(job)
+            yield Outcome(write_state(run, failed(job, run, error)), error=error)
+        left = [*calm, *marked]
+        if not left:
+            return
+        with _cluster(address, most=min(actors or len(left), len(left))) as ray:
+            yield from _work(ray, left, run, model, deaths, actors=actors, begun=begun)
 
 
 def _work(
-    ray: Any, jobs: Sequence[Job], run: RunFolder, model: Model, *, actors: int | None, begun: Callable[[Job], Progress]
+    ray: Any,
+    jobs: Sequence[Job],
+    run: RunFolder,
+    model: Model,
+    deaths: Deaths,
+    *,
+    actors: int | None,
+    begun: Callable[[Job], Progress],
 ) -> Iterator[Outcome]:
     """Each slide on whichever actor is free. One whose actor died goes to another that lives: a machine that is gone
     may not come back, and an actor that Ray restarts waits for a place that nobody gives up."""
@@ -103,17 +127,19 @@ def _work(
     starting = {_when_ready(worker): worker for worker in workers}
     free: list[Any] = []
     busy: dict[Any, tuple[Any, Job]] = {}
-    queue = deque(jobs)
-    deaths: Counter[str] = Counter()
+    queue = deque(job for job in jobs if deaths.of(job) + 1 < TRIES)
+    alone = deque(job for job in jobs if deaths.of(job) + 1 >= TRIES)
+    here: Counter[str] = Counter()  # deaths in this run
     try:
-        while queue or busy:
-            while queue and free:
-                worker, job = free.pop(), queue.popleft()
+        while queue or alone or busy:
+            while free and (queue or (alone and not busy)):
+                worker, job = free.pop(), (queue or alone).popleft()
                 begun(job)
+                deaths.begin(job)
                 busy[worker.attempt.remote(job)] = (worker, job)
             ended, _ = ray.wait([*busy, *starting], num_returns=1, timeout=PATIENCE_SECONDS)
             if not ended and not busy:
-                log.warning("ray: no worker is alive; %d slides wait for the cluster", len(queue))
+                log.warning("ray: no worker is alive; %d slides wait for the cluster", len(queue) + len(alone))
             for reference in ended:
                 if reference in starting:
                     worker = starting.pop(reference)
@@ -122,16 +148,21 @@ def _work(
                     continue
                 worker, job = busy.pop(reference)
                 try:
-                    yield Outcome(_state(ray, reference))
+                    state = _state(ray, reference)
+                    deaths.end(job)
+                    yield Outcome(state)
                     free.append(worker)
                 except ray.exceptions.RayActorError as error:
                     starting[_when_ready(worker)] = worker
-                    deaths[job.slide_id] += 1
+                    here[job.slide_id] += 1
                     log.warning("ray: the worker of %s died: %s", job.sample.file_name, str(error).splitlines()[0])
-                    if deaths[job.slide_id] < TRIES:
+                    died = max(here[job.slide_id], deaths.again(job))
+                    if died < TRIES:
                         queue.appendleft(job)
                         continue
-                    reason = f"Its worker process died {TRIES} times: {str(error).splitlines()[0]}"
+                    deaths.end(job)
+                    times = f"{died} times{'' if here[job.slide_id] == died else ', counting earlier runs'}"
+                    reason = f"Its worker process died {times}: {str(error).splitlines()[0]}"
                     yield Outcome(failed_outside(job, run, reason, error="WorkerDied"))
     finally:
         for worker in workers:

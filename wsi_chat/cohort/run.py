@@ -215,7 +215,9 @@ def analyze_cohort(
                 return
             from wsi_chat.cohort.on_ray import run_on_ray
 
-            for outcome in run_on_ray(book.to_do, run, model, actors=actors, address=ray_address, begun=book.begun):
+            for outcome in run_on_ray(
+                book.to_do, run, model, actors=actors, address=ray_address, forgive=retry_failed, begun=book.begun
+            ):
                 book.enter(outcome)
 
         result = _work_through(book, jobs, work, config=effective, origin=origin, model=model)
