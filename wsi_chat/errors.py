@@ -44,6 +44,18 @@ def unforeseen(error: BaseException) -> str:
     return f"an unexpected {type(error).__name__}{f' in {place}' if place else ''}: {said or 'it says no more'}"
 
 
+def whole_text(text: str) -> str:
+    """A model's words as text that can be written anywhere: pairs of surrogates are joined, a lone one is U+FFFD.
+
+    JSON may hold half a pair (``"\\ud83d"``), and a streamed character may come in two halves.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 class WsiChatError(Exception):
     """Base of every error that wsi-chat raises on purpose.
 

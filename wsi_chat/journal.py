@@ -257,8 +257,7 @@ class Journal:
         row: tuple[Any, ...] = (
             answer.key,
             answer.task,
-            # lone surrogates are legal in str and not in a database
-            answer.text.encode("utf-8", "replace").decode("utf-8"),
+            answer.text,
             answer.status,
             answer.finish_reason,
             chances,

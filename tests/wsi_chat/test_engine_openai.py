@@ -233,6 +233,17 @@ def test_words_come_as_they_are_written_and_join_to_the_answer(serve: Any) -> No
     assert _heard(engine, question())[1].status == "truncated"
 
 
+def test_halves_of_a_character_are_joined_and_a_lone_one_is_marked(serve: Any) -> None:
+    events = [_event("a\ud83d"), _event("\ude00b\ude00"), _event("\ud800c\ud83d", "stop"), "[DONE]"]
+    _, engine = serve(lambda body, number: events if body["stream"] else reply("not asked"))
+    pieces, answer = _heard(engine, question())
+    assert pieces == ["a", "\U0001f600b\ufffd", "\ufffdc"]
+    assert answer.text == "".join(pieces)
+    _, engine = serve(lambda body, number: reply("\ud800 normal"), models={"data": [{"id": "\ud800tiny"}]})
+    assert engine.model_id.startswith("\ufffdtiny@")
+    assert [answer.text for answer in engine.answer([question()])] == ["\ufffd normal"]
+
+
 def test_a_stream_that_never_began_is_asked_plainly_and_one_that_broke_is_failed(serve: Any) -> None:
     _, engine = serve(lambda body, number: (500, {}) if body["stream"] else reply("in one piece"))
     pieces, answer = _heard(engine, question())

@@ -57,7 +57,7 @@ def test_an_answer_comes_back_bit_for_bit_after_reopening(path: Path) -> None:
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    text=st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
+    text=st.text(min_size=1).filter(str.strip),  # lone surrogates among them
     chances=st.none() | st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1),
     logprob=st.none() | st.floats(-1e6, 0),
 )
@@ -72,7 +72,7 @@ def test_any_answer_survives(path: Path, text: str, chances: dict[str, float] | 
 def test_lone_surrogates_do_no_harm(path: Path) -> None:
     with Journal(path) as journal:
         assert journal.put(replace(ANSWER, text="a\ud800b"))
-        assert journal.get("k1") == replace(ANSWER, text="a?b")
+        assert journal.get("k1") == replace(ANSWER, text="a\ufffdb")
 
 
 def test_failed_and_empty_answers_are_asked_again(path: Path) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
@@ -56,6 +57,22 @@ def test_a_slide_gives_every_document_and_a_second_run_asks_nothing(small_slide:
     assert funnel.screened == funnel.selected == funnel.read > 0
     assert funnel.detailed == 4
     assert first.report.timings.answers_new == second.report.timings.answers_reused > 0
+
+
+def test_half_a_character_in_an_answer_stops_no_document(small_slide: Path, tmp_path: Path) -> None:
+    """JSON of a server may hold half a pair of surrogates, which is no text that can be written."""
+
+    def half(query: Query) -> str | dict[str, float]:
+        return "A dark cell \ud83d." if query.task == "describe" else says(query)
+
+    made = [
+        wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(half), specimen="cervix", top_k=2)
+        for _ in range(2)
+    ]
+    assert {path.name for path in made[0].folder.iterdir()} >= DOCUMENTS
+    said = pq.read_table(made[0].folder / "tiles.parquet").column("description").to_pylist()
+    assert sorted(filter(None, said)) == ["A dark cell \ufffd."] * 2
+    assert comparable(made[1].report) == comparable(made[0].report)  # the journal's words are those that were said
 
 
 def test_the_report_on_disk_is_the_one_returned(small_slide: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsi_chat.engines.prompts import ANY_CONTROL, count_marks, message_parts
 from wsi_chat.engines.protocol import failed
 from wsi_chat.engines.serving import size_kwargs
-from wsi_chat.errors import AnswerError
+from wsi_chat.errors import AnswerError, whole_text
 from wsi_chat.schema import Answer, Query
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ class Pieces:
 
     def __init__(self) -> None:
         self.text = ""
+        self._half = ""  # the first of a pair of surrogates, whose second comes with the next event
         self._finish = "stop"
         self._model: Any = None
         self._usage: Any = None
@@ -220,9 +221,11 @@ class Pieces:
             self._usage = event.get("usage") or self._usage
             self._model = event.get("model") or self._model
             for first in event["choices"][:1]:
-                words = str((first.get("delta") or {}).get("content") or "")
+                words = self._half + str((first.get("delta") or {}).get("content") or "")
                 self._finish = first.get("finish_reason") or self._finish
                 self._logs += (first.get("logprobs") or {}).get("content") or []
+                self._half = words[-1:] if "\ud800" <= words[-1:] <= "\udbff" else ""
+                words = whole_text(words.removesuffix(self._half))
                 self.text += words
                 return words
         except (KeyError, TypeError, AttributeError) as error:

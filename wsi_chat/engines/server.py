@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from wsi_chat.address import check_address, is_this_machine
 from wsi_chat.engines.checkpoint import read_checkpoint
-from wsi_chat.errors import AnswerError, EngineError, SettingError
+from wsi_chat.errors import AnswerError, EngineError, SettingError, whole_text
 from wsi_chat.names import ELSEWHERE, without_folder
 
 if TYPE_CHECKING:
@@ -339,7 +339,8 @@ def _listed(reply: Any) -> dict[str, tuple[str, int | None]]:
     """
     try:
         models = {
-            str(entry["id"]): (str(entry.get("root") or ""), entry.get("max_model_len")) for entry in reply["data"]
+            whole_text(str(entry["id"])): (str(entry.get("root") or ""), entry.get("max_model_len"))
+            for entry in reply["data"]
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise AnswerError(f"its reply is not a list of models: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from wsi_chat.errors import whole_text
 from wsi_chat.schema.geometry import Box
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Answer:
 
     ``probabilities``: option -> probability over the query's choices (sums to 1), from log-probabilities;
     None where the engine gives none. ``finish_reason``: ``stop``, ``length`` (then status is ``truncated``)
-    or ``error``.
+    or ``error``. ``text`` and ``error`` hold no lone surrogates, whatever they are made from: an answer that comes from
+    the journal is the one that went there.
     """
 
     key: str
@@ -74,6 +76,10 @@ class Answer:
     seconds: float = 0.0
     prompt_tokens: int = 0
     new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", whole_text(self.text))
+        object.__setattr__(self, "error", whole_text(self.error))
 
 
 @dataclass(frozen=True, slots=True)
