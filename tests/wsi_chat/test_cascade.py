@@ -141,6 +141,25 @@ def test_a_box_outside_the_slide_is_counted_as_dropped(journal: Journal) -> None
     assert (verdict.boxes, verdict.dropped_boxes) == ((), 1)
 
 
+def test_boxes_broken_off_without_a_limit_are_asked_again_and_those_cut_by_one_are_not(journal: Journal) -> None:
+    broken = "hsil 1 is located at <region>20 20 6"
+
+    def breaks_off(query: Query) -> str | dict[str, float]:
+        return broken if query.target == "hsil" else says(query)
+
+    ask = asker(ScriptedEngine(breaks_off), journal)
+    screened = screen(patches(1), ask, CERVIX, total=1)
+    verdict = detail(patches(1), ask, CERVIX, screened, total=1, bounds=BOUNDS)[0]
+    assert (verdict.boxes, verdict.truncated) == ((), True)
+    cut = ScriptedEngine(says, faults=[Fault(at=0, kind="truncate", keep=len(broken))])
+    verdict = detail(patches(1), asker(cut, journal), CERVIX, screened, total=1, bounds=BOUNDS)[0]
+    assert [query.target for query in cut.asked] == ["hsil"]
+    assert (verdict.boxes, verdict.truncated) == ((), True)
+    after = ScriptedEngine(says)
+    assert detail(patches(1), asker(after, journal), CERVIX, screened, total=1, bounds=BOUNDS)[0] == verdict
+    assert after.asked == []
+
+
 def test_a_truncated_answer_marks_its_tile(journal: Journal) -> None:
     ask = asker(ScriptedEngine(says), journal)
     screened = screen(patches(1), ask, CERVIX, total=1)

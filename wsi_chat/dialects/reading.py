@@ -75,13 +75,16 @@ def why_no_choice(answer: Answer) -> str:
 
 
 def is_usable(dialect: Dialect, answer: Answer, ask: Ask, frame: Frame) -> bool:
-    """Whether an answer says anything to its question: a refusal, nonsense, an empty text or broken boxes do not."""
+    """Whether an answer says anything to its question: a refusal, nonsense, an empty text or broken boxes do not.
+
+    Broken boxes alone are an answer only where the engine says that a limit cut it off: asking again gives the same.
+    """
     if answer.status == "failed":
         return False
     if ask.options:
         return dialect.read_choice(answer, ask) is not None
     if ask.task == "ground":
         reading = dialect.read_boxes(answer, frame, ask.target)
-        nothing_but_scraps = reading.dropped > 0 and not reading.boxes and not reading.truncated
+        nothing_but_scraps = reading.dropped > 0 and not reading.boxes and answer.status != "truncated"
         return reading.understood and not nothing_but_scraps
     return bool(dialect.read_text(answer))
