@@ -33,6 +33,7 @@ VARIABLE = f"{ENV_PREFIX}TRIAL"
 WORK_SECONDS = 20.0  # of processor time that a trial may take: others may load the machine
 WAIT_SECONDS = 180.0  # that it may take by the clock: a share on the network may be slow
 START_SECONDS = 120.0
+END_SECONDS = 10.0  # in which a child that has closed its pipes comes to its end
 MEMORY_BYTES = 4 * 2**30  # of private memory that the process may have; reading a slide stays far below it
 
 # Pictures of single fields, by their first bytes and their suffix: decoded whole, on opening, by libjpeg-turbo, zlib
@@ -256,8 +257,14 @@ class Trial:
         if child is None:
             return 0
         if wait:  # what ended it is wanted, and not that it was ended here
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(10)
+            # not wait(timeout): that looks again and again, and where a preloaded clock makes sleeping fail, so does it
+            timer = threading.Timer(END_SECONDS, child.kill)
+            timer.daemon = True
+            timer.start()
+            try:
+                child.wait()
+            finally:
+                timer.cancel()
         child.kill()
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):  # what it never read

@@ -51,6 +51,10 @@ def misbehave(what: str, path: Path) -> None:
     elif what == "loop":
         while True:
             pass
+    elif what == "linger":  # as a large process does, whose memory is given back after its files
+        os.closerange(0, 256)
+        time.sleep(0.5)
+        os._exit(3)
     elif what == "swell":
         np.ones(MEGABYTES * 2**20, np.uint8)
     elif what == "print":

@@ -73,6 +73,19 @@ def test_what_a_file_does_to_the_process_is_said_and_this_process_lives(
         assert slide.read_region(0, 0, 0, 4, 4).tolist() == np.full((4, 4, 3), 128).tolist()
 
 
+def test_the_end_of_a_process_is_waited_for_without_sleeping(
+    trial: Trial, bad: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libfaketime makes every `time.sleep` fail with "Invalid argument": a slide failed by it once."""
+
+    def fails(seconds: float) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(time, "sleep", fails)
+    with pytest.raises(SlideUnreadable, match="ended it with exit code 3"):
+        open_slide(bad("open", "linger"), trial=True)
+
+
 def test_a_file_that_waits_for_ever_is_refused_by_the_clock(trial: Trial, bad: Write) -> None:
     hasty = Trial(work_seconds=100, wait_seconds=2)
     with pytest.raises(SlideUnreadable, match="took more than 100 s of processor time or 2 s by the clock"):
