@@ -45,9 +45,10 @@ def unforeseen(error: BaseException) -> str:
 
 
 def whole_text(text: str) -> str:
-    """A model's words as text that can be written anywhere: pairs of surrogates are joined, a lone one is U+FFFD.
+    """What was said as text that can be written anywhere: pairs of surrogates are joined, a lone one is U+FFFD.
 
-    JSON may hold half a pair (``"\\ud83d"``), and a streamed character may come in two halves.
+    A server's JSON may hold half a pair (``"\\ud83d"``), a streamed character may come in two halves, and a terminal
+    may give bytes that are not UTF-8.
     """
     try:
         text.encode()

@@ -58,6 +58,16 @@ def put(path: Path, question: str = "", engine: ScriptedEngine | None = None, **
     return wsi_chat.ask(path, question, engine=engine or ScriptedEngine(finds_the_mark), **rest)
 
 
+def test_a_question_from_a_terminal_that_is_not_utf_8_is_asked(marked: Path) -> None:
+    engine = ScriptedEngine(finds_the_mark)
+    result = put(marked, "Is this caf\udce9?", engine, region=(1000, 500, 1300, 800), choices=("a\udce9", "b"))
+    assert result.question == "Is this caf\ufffd?"
+    assert result.probabilities is not None
+    assert [*result.probabilities] == ["a\ufffd", "b"]
+    assert "caf\ufffd" in engine.asked[0].turns[-1].text
+    assert json.loads(result.model_dump_json())["choice"] in ("a\ufffd", "b")
+
+
 # ---------------------------------------------------------------------------------------------- places
 
 

@@ -452,3 +452,16 @@ def test_a_dialect_that_extends_a_family_of_several_images_remembers_across_pict
         thread.remember(query, "A cell.", shown)
     assert [turn.role for turn in query.turns] == ["system", "user", "assistant", "user"]
     assert len(query.images) == 2
+
+
+def test_half_a_character_in_a_question_is_asked_and_saved(
+    small_slide: Path, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    with wsi_chat.Conversation(small_slide, engine=engine, dialect="qwen2.5-vl") as chat:
+        chat.say("/region 0 0 512 512")
+        assert chat.say("What is this \ud83d thing?").text == "No abnormal cells were found."
+        assert "What is this \ufffd thing?" in engine.asked[-1].turns[-1].text
+        chat.say("/find \ud83d")
+        saved, _ = chat.save(tmp_path / "talk")
+    said = [reply.question for reply in read_transcript(saved).replies]
+    assert said[-2:] == ["What is this \ufffd thing?", "/find \ufffd"]

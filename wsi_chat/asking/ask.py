@@ -18,7 +18,7 @@ from wsi_chat.asking.drawing import draw_result
 from wsi_chat.asking.intent import Guess, find_label, guess
 from wsi_chat.asking.result import AskResult, FieldAnswer
 from wsi_chat.engines.model import Model
-from wsi_chat.errors import AnswerError, SettingError
+from wsi_chat.errors import AnswerError, SettingError, whole_text
 from wsi_chat.schema import Box, Remark, TaskName
 from wsi_chat.settings import plane_of, resolve
 from wsi_chat.terminology import load_system
@@ -132,6 +132,7 @@ def ask_with(
     """`ask` with a model whose settings are resolved and that may answer further questions."""
     if orders < 1 or max_fields < 1:
         raise SettingError(f"orders is {orders}, max_fields {max_fields}.", hint="Give at least 1 for each.")
+    question, choices = whole_text(question), tuple(map(whole_text, choices))
     settings, dialect = model.settings, model.dialect
     system = load_system(settings.specimen)
     guessed = plan_task(question, task, dialect=dialect, system=system, region=region, choices=choices)

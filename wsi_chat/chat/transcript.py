@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from wsi_chat.atomic import write_text
-from wsi_chat.errors import OutputError
+from wsi_chat.errors import OutputError, whole_text
 from wsi_chat.schema import DISCLAIMER, Box, LabelledBox, Record
 
 TRANSCRIPT_VERSION = "1.0"
@@ -21,7 +21,7 @@ class Reply(Record):
     and ``boxes`` what it located, in level-0 pixels.
     """
 
-    question: str
+    question: Annotated[str, AfterValidator(whole_text)]
     text: str
     source: Literal["record", "model", "program"]
     task: str = ""

@@ -18,10 +18,16 @@ AnswerStatus = Literal["ok", "truncated", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation. Each ``<image>`` in ``text`` stands for the next of the query's images."""
+    """One turn of a conversation. Each ``<image>`` in ``text`` stands for the next of the query's images.
+
+    ``text`` holds no lone surrogates: no server and no tokenizer takes them.
+    """
 
     role: Literal["system", "user", "assistant"]
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", whole_text(self.text))
 
 
 @dataclass(frozen=True, slots=True)
