@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from tilers import find_foreground, open_slide, plan_tiles
-from tilers.background import estimate_background
+from tilers.background import _deviation, _histograms, _median, estimate_background, texture
 from tilers.deposit import find_deposit
 from tilers.foreground import _summed
 from wsi_chat.errors import SettingError, SlideUnreadable
@@ -341,3 +343,22 @@ def test_a_slide_that_is_lost_altogether_is_not_searched_piece_by_piece(
     with pytest.raises(SlideUnreadable, match="Nothing of"):
         find_foreground(slide)
     assert len(faults.reads) < 2 * (36 + 2 * 85)  # 36 pieces, one a thread narrowed down, all tried twice
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    colours=arrays(np.uint8, st.tuples(st.integers(1, 40), st.just(3))),
+    values=arrays(np.float64, 256, elements=st.floats(-3, 3)),
+)
+def test_medians_by_value_are_the_medians_of_the_cells(colours: NDArray[np.uint8], values: NDArray[np.float64]) -> None:
+    counts = _histograms(colours)
+    assert np.allclose(_median(counts, values), np.median(values[colours], axis=0), rtol=0, atol=1e-12)
+    away = np.abs(values[colours] - np.median(values[colours], axis=0))
+    assert _deviation(counts, values) == pytest.approx(1.4826 * np.median(away, axis=0).max(), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(low=arrays(np.uint8, (4, 5, 3)), high=arrays(np.uint8, (4, 5, 3)))
+def test_texture_is_the_logarithm_of_the_largest_ratio(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> None:
+    ratio = (high.astype(float) + 1) / (low.astype(float) + 1)
+    assert np.allclose(texture(low, high), np.log10(ratio).max(axis=-1), rtol=0, atol=6e-7)
