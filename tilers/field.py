@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from tilers.plan import spread
 from wsi_chat.errors import SettingError
 from wsi_chat.schema import Box, LabelledBox, Remark, Tile
 
@@ -176,7 +177,7 @@ class FieldReader:
         if max(area.width, area.height) <= side * FITS:
             return [self.around(area)]
         tiles = self._tiles(region, cells_only)
-        chosen = _spread(tiles, limit)
+        chosen = spread(tiles, limit)
         if len(chosen) < len(tiles):
             taken = {tile.index for tile in chosen}
             self.unread = tuple(tile for tile in tiles if tile.index not in taken)
@@ -199,13 +200,6 @@ class FieldReader:
         foreground = find_foreground(self.slide) if region is None and cells_only else None
         plan = plan_tiles(self.slide, foreground, tile_px=self.px, mpp=self.mpp, overlap=OVERLAP, allow_upsample=True)
         return [t for t in plan.tiles if region is None or t.box.clipped(region) is not None]
-
-
-def _spread(tiles: Sequence[Tile], limit: int) -> Sequence[Tile]:
-    """At most ``limit`` of the tiles, evenly spread."""
-    if len(tiles) <= limit:
-        return tiles
-    return [tiles[(2 * i + 1) * len(tiles) // (2 * limit)] for i in range(limit)]
 
 
 def keep_inside(boxes: Sequence[LabelledBox], region: Box | None) -> tuple[list[LabelledBox], int]:

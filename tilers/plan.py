@@ -28,6 +28,7 @@ FINER_BY = 0.05  # a target up to this much finer than level 0 is met with level
 SAME_BY = 0.02  # a level this close to the target, or to a whole fraction of it, is used as if it were there
 MAX_TILE_PX = 16_384
 MAX_GRID = 20_000_000
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, less their whole numbers, fill an interval evenly
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,8 @@ def plan_tiles(
         tile_px: side of the square that the model sees, pixels.
         mpp: its resolution, µm/px.
         overlap: fraction of the side shared by neighbours, 0 to 0.9.
-        limit: keep at most this many tiles, spread evenly over the plan: a systematic sample, so that
-            counts can be extrapolated (the densest tiles would bias them).
+        limit: keep at most this many tiles, spread evenly over the slide (see `spread`): a systematic sample, so
+            that counts can be extrapolated (the densest tiles would bias them).
         leave_out: leave out tiles of empty glass; False keeps them, with a cellularity of 0, but for photographs that
             hold nothing but empty glass among others that hold something.
         allow_upsample: enlarge when the slide is coarser than asked, and mark the plan.
@@ -173,7 +174,7 @@ def plan_tiles(
             empty += 1
         else:
             outside += 1
-    tiles = _spread(planned, limit)
+    tiles = spread(planned, limit)
     settings = (rows, columns, step * scale, tile_px, mpp, overlap, upsampled, len(planned))
     return TilePlan(
         tiles=tiles,
@@ -306,10 +307,25 @@ def _with_cellularity(tile: Tile, share: float) -> Tile:
     )
 
 
-def _spread(tiles: Sequence[Tile], limit: int | None) -> tuple[Tile, ...]:
+def spread(tiles: Sequence[Tile], limit: int | None) -> tuple[Tile, ...]:
+    """At most ``limit`` of the tiles, in their order, spread evenly over the ground that they cover; None takes all.
+
+    One of each of so many neighbourhoods of equally many tiles, at a place that changes from one to the next: a fixed
+    stride falls in step with the rows of the grid, and shows a few of its columns only.
+    """
     if limit is None or limit >= len(tiles):
         return tuple(tiles)
-    return tuple(tiles[(2 * i + 1) * len(tiles) // (2 * limit)] for i in range(limit))
+    near = sorted(range(len(tiles)), key=lambda n: _morton(tiles[n].x, tiles[n].y))
+    chosen = []
+    for i in range(limit):
+        first, stop = i * len(tiles) // limit, (i + 1) * len(tiles) // limit
+        chosen.append(near[first + int((stop - first) * ((0.5 + i * GOLDEN) % 1))])
+    return tuple(tiles[n] for n in sorted(chosen))
+
+
+def _morton(x: int, y: int) -> int:
+    """A number that is close for places that are close: the bits of both coordinates by turns."""
+    return int(f"{max(0, y):b}", 4) * 2 + int(f"{max(0, x):b}", 4)
 
 
 def _digest(settings: tuple[object, ...], tiles: Sequence[Tile]) -> str:

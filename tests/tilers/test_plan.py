@@ -12,10 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tilers import plan_tiles
-from tilers.plan import BLOCK
+from tilers.plan import BLOCK, spread
 from tilers.readers import Backend, Pixels, Resolution
 from tilers.slide import Slide
 from wsi_chat.errors import ResolutionUnknown, SettingError
+from wsi_chat.schema import Tile
 
 
 class Geometry(Backend):
@@ -131,16 +132,37 @@ def test_order_is_row_major_over_blocks_and_inside_them() -> None:
     assert plan.tiles[8].id == "t000019"
 
 
-def test_limit_spreads_evenly_and_keeps_names() -> None:
+def test_limit_keeps_names_and_order() -> None:
     slide = slide_of((10_000, 10_000), 0.5)
     full = plan_tiles(slide, None, tile_px=256, mpp=0.5)
     some = plan_tiles(slide, None, tile_px=256, mpp=0.5, limit=100)
     assert (some.grid, some.foreground, some.selected) == (full.grid, full.foreground, 100)
     at = [full.tiles.index(t) for t in some.tiles]
-    gaps = np.diff(at)
-    assert gaps.min() >= len(full) // 100
-    assert gaps.max() <= len(full) // 100 + 1
+    assert at == sorted(set(at))
     assert plan_tiles(slide, None, tile_px=256, mpp=0.5, limit=10**6).tiles == full.tiles
+
+
+@pytest.mark.parametrize("columns", range(8, 41, 4))
+@pytest.mark.parametrize("limit", [12, 24, 48])
+def test_limit_shows_all_parts_of_the_slide_whatever_its_width(columns: int, limit: int) -> None:
+    """A stride that fits the rows of the grid would take its tiles from two or three columns."""
+    rows = 16
+    slide = slide_of((columns * 256, rows * 256), 0.5)
+    tiles = plan_tiles(slide, None, tile_px=256, mpp=0.5, limit=limit).tiles
+    assert len({tile.x for tile in tiles}) >= min(columns, limit) / 2
+    assert len({tile.y for tile in tiles}) >= min(rows, limit) / 2
+    left, top = sum(tile.x < columns * 128 for tile in tiles), sum(tile.y < rows * 128 for tile in tiles)
+    assert abs(left - limit / 2) <= max(3, limit / 8)
+    assert abs(top - limit / 2) <= max(3, limit / 8)
+
+
+@given(places=st.sets(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1), limit=st.integers(1, 60))
+def test_as_many_tiles_as_asked_for_are_chosen_each_once(places: set[tuple[int, int]], limit: int) -> None:
+    tiles = [Tile(n, x * 64, y * 64, 64, 64, 0, (64, 64), 64, 0.5) for n, (x, y) in enumerate(sorted(places))]
+    chosen = spread(tiles, limit)
+    assert len(chosen) == min(limit, len(tiles))
+    numbers = [tile.index for tile in chosen]
+    assert numbers == sorted(set(numbers))
 
 
 def test_two_plans_are_equal_and_the_hash_tells_others_apart() -> None:
