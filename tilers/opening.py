@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from tilers.dicom import dicom_files, irregular_file, is_dicom
-from tilers.photographs import RUN_RECORD, is_of_a_run, photographs_in
+from tilers.photographs import REPORT, RUN_RECORD, is_of_a_run, photographs_in, way_back
 from tilers.readers import candidates, registered_by_name
 from tilers.readers.memory import NAME as MEMORY
 from tilers.readers.memory import open_memory
@@ -163,7 +163,9 @@ def _check_run_folder(path: Path) -> None:
     if is_of_a_run(path):
         raise SlideNotFound(
             f"{path} is what was written about an analyzed slide, not the slide.",
-            hint=f"`wsi-chat chat {path}` talks about it; to ask about pixels, name the slide's file.",
+            hint=f"`wsi-chat chat {path}` talks about it; to ask about pixels, name the slide's file."
+            if (path / REPORT).is_file()
+            else way_back(path),
         )
     if (path / RUN_RECORD).is_file() and not photographs_in(path):
         raise SlideNotFound(

@@ -97,6 +97,19 @@ def is_of_a_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
+REPORT, SUPERSEDED = "report.json", "superseded"
+
+
+def way_back(folder: Path) -> str:
+    """How a slide's folder gets its report, which it lacks."""
+    if (folder / SUPERSEDED / REPORT).is_file():
+        return (
+            f"The documents of the run before are in {folder / SUPERSEDED}. Analyze the slide again, with the new "
+            "settings or with the old ones (what was answered is not asked again), or move the files back by hand."
+        )
+    return "It holds no report: analyze the slide's file (again); what was answered is not asked again."
+
+
 def in_counting_order(paths: Iterable[Path]) -> tuple[Path, ...]:
     """Paths by name, numbers in them by value: ``field 2`` comes before ``field 10``."""
     return tuple(sorted(paths, key=lambda path: (_counting(path.name), str(path))))

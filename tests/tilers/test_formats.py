@@ -203,10 +203,27 @@ def test_a_folder_without_slides_is_none(tmp_path: Path) -> None:
 def test_a_folder_of_ours_is_named_for_what_it_is(tmp_path: Path, name: str, says: str, way_out: str) -> None:
     """``ask OUT/<slide id>`` said only that no photographs lie in it."""
     (tmp_path / name).write_text("{}")
+    if name == "state.json":
+        (tmp_path / "report.json").write_text("{}")
     with pytest.raises(SlideNotFound) as caught:
         open_slide(tmp_path)
     assert says in caught.value.message
     assert way_out.format(tmp_path) in caught.value.hint
+
+
+def test_a_folder_of_ours_without_a_report_says_where_it_is_and_names_no_command_that_ends_here_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(SlideNotFound) as caught:
+        open_slide(tmp_path)
+    assert "It holds no report: analyze the slide's file" in caught.value.hint
+    (tmp_path / "superseded").mkdir()
+    (tmp_path / "superseded" / "report.json").write_text("{}")
+    with pytest.raises(SlideNotFound) as caught:
+        open_slide(tmp_path)
+    assert str(tmp_path / "superseded") in caught.value.hint
+    assert "wsi-chat chat" not in caught.value.hint
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,11 @@ from wsi_chat.analysis.run_folder import SlideFolder
 from wsi_chat.analysis.sample import Sample
 from wsi_chat.cohort.page import page
 from wsi_chat.cohort.result import CohortResult
+from wsi_chat.cohort.run import analyze_slides
 from wsi_chat.cohort.state import SlideState
 from wsi_chat.engines import ScriptedEngine
-from wsi_chat.errors import EngineError
+from wsi_chat.errors import EngineError, WsiChatError
+from wsi_chat.journal import Journal
 from wsi_chat.schema import Query
 
 # the command with an engine that writes down what it is asked before it answers
@@ -280,8 +283,8 @@ def test_no_stale_verdict_stands_while_a_run_with_other_settings_is_under_way(
     assert not (first.folder / "superseded").exists()
 
 
-def test_a_run_with_other_settings_that_fails_leaves_the_old_verdict_set_aside(
-    small_slide: Path, tmp_path: Path
+def test_a_run_with_other_settings_that_fails_leaves_the_old_verdict_set_aside_and_says_where(
+    small_slide: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(calm), **RUN)
     before = (first.folder / "report.json").read_bytes()
@@ -294,8 +297,89 @@ def test_a_run_with_other_settings_that_fails_leaves_the_old_verdict_set_aside(
         wsi_chat.analyze(small_slide, out=tmp_path, engine=Broken({}), **{**RUN, "limit": 5})
     assert not (first.folder / "report.json").exists()
     assert (first.folder / "superseded" / "report.json").read_bytes() == before
+    assert str(first.folder / "superseded") in caplog.text
     with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         assert [(row["state"], row["status"]) for row in csv.DictReader(file)] == [("failed", "")]
+
+
+@pytest.fixture(scope="module")
+def finished_run(small_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    wsi_chat.analyze_cohort([small_slide], out=out, **RUN)
+    return out
+
+
+def _content(folder: Path, *, but: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Every file but locks, logs and the journal, whose very bytes may change when it is opened."""
+    leave = (".lock", ".sqlite", "-wal", "-shm", "run.log", *but)
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(leave)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+CANNOT_BEGIN = [
+    {"device": "foo"}, {"preparation": "foo"}, {"model": "no/such/folder"}, {"adapter": "no-such-folder"},
+    {"dialect": "foo"}, {"box_precision": "7"}, {"gpus": "0,99", "limit": 4}, {"device": "foo", "overwrite": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cohort", [False, True])
+@pytest.mark.parametrize("bad", CANNOT_BEGIN, ids=str)
+def test_a_setting_that_cannot_be_used_leaves_a_finished_run_as_it_was(
+    bad: dict[str, Any], cohort: bool, small_slide: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    before, answers = _content(out), _answers(out)
+    assert answers
+    run = wsi_chat.analyze_cohort if cohort else analyze_slides
+    with pytest.raises(WsiChatError):
+        run([small_slide], out=out, **{**RUN, **bad})
+    assert _content(out) == before
+    assert _answers(out) == answers
+
+
+def _answers(out: Path) -> int:
+    with Journal(next(out.glob("*/journal.sqlite")), read_only=True) as journal:
+        return len(journal)
+
+
+@pytest.mark.parametrize("bad", [{"z": "9"}, {"reader": "omezarr"}], ids=str)
+@pytest.mark.parametrize("cohort", [False, True])
+def test_a_slide_that_does_not_open_as_the_command_asks_keeps_its_documents(
+    bad: dict[str, Any], cohort: bool, small_slide: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    before = _content(out, but=("run.json", "state.json", "summary.csv", "index.html"))
+    assert any(name.endswith("report.json") for name in before)
+    run = wsi_chat.analyze_cohort if cohort else analyze_slides
+    assert run([small_slide], out=out, **{**RUN, **bad}).states[0].status == "failed"
+    assert _content(out, but=("run.json", "state.json", "summary.csv", "index.html")) == before
+
+
+def test_a_file_that_is_no_longer_the_scan_takes_its_report_with_it(small_slide: Path, tmp_path: Path) -> None:
+    """What it was is not what it is: the earlier verdict does not stand beside the failure."""
+    slide = tmp_path / small_slide.name
+    shutil.copy(small_slide, slide)
+    first = wsi_chat.analyze(slide, out=tmp_path / "out", engine=ScriptedEngine(calm), **RUN)
+    slide.write_bytes(slide.read_bytes()[:3000])
+    with pytest.raises(WsiChatError):
+        wsi_chat.analyze(slide, out=tmp_path / "out", engine=ScriptedEngine(calm), **RUN)
+    assert not (first.folder / "report.json").exists()
+    assert (first.folder / "superseded" / "report.json").exists()
+
+
+def test_overwrite_forgets_no_answer_before_the_model_is_there(small_slide: Path, tmp_path: Path) -> None:
+    wsi_chat.analyze(small_slide, out=tmp_path, engine=ScriptedEngine(calm), **RUN)
+    answers = _answers(tmp_path)
+
+    def start() -> Any:
+        raise EngineError("no memory for it")
+
+    result = analyze_slides([small_slide], out=tmp_path, engine=start, overwrite=True, **{**RUN, "limit": 5})
+    assert result.stopped_by is not None
+    assert _answers(tmp_path) == answers
+    assert next(tmp_path.glob("*/report.json"))
 
 
 def test_the_same_run_again_keeps_its_documents_until_the_new_ones_are_there(small_slide: Path, tmp_path: Path) -> None:
@@ -315,6 +399,8 @@ def test_half_a_report_agrees_with_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     earlier = EarlierDocuments(SlideFolder(tmp_path))
     earlier.expect("provenance", {"seed": 0})
+    assert (tmp_path / "report.json").exists()  # the run that differs has not begun
+    earlier.make_way()
     assert not (tmp_path / "report.json").exists()
     assert not earlier.there
 

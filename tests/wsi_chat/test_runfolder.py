@@ -99,6 +99,7 @@ def test_a_damaged_run_json_knows_no_slide_and_raises_nothing(tmp_path: Path, te
         ({"s/journal.sqlite": ""}, "has not finished"),
         ({"s/a-1/report.json": "{}", "s/b-2/report.json": "{}"}, "is a whole run, not one slide of it"),
         ({"s/report.json": "{ half"}, "report.json"),
+        ({"s/state.json": "{}", "s/superseded/report.json": "{}"}, "the run that was to replace it has not finished"),
     ],
 )
 def test_why_there_is_no_report_to_read_is_named(tmp_path: Path, content: dict[str, str | None], reason: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_chat.analysis.ancillary import read_ancillary
+from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.causes import causes_of_failure
 from wsi_chat.analysis.controls import positive_controls
 from wsi_chat.analysis.earlier_documents import EarlierDocuments
@@ -25,7 +26,7 @@ from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.analysis.scope import checkpoint_folder, read_scope
 from wsi_chat.analysis.slide_score import SlideScore
 from wsi_chat.analysis.stages import Clock, Judged, judge, narrate_by_model, ready_to_ask
-from wsi_chat.errors import SlideNotFound
+from wsi_chat.errors import SettingError, SlideNotFound
 from wsi_chat.names import Names
 from wsi_chat.progress import Progress, no_progress
 from wsi_chat.settings import Settings
@@ -42,16 +43,19 @@ def check_settings(settings: Settings, model: Model) -> SlideScore:
     """Find what would be wrong with every slide before the first is opened; gives the score that the settings name.
 
     Raises:
-        SettingError: a pool, an aggregator, a scope, a control or a result of another test cannot be used.
+        SettingError: a pool, an aggregator, a scope, a control, a precision of boxes or a result of another test
+            cannot be used.
     """
     from aggregators.pooling import find_pool
 
     find_pool(settings.pool)
+    system = load_system(settings.specimen)
+    read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
     read_ancillary(settings.ancillary)
     folder = checkpoint_folder(settings, model)
     read_scope(settings, folder)
     if settings.controls:
-        positive_controls(settings, load_system(settings.specimen), folder=folder)
+        positive_controls(settings, system, folder=folder)
     score = SlideScore.load(settings)
     score.require_features(model)
     return score
@@ -116,7 +120,7 @@ def ask_slide(
         return prepare_slide(path, settings, model.dialect, names=names, progress=progress)
 
     with ExitStack() as stack:
-        slide = stack.enter_context(_opened(prepared or prepare, earlier))
+        slide = stack.enter_context(_opened(prepared or prepare, earlier, path))
         asking = stack.enter_context(
             ready_to_ask(slide, folder, settings, model, score, earlier=earlier, clock=clock, progress=progress)
         )
@@ -130,14 +134,19 @@ def ask_slide(
 
 
 @contextmanager
-def _opened(prepared: Callable[[], Prepared], earlier: EarlierDocuments) -> Iterator[Prepared]:
-    """The prepared slide, closed at the end; where it cannot be prepared, what an earlier run wrote is set aside."""
+def _opened(prepared: Callable[[], Prepared], earlier: EarlierDocuments, path: Path) -> Iterator[Prepared]:
+    """The prepared slide, closed at the end.
+
+    Where it cannot be prepared, what an earlier run wrote stays if the scan is the same one: what this run asks for (a
+    reader, a focal plane) is at fault. Where the scan is no longer to be read, or is another one, it is set aside.
+    """
     try:
         slide = prepared()
-    except SlideNotFound:
-        raise  # a disk that is not connected says nothing against what was found on it
+    except (SlideNotFound, SettingError):
+        raise  # a disk that is not connected, or a typing error, says nothing against what was found
     except Exception:
-        earlier.set_aside()
+        if not earlier.is_of(path):
+            earlier.set_aside()
         raise
     try:
         yield slide

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from tilers.photographs import way_back
 from tilers.remote import slide_path
 from wsi_chat.analysis.slide_ids import slide_id
 from wsi_chat.atomic import scratch_folder, write_text
@@ -153,6 +154,11 @@ class SlideFolder:
         return self.report_path.is_file()
 
     @property
+    def has_superseded_report(self) -> bool:
+        """Whether it has none since a run with other settings began, which has not finished."""
+        return not self.finished and (self.superseded_path / self.report_path.name).is_file()
+
+    @property
     def documents(self) -> tuple[Path, ...]:
         """What a run wrote about the slide and is there now, by name."""
         return tuple(sorted({path for pattern in DOCUMENTS for path in self.path.glob(pattern)}))
@@ -170,6 +176,8 @@ class SlideFolder:
             return "does not exist"
         if not self.path.is_dir():
             return "is a file"
+        if self.has_superseded_report:
+            return "holds no report.json: the run that was to replace it has not finished"
         if self.begun:
             return "holds a run that has not finished (there is no report.json yet)"
         return "is not a slide's run folder: it holds no report.json"
@@ -184,6 +192,8 @@ class SlideFolder:
 
         if self.finished:
             return read_report_json(self.report_path)
+        if self.has_superseded_report:
+            raise OutputError(f"{self.path} {self.problem()}.", hint=way_back(self.path))
         inside = RunFolder(self.path).finished_slides()
         if inside:
             some = ", ".join(str(folder.path) for folder in inside[:3])

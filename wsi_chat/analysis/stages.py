@@ -167,7 +167,7 @@ def ready_to_ask(
     clock: Clock,
     progress: Progress,
 ) -> Iterator[SlideRun]:
-    """Open the slide's journal and load the model, and set aside documents of a run that differs from this one.
+    """Open the slide's journal and load the model, and then set aside documents of a run that differs from this one.
 
     Raises:
         OutputError: the folder or the journal cannot be written.
@@ -185,8 +185,10 @@ def ready_to_ask(
     with ExitStack() as stack:
         if not folder.journal_path.exists():
             take_over_answers(folder, slide.fingerprint)
-        journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
         model.expect(len(plan.tiles))
+        if settings.overwrite and plan.tiles:
+            _ = model.engine  # nothing is forgotten for a model that cannot be loaded
+        journal = stack.enter_context(Journal(folder.journal_path, overwrite=settings.overwrite))
         provenance = provenance_of(plan, settings, model, prepared.foreground, system)
         if plan.tiles:
             score = score.under(conditions_of(provenance, system=system.code, system_version=str(system.version)))
@@ -195,6 +197,8 @@ def ready_to_ask(
         asker, keeper = None, None
         if plan.tiles:
             asker = Asker(model.engine, model.dialect, journal, {"greedy": True, "seed": settings.seed})
+        earlier.make_way()
+        if asker is not None:
             if score.keeps_features:
                 keeper = open_keeper(
                     folder, model.engine, model.dialect, slide=slide, plan=plan, provenance=provenance, score=score

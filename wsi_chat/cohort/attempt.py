@@ -141,6 +141,9 @@ def failed(job: Job, run: RunFolder, error: Exception, seconds: float | None = N
         reason = f"{reason}. Please report it, with the traceback in {job.slide_id}/{trace.name}."
     else:
         log.info("%s failed: %s", job.sample.file_name, error, exc_info=error)
+    folder = run.slide(job.slide_id)
+    if folder.has_superseded_report:
+        log.warning("%s: what an earlier run wrote is in %s", job.sample.file_name, folder.superseded_path)
     reason = job.names.hide(reason)
     return job.state(
         status="failed",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Book:
             by one, are all done (known answers are not asked again) but for those in ``standing``, and join those of
             earlier runs in summary.csv.
         retry_failed: with ``whole``, do failed slides again, and those that lack tiles or answers.
+        check: called before anything is written where slides are to be done; what it raises leaves all as it was.
         standing: slide id -> how it ended in an earlier run, of slides that were named and of which that still holds.
     """
 
@@ -72,6 +73,7 @@ class Book:
         *,
         whole: bool,
         retry_failed: bool = False,
+        check: Callable[[], None] | None = None,
         standing: Mapping[str, Outcome] = MappingProxyType({}),
     ) -> None:
         self.run = run
@@ -85,10 +87,12 @@ class Book:
         self._page_at = self._summary_from = time.monotonic()
         self._turn = threading.Lock()  # slides begin on one thread and end on another
         done: list[SlideState] = []
+        known = {job.slide_id: settled(job, run, retry_failed=retry_failed) if whole else None for job in jobs}
+        known |= {slide: outcome.state for slide, outcome in standing.items()}
+        if check is not None and None in known.values():
+            check()
         for job in jobs:
-            state = settled(job, run, retry_failed=retry_failed) if whole else None
-            if job.slide_id in standing:
-                state = standing[job.slide_id].state
+            state = known[job.slide_id]
             if state is None:
                 # a slide that was named has no folder until its turn comes
                 state = write_state(run, job.state()) if whole else job.state()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tilers.trial import needs_trial, trial
-from wsi_chat.analysis.box_precision import read_box_precision
 from wsi_chat.analysis.outputs import tell_missing_font
 from wsi_chat.analysis.pseudonyms import everything_hidden, paths_in, pseudonyms_of
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.analysis.run_folder import DEFAULT_OUT, RunFolder
 from wsi_chat.analysis.run_log import hide_in_log
 from wsi_chat.analysis.sample import Sample
+from wsi_chat.analysis.supplied import check_preparation
 from wsi_chat.atomic import sweep
 from wsi_chat.cohort.attempt import Outcome
 from wsi_chat.cohort.book import Book, Silent, Watcher
@@ -136,6 +136,8 @@ def analyze_slides(
     _start_trial(job for job in jobs if job.slide_id not in standing)
     if not fresh and len(standing) < len(jobs):
         _check(effective, model)
+        check_preparation(effective, load_system(effective.specimen))
+        model.check()
     book = Book(run, jobs, watcher or Silent(), whole=False, standing=standing)
     return _work_through(
         book,
@@ -192,13 +194,14 @@ def analyze_cohort(
     samples = samples_of(source, Path(out))
     model.several = True
     _check(effective, model)
-    _check_specimen(effective)
     run = RunFolder(Path(out)).open()
     with _only_writer(run):
         samples = as_shown(samples, pseudonyms_of(run, effective), listings=run.listings_path)
         jobs = jobs_of(samples, run, effective, model)
         hide_in_log(everything_hidden(job.names for job in jobs))
-        book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed)
+        # Ray's workers have machines of their own, with other GPUs and packages than this one
+        check = model.check if run.is_run and executor == "local" else None
+        book = Book(run, jobs, watcher or Silent(), whole=True, retry_failed=retry_failed, check=check)
 
         def work() -> None:
             if executor == "local":
@@ -294,13 +297,6 @@ def _start_trial(jobs: Iterable[Job]) -> None:
     first = next(iter(jobs), None)
     if first is not None and first.settings.trial and needs_trial(first.sample.path):
         trial.start()
-
-
-def _check_specimen(settings: Settings) -> None:
-    """What is wrong with the run's own specimen is found before the first slide."""
-
-    system = load_system(settings.specimen)
-    read_box_precision(settings.box_precision, known=[label.code for label in system.labels])
 
 
 def _model(settings: Settings, engine: Engine | Callable[[], Engine] | None, executor: Executor) -> Model:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_chat.dialects import ImagePolicy, detect_dialect, dialect_of_name
-from wsi_chat.engines.checkpoint import Checkpoint, read_checkpoint, read_config
+from wsi_chat.engines.adapter import complete_adapter
+from wsi_chat.engines.checkpoint import Checkpoint, complete_checkpoint, read_checkpoint, read_config
+from wsi_chat.engines.loading import pick_device, pick_dtype
 from wsi_chat.engines.protocol import Engine, EngineCrashed, SupervisedEngine
 from wsi_chat.engines.scripted import Fault, ScriptedEngine
 from wsi_chat.engines.selection import ENGINES, EngineChoice, choose_engine, parse_gpus
@@ -28,6 +30,7 @@ __all__ = [
     "Fault",
     "ScriptedEngine",
     "SupervisedEngine",
+    "check_engine",
     "choose_engine",
     "embedded_checkpoint",
     "find_checkpoint",
@@ -144,6 +147,34 @@ def load_engine(
 
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in parse_gpus(gpus)]
     return EnginePool([start] * len(environments), environments=environments)
+
+
+def check_engine(
+    chosen: EngineChoice,
+    *,
+    model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    gpus: str | None = None,
+) -> None:
+    """Find what would keep `load_engine` from loading a model here, without reading its weights. A server is not asked.
+
+    Raises:
+        SettingError, EngineError: as `load_engine`.
+    """
+    if chosen.name == "openai":
+        return
+    complete_checkpoint(find_checkpoint(model))
+    if adapter is not None:
+        complete_adapter(adapter)
+    if gpus is not None:
+        parse_gpus(gpus)
+    if chosen.name == "vllm":
+        from wsi_chat.engines.vllm import check_installed
+
+        check_installed()
+    else:
+        pick_dtype(dtype, pick_device(chosen.device))
 
 
 def served_dialect(base_url: str, model: str | None) -> str:

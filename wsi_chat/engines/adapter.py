@@ -37,6 +37,22 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
     Raises:
         EngineError: it is not a folder, lacks a file, is pickled, is not a LoRA, or names another base checkpoint.
     """
+    folder, config = complete_adapter(path)
+    base = str(config.get("base_model_name_or_path") or "")
+    if base and not _same_base(base, checkpoint):
+        raise EngineError(
+            f"adapter {folder} was trained on {base!r}, the model is {checkpoint.path.resolve().name!r}",
+            hint=f"Name its base with --model; if that was only renamed, correct base_model_name_or_path in {CONFIG}.",
+        )
+    return Adapter(folder, revision(folder))
+
+
+def complete_adapter(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """An adapter's folder and its configuration, whatever it was trained on; no weights are read.
+
+    Raises:
+        EngineError: it is not a folder, lacks a file, is pickled, or is not a LoRA.
+    """
     folder = from_home(path)
     if not folder.is_dir():
         raise EngineError(
@@ -51,13 +67,7 @@ def read_adapter(path: str | Path, checkpoint: Checkpoint) -> Adapter:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise EngineError(f"adapter {folder} is of type {kind!r}", hint="LoRA adapters can be applied.")
-    base = str(config.get("base_model_name_or_path") or "")
-    if base and not _same_base(base, checkpoint):
-        raise EngineError(
-            f"adapter {folder} was trained on {base!r}, the model is {checkpoint.path.resolve().name!r}",
-            hint=f"Name its base with --model; if that was only renamed, correct base_model_name_or_path in {CONFIG}.",
-        )
-    return Adapter(folder, revision(folder))
+    return folder, config
 
 
 def _config(path: Path) -> dict[str, Any]:

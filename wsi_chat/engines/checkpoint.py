@@ -39,6 +39,15 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Check a folder and hash it. Raises EngineError naming every file that is missing, or one that is broken."""
     folder = Path(path)
+    for file in complete_checkpoint(folder):
+        _check_weights(file)
+    check_sums(folder)
+    config = read_config(folder)
+    return Checkpoint(folder, str(config.get("model_type", "")), revision(folder))
+
+
+def complete_checkpoint(folder: Path) -> list[Path]:
+    """The weights of a folder that lacks nothing, none of them read. Raises EngineError."""
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise EngineError(
@@ -57,11 +66,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if pickled and not weights:
             hint = f"{pickled[0]} is a pickle and is never loaded: convert the weights to safetensors."
         raise EngineError(f"checkpoint {folder} lacks {', '.join(missing)}", hint=hint)
-    for file in weights:
-        _check_weights(file)
-    check_sums(folder)
-    config = read_config(folder)
-    return Checkpoint(folder, str(config.get("model_type", "")), revision(folder))
+    return weights
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -88,6 +88,18 @@ class Model:
             )
         return self._engine
 
+    def check(self) -> None:
+        """Find what would keep the model from being loaded, as far as no weights are read and no server is asked.
+
+        Raises:
+            SettingError, EngineError: as `dialect` and `engines.load_engine`.
+        """
+        s = self.settings
+        if not (s.base_url and s.dialect == "auto"):
+            _ = self.dialect
+        if self.given is None and self.start is None:
+            engines.check_engine(self.choice, model=s.model, adapter=s.adapter, dtype=s.dtype, gpus=s.gpus)
+
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()

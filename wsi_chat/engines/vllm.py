@@ -49,6 +49,7 @@ ENVIRONMENT = {
 TEMPLATE = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 SLOTS = 128
 """Questions under way in the engine core at once; vLLM batches as many as its cache holds."""
+INSTALL = "Install it: pip install 'wsi-chat[vllm]'; or use --engine transformers."
 STOP_SECONDS = 10.0
 
 
@@ -129,7 +130,7 @@ class VLLMEngine:
         except ImportError as error:
             raise EngineError(
                 f"the vllm engine needs the package vllm: {describe_error(error)}",
-                hint="Install it: pip install 'wsi-chat[vllm]'; or use --engine transformers.",
+                hint=INSTALL,
             ) from error
         import torch
 
@@ -364,6 +365,12 @@ def _rank(folder: Path) -> int:
 
     rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("r", 16))
     return next((known for known in (1, 8, 16, 32, 64, 128, 256, 320, 512) if known >= rank), rank)
+
+
+def check_installed() -> None:
+    """Raises EngineError where the package is not there; it is not imported, which takes long."""
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineError("the vllm engine needs the package vllm, which is not installed", hint=INSTALL)
 
 
 def why_not(architectures: Iterable[str]) -> str:
