@@ -19,7 +19,7 @@ def has_locks(folder: Path) -> bool:
     """Whether the file system of a folder has locks, tried on a file without a name; True where none can be made."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            return _take_lock(file)
+            return take_lock(file)
     except OSError:
         return True
 
@@ -33,13 +33,14 @@ def lock_file(file: IO[bytes]) -> bool:
     Raises:
         OSError: at once, where another process (or another journal of this one) has the lock.
     """
-    taken = _take_lock(file)
+    taken = take_lock(file)
     if not taken:
         log.warning("%s: its file system has no locks; let no second run write there meanwhile", file.name)
     return taken
 
 
-def _take_lock(file: IO[bytes]) -> bool:
+def take_lock(file: IO[bytes]) -> bool:
+    """As `lock_file`, without a word in the log."""
     try:
         if os.name == "nt":
             import msvcrt

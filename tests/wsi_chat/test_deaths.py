@@ -151,6 +151,30 @@ def test_another_file_and_overwrite_begin_anew(job: Job, slides: Path, tmp_path:
     assert _told(run, job) == [1, 0, 0]
 
 
+def test_a_slide_that_another_run_is_reading_is_no_death(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two runs in one folder at once the second is refused by the journal's lock; nobody died."""
+    run = RunFolder(tmp_path / "out")
+    mark = run.mark_path(job.slide_id)
+    with Deaths(run) as first:
+        first.begin(job)
+        written = mark.read_bytes()
+        with Deaths(run) as second:
+            assert [len(group) for group in second.tell_apart([job])] == [1, 0, 0]
+            assert "died" not in caplog.text
+            second.begin(job)
+            second.end(job)
+            assert mark.read_bytes() == written, "the first run's mark is still its own"
+            assert [len(group) for group in second.tell_apart([job], forgive=True)] == [1, 0, 0]
+            second.begin(job)
+        assert mark.read_bytes() == written
+    assert not mark.exists()
+    _die(run, job)
+    assert _told(run, job) == [0, 1, 0]
+    assert "died (1 time in a row)" in caplog.text
+
+
 def test_a_mark_that_was_never_finished_counts_as_one_death(job: Job, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "out")
     run.mark_path(job.slide_id).write_text("{")

@@ -3,8 +3,9 @@
 A library that aborts in the middle of a slide takes the process with it, and no state can be written any more. The
 mark stays then. The next run does such a slide last and alone, so that no other one shares its end, and after `TRIES`
 deaths in a row without a new answer it is failed instead. Whatever Python survives (an error, Ctrl-C, an engine that
-died) removes the mark. On Ray the driver writes the marks, for the slides that are at work: see
-`wsi_chat.cohort.on_ray`.
+died) removes the mark. Whoever writes a mark holds its lock, which the operating system releases when the process ends:
+a mark whose lock is taken is that of a run that lives, and says nothing of deaths. On Ray the driver writes the marks,
+for the slides that are at work: see `wsi_chat.cohort.on_ray`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Self
+from typing import IO, Self
 
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from wsi_chat.analysis.run_folder import RunFolder
 from wsi_chat.cohort.state import Job, stamp_of
 from wsi_chat.errors import SlideUnreadable, WsiChatError
 from wsi_chat.journal import Journal
+from wsi_chat.locks import take_lock
 from wsi_chat.schema import Record
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ class Deaths:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._open: set[str] = set()
+        self._open: dict[str, IO[bytes]] = {}
+        self._written: dict[str, Mark] = {}
         self._deaths: dict[str, int] = {}
 
     def tell_apart(self, jobs: Iterable[Job], *, forgive: bool = False) -> tuple[list[Job], list[Job], list[Job]]:
@@ -59,6 +62,8 @@ class Deaths:
         for job in jobs:
             if self._run.mark_path(job.slide_id).name not in left:
                 calm.append(job)
+            elif self._is_another_runs(job):
+                calm.append(job)  # its journal is that run's too, which is said when its turn comes
             elif forgive or job.settings.overwrite or not (deaths := self._died(job)):
                 self._run.mark_path(job.slide_id).unlink(missing_ok=True)
                 calm.append(job)
@@ -83,13 +88,20 @@ class Deaths:
         )
 
     def begin(self, job: Job) -> None:
-        """Mark a slide, before it is opened."""
+        """Mark a slide, before it is opened, unless another run that lives has."""
         mark = Mark(
             deaths=self._deaths.get(job.slide_id, 0), answers=self._answers(job), stamp=stamp_of(job.sample.path)
         )
-        self._open.add(job.slide_id)
+        self._close(job.slide_id)
         try:
-            self._run.mark_path(job.slide_id).write_text(mark.model_dump_json(), encoding="utf-8")
+            file = self._run.mark_path(job.slide_id).open("ab")
+            if not _locked(file):
+                file.close()
+                return
+            self._open[job.slide_id], self._written[job.slide_id] = file, mark
+            file.truncate(0)
+            file.write(mark.model_dump_json().encode())
+            file.flush()
         except OSError as error:  # whatever comes next says that nothing can be written
             log.warning("no mark can be left that %s is being read: %s", job.names.slide, error.strerror)
 
@@ -107,14 +119,30 @@ class Deaths:
         self._remove(job.slide_id)
 
     def _remove(self, slide: str) -> None:
-        self._open.discard(slide)
-        with contextlib.suppress(OSError):
-            self._run.mark_path(slide).unlink(missing_ok=True)
+        if self._close(slide):
+            with contextlib.suppress(OSError):
+                self._run.mark_path(slide).unlink(missing_ok=True)
+
+    def _close(self, slide: str) -> bool:
+        """Give the lock of a mark back; whether it was held."""
+        file = self._open.pop(slide, None)
+        if file is not None:
+            file.close()
+        return file is not None
+
+    def _is_another_runs(self, job: Job) -> bool:
+        """Whether the mark of a slide is that of a run which lives."""
+        try:
+            with self._run.mark_path(job.slide_id).open("rb") as file:
+                return not _locked(file)
+        except OSError:
+            return False
 
     def _died(self, job: Job) -> int:
         """How many processes died in a row with the slide open, since it last gave an answer; 0 for another file."""
+        path = self._run.mark_path(job.slide_id)
         try:
-            mark = Mark.model_validate_json(self._run.mark_path(job.slide_id).read_text(encoding="utf-8"))
+            mark = self._written.get(job.slide_id) or Mark.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, ValidationError):
             return 1  # the process died while it wrote it
         if mark.stamp != stamp_of(job.sample.path):
@@ -135,3 +163,12 @@ class Deaths:
     def __exit__(self, *raised: object) -> None:
         for slide in tuple(self._open):
             self._remove(slide)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Take the lock of a mark; False where another run has it. A file system without locks tells nobody apart."""
+    try:
+        take_lock(file)
+    except OSError:
+        return False
+    return True
