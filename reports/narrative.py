@@ -75,9 +75,11 @@ def _screening(report: Report, words: Words) -> Iterator[Sentence]:
         screened=funnel.screened,
         selected=funnel.selected,
         coverage=percent(report.verdict.coverage),
+        **({} if key.endswith("_all") else {"whole": percent(funnel.coverage_foreground)}),
         detailed=funnel.detailed,
     )
-    yield _say(text, "funnel.screened", "funnel.selected", "verdict.coverage", "funnel.detailed")
+    of = () if key.endswith("_all") else ("funnel.coverage_foreground",)
+    yield _say(text, "funnel.screened", "funnel.selected", "verdict.coverage", *of, "funnel.detailed")
 
 
 def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]:
