@@ -132,6 +132,8 @@ def details(report: Report, words: Words) -> list[dict[str, str]]:
         ),
         ("reason_verdict", clean(words.remark(verdict.reason))),
         ("reason_category", clean(words.remark(verdict.category_reason))),
+        ("reason_adequacy", clean(words.remark(verdict.adequacy.reason))),
+        ("scope", clean(scope_text(report, words)) if report.scope is not None else ""),
         ("adequacy_rule", clean(words.adequacy_rule(verdict.adequacy.rule))),
         ("calibration", calibration),
         ("ancillary", words.between.join(words("page.ancillary_line", text=clean(t)) for t in report.ancillary)),

@@ -17,7 +17,7 @@ from PIL import Image
 from reports import blood, methods, places
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
-from reports.printable import clean, shortened
+from reports.printable import clean, sentences, shortened
 from reports.wording import (
     id_ranges,
     score_pair,
@@ -132,6 +132,7 @@ def _moment(started: str) -> str:
 
 def _verdict(report: Report, words: Words) -> dict[str, Any]:
     verdict, adequacy = report.verdict, report.verdict.adequacy
+    more = words("page.continued")
     lines = []
     label = words("page.category")
     if verdict.category:
@@ -140,33 +141,37 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
         lines.append({"label": label, "value": words(hint, category=name) if hint else name})
     elif report.specimen.given and verdict.status in ("abnormal", "normal"):
         reason = words.remark(verdict.category_reason)
-        lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
+        lines.append({"label": label, "value": sentences(reason, 260, more) or words("page.none_named")})
     if verdict.category_confidence is not None:
         confidence = f"{verdict.category_confidence:.2f}{words.between}{words.remark(verdict.category_confidence_kind)}"
-        lines.append({"label": words("page.confidence"), "value": clean(confidence, 220)})
+        lines.append({"label": words("page.confidence"), "value": sentences(confidence, 320, more)})
     if verdict.fitted is not None and verdict.fitted.guarantee:
         promise = words.remark(verdict.fitted.guarantee)
         if verdict.threshold is not None and verdict.fitted.low < verdict.threshold:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
-        lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
+        lines.append({"label": words("page.guarantee"), "value": sentences(promise, 320, more)})
     found = verdict.differential
     if found is not None and found.rows:
         lines.append({"label": words("blood.title"), "value": clean(blood.line(found, words), 300)})
     if found is not None and found.seen:
-        lines.append({"label": words("blood.seen"), "value": clean(words.spaced(map(words.remark, found.seen)), 260)})
+        lines.append(
+            {"label": words("blood.seen"), "value": sentences(words.spaced(map(words.remark, found.seen)), 300, more)}
+        )
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
-    lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
+    lines.append({"label": words("page.adequacy"), "value": sentences(reason, 420, more)})
     if report.scope is not None:
-        lines.append({"label": words("page.scope"), "value": clean(methods.scope_text(report, words), 300)})
+        lines.append({"label": words("page.scope"), "value": sentences(methods.scope_text(report, words), 420, more)})
     if report.controls is not None:
-        lines.append({"label": words("page.controls"), "value": clean(methods.controls_text(report, words), 260)})
+        lines.append(
+            {"label": words("page.controls"), "value": sentences(methods.controls_text(report, words), 300, more)}
+        )
     return {
         "status": verdict.status,
         "word": words(f"verdicts.{verdict.status}"),
         "headline": clean(headline(verdict, words), 70),
-        "reason": clean(words.remark(verdict.reason), 420),
+        "reason": sentences(words.remark(verdict.reason), 480, more),
         "lines": lines,
         "gauge": _gauge(verdict, words),
         "calibration": methods.calibration_text(report, words),

@@ -43,16 +43,19 @@ def test_a_count_is_held_to_the_tiles_selected_and_both_shares_are_named(make):
     report = sampled(make(specimen="blood-smear", unread=0, failed=0)).report
     assert report.verdict.status == "counted"
     gaps = methods.gaps(report, Words("en"))
-    assert gaps["coverage"].startswith("100") and gaps["floor"].startswith("of the tiles selected")
+    assert gaps["coverage"].startswith("100")
+    assert gaps["floor"].startswith("of the tiles selected")
     assert gaps["low"] == ""
-    assert gaps["missing"].startswith("6.2") and "of the tiles that may hold cells" in gaps["missing"]
+    assert gaps["missing"].startswith("6.2")
+    assert "of the tiles that may hold cells" in gaps["missing"]
 
 
 def test_a_slide_that_was_screened_whole_has_one_share(make):
     report = make(hot=0, unread=0, failed=0).report
     gaps = methods.gaps(report, Words("en"))
     assert gaps["coverage"].startswith("100")
-    assert gaps["floor"].startswith("floor") and "selected" not in gaps["missing"]
+    assert gaps["floor"].startswith("floor")
+    assert "selected" not in gaps["missing"]
 
 
 def test_the_share_of_the_whole_is_said_in_the_table_the_narrative_and_the_card(make, tmp_path):
@@ -61,7 +64,9 @@ def test_the_share_of_the_whole_is_said_in_the_table_the_narrative_and_the_card(
     assert row["coverage"] == f"{report.verdict.coverage:.4f}" == "1.0000"
     assert row["tiles_screened_of_foreground"] == "0.0625"
     told = [sentence.text for sentence in report.narrative if "selected were screened" in sentence.text]
-    assert len(told) == 1 and "6.2" in told[0] and "a coverage of 100" not in told[0]
+    assert len(told) == 1
+    assert "6.2" in told[0]
+    assert "a coverage of 100" not in told[0]
     assert "Coverage 6.2% of the tiles that may hold cells (100.0% of the tiles selected)." in verdict_html(
         report, tmp_path
     )
@@ -72,7 +77,8 @@ def test_in_chinese_too(make, specimen):
     report = sampled(make(specimen=specimen, hot=0 if specimen == "cervix" else 8, unread=0, failed=0)).report
     gaps = methods.gaps(report, Words("zh"))
     of, other = ("可能含细胞", "选取") if specimen == "cervix" else ("选取", "可能含细胞")
-    assert of in gaps["floor"] and other in gaps["missing"]
+    assert of in gaps["floor"]
+    assert other in gaps["missing"]
 
 
 def test_no_slide_has_more_than_the_whole(make):
