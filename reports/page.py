@@ -278,7 +278,7 @@ def _picture(folder: Path, name: str) -> str | None:
 def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> str:
     if items and items[0].id == items[0].tile_id:
         return words("page.strip_fields")
-    if report.verdict.status == "abnormal":
+    if report.verdict.status == "abnormal" and any(finding.abnormal for finding in report.verdict.findings):
         return words("page.strip_cells")
     return words("page.strip_marked")
 

@@ -193,6 +193,9 @@ def _tell(result: SlideResult, *, earlier: bool = False) -> None:
         confidence = "" if share is None else f"  (confidence {share:.2f}: {kind})"
         console.hang("  category  ", f"{verdict.category_name}{confidence}")
     console.hang("  reason    ", verdict.reason)
+    scope = report.scope
+    if scope is not None and scope.outside and not any(ground.rule == "scope" for ground in verdict.grounds):
+        console.hang("  scope     ", f"The slide is outside what the model was made for: {scope.outside}.")
     if verdict.fitted is not None and verdict.fitted.guarantee:
         console.hang("  threshold ", f"{verdict.threshold:.3g}: {verdict.fitted.guarantee}")
     findings = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
