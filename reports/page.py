@@ -20,6 +20,7 @@ from reports.language import Words
 from reports.printable import clean, sentences, shortened
 from reports.wording import (
     id_ranges,
+    included,
     score_pair,
     score_text,
     seen_first,
@@ -61,6 +62,7 @@ def page_data(
         "overview": _picture(folder, "overview.png"),
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
+        "included": _included(verdict, words),
         "strip_title": _strip_title(report, items, words),
         "strip": [_cell(report, item, folder, words) for item in items[:STRIP]],
         "gallery": [_cell(report, item, folder, words) for item in items],
@@ -262,6 +264,15 @@ def _findings(verdict: SlideVerdict, words: Words) -> list[dict[str, Any]]:
         }
         for row in seen_first(verdict.counts)
     ]
+
+
+def _included(verdict: SlideVerdict, words: Words) -> str:
+    """Which rows of the table count cells of other rows too, so that nobody adds them up; empty where none does."""
+    names = {row.label: clean(words.label(row.label, row.name), 34) for row in verdict.counts}
+    return words.spaced(
+        words("page.included", whole=names[label], kinds=words.listed([names[row.label] for row in kinds]))
+        for label, kinds in included(verdict).items()
+    )
 
 
 def _picture(folder: Path, name: str) -> str | None:
