@@ -1,14 +1,16 @@
 """Whether the specimen could be assessed: the system's rule, on a count extrapolated from a random sample of tiles.
 
-What decides, in this order: a slide without cells is unsatisfactory; an abnormal verdict makes a specimen adequate
-where the system says so (``abnormal_is_adequate``: Bethesda 2014 and TBSRTC 2023); a share of obscured fields beyond
-the rule's limit is unsatisfactory; then the count. Where either would make a specimen unsatisfactory in which cells of
-abnormal classes were marked, such a system's rule holds all the same: it is satisfactory, and `aggregators.rules` sees
-to it that nobody takes that for a negative specimen. The count is compared by its interval: satisfactory where the
-lower end reaches the minimum (or the sampled tiles alone hold that many), unsatisfactory where the upper end stays
-below, else ``not_assessed``, with the reason. Cells that the model does not mark are not counted, and answers that
-were cut off give a lower bound, on which nothing is called unsatisfactory. Tiles without an answer are missing, never
-empty.
+What decides, in this order: a slide without cells is unsatisfactory; an abnormal verdict with a marked cell of an
+abnormal class makes a specimen adequate where the system says so (``abnormal_is_adequate``: Bethesda 2014 and TBSRTC
+2023); a share of obscured fields beyond the rule's limit is unsatisfactory; then the count. An abnormal score alone
+shows no cell that the system's rule could rest on: it makes nothing satisfactory, and leaves open (``not_assessed``)
+what the count would call unsatisfactory, for the cells behind the score may be found. Where either would make a
+specimen unsatisfactory in which cells of abnormal classes were marked, such a system's rule holds all the same: it is
+satisfactory, and `aggregators.rules` sees to it that nobody takes that for a negative specimen. The count is compared
+by its interval: satisfactory where the lower end reaches the minimum (or the sampled tiles alone hold that many),
+unsatisfactory where the upper end stays below, else ``not_assessed``, with the reason. Cells that the model does not
+mark are not counted, and answers that were cut off give a lower bound, on which nothing is called unsatisfactory. Tiles
+without an answer are missing, never empty.
 """
 
 from __future__ import annotations
@@ -85,11 +87,13 @@ def estimate(
         if verdict == "unsatisfactory" and marked and rule.abnormal_is_adequate and status != "unsatisfactory":
             of = Remark("name.system", code=system.code, name=system.name)
             verdict, reason = "satisfactory", Remark(ABNORMAL_MARKED, n=marked, system=of, reason=reason)
+        elif verdict == "unsatisfactory" and status == "abnormal" and rule.abnormal_is_adequate:
+            verdict, reason = "not_assessed", Remark("adequacy.score_alone", reason=reason)
         return Adequacy.model_validate({**fields, "status": verdict, "reason": reason, **more})
 
     if status == "unsatisfactory":
         return conclude("unsatisfactory", Remark("adequacy.no_cells"))
-    if status == "abnormal" and rule.abnormal_is_adequate:
+    if status == "abnormal" and marked and rule.abnormal_is_adequate:
         return conclude(
             "satisfactory", Remark("adequacy.abnormal_cells"),
             preparation=supplied.preparation or "",

@@ -136,6 +136,8 @@ def aggregate(
         precision=PRECISION if precision is None else precision,
     )
     more = []
+    if status == "abnormal" and not hints:
+        more.append(Remark("verdict.score_alone"))
     if unlike is not None and stands_back and not any(ground.rule == "fit.unlike" for ground in call.grounds):
         more.append(Remark("verdict.not_applied", difference=unlike))
     strange = unknown_labels(verdicts, system)

@@ -47,6 +47,9 @@ def verdict_html(report: Report, folder: Path | str) -> str:
         score = f"<div>Score <b>{shown}</b>{line} ({_safe(verdict.score_kind)})</div>"
     category = f"<div>Category {_safe(verdict.category_name or verdict.category)}</div>" if verdict.category else ""
     specimen = _safe(report.specimen.name) if report.specimen.given else "specimen type not given"
+    of = " of the tiles selected" if report.funnel.selected < report.funnel.foreground else ""
+    share = f"{report.funnel.coverage_foreground:.1%} of the tiles that may hold cells" if of else ""
+    coverage = f"{share} ({verdict.coverage:.1%}{of})" if of else f"{verdict.coverage:.1%}"
     adequacy = verdict.adequacy.status.replace("_", " ")
     why = f" ({_safe(verdict.grounds[0].headline)})" if verdict.grounds else ""
     return (
@@ -55,7 +58,7 @@ def verdict_html(report: Report, folder: Path | str) -> str:
         f"<div style='flex:1 1 300px;border-left:4px solid {COLORS[verdict.status]};padding-left:12px'>"
         f"<div style='font-size:20px;font-weight:600'>{SYMBOLS[verdict.status]} {VERDICT_WORDS[verdict.status]}{why}"
         "</div>"
-        f"{score}{category}<div>Adequacy: {_safe(adequacy)}. Coverage {verdict.coverage:.1%}.</div>"
+        f"{score}{category}<div>Adequacy: {_safe(adequacy)}. Coverage {coverage}.</div>"
         f"<div style='color:#5c6a70'>{_safe(verdict.reason)}</div>{table}"
         f"<div style='color:#5c6a70'>{_safe(report.slide.file_name)}, {specimen}, {_safe(places.size(report))}, "
         f"{f'{report.slide.mpp:.4g} µm/px' if report.slide.scale_known else 'resolution not known'}</div>"

@@ -67,14 +67,34 @@ def funnel(report: Report, words: Words) -> list[dict[str, str]]:
 
 
 def gaps(report: Report, words: Words) -> dict[str, str]:
+    """The share of the slide that was screened, beside the floor that it is held to, and what is missing.
+
+    A negative result is held to the floor by all tiles that may hold cells, a count by the tiles selected. Where
+    ``--limit`` left tiles out the two differ: each is shown with what it is a share of, first the one that is judged.
+    """
     counts, verdict = report.funnel, report.verdict
-    missing = counts.unreadable + counts.screen_failed
+    missing = words("page.missing", missing=counts.unreadable + counts.screen_failed, unreadable=counts.unreadable)
+    judged, floor = verdict.coverage, words("page.floor", floor=percent(verdict.coverage_floor))
+    if counts.selected < counts.foreground:
+        shares = [("foreground", counts.coverage_foreground), ("selected", verdict.coverage)]
+        if verdict.threshold is None:  # cells were counted, and abnormality was not asked about
+            shares.reverse()
+        (of, judged), (of_other, other) = shares
+        floor = f"{words(f'page.of_{of}')}{words.between}{floor}"
+        missing = f"{words(f'page.share_of_{of_other}', share=percent(other))}{words.between}{missing}"
     return {
-        "coverage": percent(verdict.coverage),
-        "floor": words("page.floor", floor=percent(verdict.coverage_floor)),
-        "low": words("page.too_low") if verdict.coverage < verdict.coverage_floor else "",
-        "missing": words("page.missing", missing=missing, unreadable=counts.unreadable),
+        "coverage": percent(judged),
+        "floor": floor,
+        "low": words("page.too_low") if judged < verdict.coverage_floor else "",
+        "missing": missing,
     }
+
+
+def coverage_text(report: Report, words: Words) -> str:
+    """The coverage on one line: of all tiles that may hold cells where ``--limit`` left some out."""
+    if report.funnel.selected < report.funnel.foreground:
+        return words("page.share_of_foreground", share=percent(report.funnel.coverage_foreground))
+    return percent(report.verdict.coverage)
 
 
 def provenance(report: Report, words: Words) -> list[dict[str, str]]:
@@ -112,6 +132,8 @@ def details(report: Report, words: Words) -> list[dict[str, str]]:
         ),
         ("reason_verdict", clean(words.remark(verdict.reason))),
         ("reason_category", clean(words.remark(verdict.category_reason))),
+        ("reason_adequacy", clean(words.remark(verdict.adequacy.reason))),
+        ("scope", clean(scope_text(report, words)) if report.scope is not None else ""),
         ("adequacy_rule", clean(words.adequacy_rule(verdict.adequacy.rule))),
         ("calibration", calibration),
         ("ancillary", words.between.join(words("page.ancillary_line", text=clean(t)) for t in report.ancillary)),

@@ -75,9 +75,11 @@ def _screening(report: Report, words: Words) -> Iterator[Sentence]:
         screened=funnel.screened,
         selected=funnel.selected,
         coverage=percent(report.verdict.coverage),
+        **({} if key.endswith("_all") else {"whole": percent(funnel.coverage_foreground)}),
         detailed=funnel.detailed,
     )
-    yield _say(text, "funnel.screened", "funnel.selected", "verdict.coverage", "funnel.detailed")
+    of = () if key.endswith("_all") else ("funnel.coverage_foreground",)
+    yield _say(text, "funnel.screened", "funnel.selected", "verdict.coverage", *of, "funnel.detailed")
 
 
 def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]:
@@ -88,6 +90,8 @@ def _verdict(report: Report, system: System, words: Words) -> Iterator[Sentence]
     candidates = [finding.id for finding in verdict.findings if finding.abnormal]
     if verdict.status == "normal" and candidates:
         yield _say(words("narrative.normal_with_candidates", n=len(candidates)), "verdict.status", *candidates[:CITED])
+    elif verdict.status == "abnormal" and not candidates:
+        yield _say(words("narrative.abnormal_by_score"), "verdict.status", *cited)
     else:
         yield _say(words.wording(verdict.status, system), "verdict.status", *cited)
     if verdict.grounds and verdict.status in ("indeterminate", "unsatisfactory"):

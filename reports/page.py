@@ -17,9 +17,10 @@ from PIL import Image
 from reports import blood, methods, places
 from reports.gallery import GalleryItem, gallery_items
 from reports.language import Words
-from reports.printable import clean, shortened
+from reports.printable import clean, sentences, shortened
 from reports.wording import (
     id_ranges,
+    included,
     score_pair,
     score_text,
     seen_first,
@@ -61,6 +62,7 @@ def page_data(
         "overview": _picture(folder, "overview.png"),
         "heatmap": _picture(folder, "heatmap.png"),
         "total": number(len(verdict.findings)),
+        "included": _included(verdict, words),
         "strip_title": _strip_title(report, items, words),
         "strip": [_cell(report, item, folder, words) for item in items[:STRIP]],
         "gallery": [_cell(report, item, folder, words) for item in items],
@@ -132,6 +134,7 @@ def _moment(started: str) -> str:
 
 def _verdict(report: Report, words: Words) -> dict[str, Any]:
     verdict, adequacy = report.verdict, report.verdict.adequacy
+    more = words("page.continued")
     lines = []
     label = words("page.category")
     if verdict.category:
@@ -140,33 +143,37 @@ def _verdict(report: Report, words: Words) -> dict[str, Any]:
         lines.append({"label": label, "value": words(hint, category=name) if hint else name})
     elif report.specimen.given and verdict.status in ("abnormal", "normal"):
         reason = words.remark(verdict.category_reason)
-        lines.append({"label": label, "value": clean(reason, 160) or words("page.none_named")})
+        lines.append({"label": label, "value": sentences(reason, 260, more) or words("page.none_named")})
     if verdict.category_confidence is not None:
         confidence = f"{verdict.category_confidence:.2f}{words.between}{words.remark(verdict.category_confidence_kind)}"
-        lines.append({"label": words("page.confidence"), "value": clean(confidence, 220)})
+        lines.append({"label": words("page.confidence"), "value": sentences(confidence, 320, more)})
     if verdict.fitted is not None and verdict.fitted.guarantee:
         promise = words.remark(verdict.fitted.guarantee)
         if verdict.threshold is not None and verdict.fitted.low < verdict.threshold:
             low, high = score_pair(verdict.fitted.low, verdict.threshold)
             promise += f"{words.between}{words('page.band', low=low, high=high)}"
-        lines.append({"label": words("page.guarantee"), "value": clean(promise, 260)})
+        lines.append({"label": words("page.guarantee"), "value": sentences(promise, 320, more)})
     found = verdict.differential
     if found is not None and found.rows:
         lines.append({"label": words("blood.title"), "value": clean(blood.line(found, words), 300)})
     if found is not None and found.seen:
-        lines.append({"label": words("blood.seen"), "value": clean(words.spaced(map(words.remark, found.seen)), 260)})
+        lines.append(
+            {"label": words("blood.seen"), "value": sentences(words.spaced(map(words.remark, found.seen)), 300, more)}
+        )
     status = words(f"adequacy.{adequacy.status}")
     reason = f"{status}{words.stop}{words.gap}{words.remark(adequacy.reason)}"
-    lines.append({"label": words("page.adequacy"), "value": clean(reason, 170)})
+    lines.append({"label": words("page.adequacy"), "value": sentences(reason, 420, more)})
     if report.scope is not None:
-        lines.append({"label": words("page.scope"), "value": clean(methods.scope_text(report, words), 300)})
+        lines.append({"label": words("page.scope"), "value": sentences(methods.scope_text(report, words), 420, more)})
     if report.controls is not None:
-        lines.append({"label": words("page.controls"), "value": clean(methods.controls_text(report, words), 260)})
+        lines.append(
+            {"label": words("page.controls"), "value": sentences(methods.controls_text(report, words), 300, more)}
+        )
     return {
         "status": verdict.status,
         "word": words(f"verdicts.{verdict.status}"),
         "headline": clean(headline(verdict, words), 70),
-        "reason": clean(words.remark(verdict.reason), 420),
+        "reason": sentences(words.remark(verdict.reason), 480, more),
         "lines": lines,
         "gauge": _gauge(verdict, words),
         "calibration": methods.calibration_text(report, words),
@@ -259,6 +266,15 @@ def _findings(verdict: SlideVerdict, words: Words) -> list[dict[str, Any]]:
     ]
 
 
+def _included(verdict: SlideVerdict, words: Words) -> str:
+    """Which rows of the table count cells of other rows too, so that nobody adds them up; empty where none does."""
+    names = {row.label: clean(words.label(row.label, row.name), 34) for row in verdict.counts}
+    return words.spaced(
+        words("page.included", whole=names[label], kinds=words.listed([names[row.label] for row in kinds]))
+        for label, kinds in included(verdict).items()
+    )
+
+
 def _picture(folder: Path, name: str) -> str | None:
     """The picture's path under the folder, or None where it is missing or cannot be decoded."""
 
@@ -273,7 +289,7 @@ def _picture(folder: Path, name: str) -> str | None:
 def _strip_title(report: Report, items: Sequence[GalleryItem], words: Words) -> str:
     if items and items[0].id == items[0].tile_id:
         return words("page.strip_fields")
-    if report.verdict.status == "abnormal":
+    if report.verdict.status == "abnormal" and any(finding.abnormal for finding in report.verdict.findings):
         return words("page.strip_cells")
     return words("page.strip_marked")
 

@@ -22,6 +22,25 @@ def clean(text: object, limit: int | None = None) -> str:
     return f"{head}…{tail}"
 
 
+_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+
+
+def sentences(text: object, limit: int, more: str) -> str:
+    """The text whole, or its first sentences that fit, and behind them ``more``: where the rest is to be read.
+
+    A first sentence that is longer than the limit ends behind a word, with an ellipsis.
+    """
+    line = clean(text)
+    if sum(map(_columns, line)) <= limit:
+        return line
+    ends = [found.start() for found in _ENDS.finditer(line)]
+    fitting = [end for end in ends if sum(map(_columns, line[:end])) <= limit]
+    if fitting:
+        return f"{line[: fitting[-1]]} {more}"
+    head = _kept(line, limit)
+    return f"{head.rsplit(' ', 1)[0] if ' ' in head else head}… {more}"
+
+
 def _kept(line: str, limit: int) -> str:
     """The start of the line, up to this many columns."""
     ends = accumulate(map(_columns, line))

@@ -201,6 +201,8 @@ class _Page:
             f'<th scope="col">{self.say("page.evidence")}</th></tr>'
         )
         caption = self.say("page.marked_in_all", n=len(self.findings))
+        if self.data["included"]:
+            caption = f"{caption}; {_safe(self.data['included'])}"
         return _section("classes", self.say("page.findings"), _table(caption, head, rows))
 
     def differential(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from wsi_chat.schema import Count, VerdictStatus
+from wsi_chat.schema import Count, SlideVerdict, VerdictStatus
 
 VERDICT_WORDS: dict[VerdictStatus, str] = {
     "abnormal": "Flagged as abnormal",
@@ -71,6 +71,17 @@ def id_ranges(ids: Iterable[str]) -> str:
 def seen_first(counts: Iterable[Count]) -> list[Count]:
     """Rows of the findings table: abnormal classes first, then by count, then by name."""
     return sorted(counts, key=lambda row: (not row.abnormal, -row.seen, row.name))
+
+
+def included(verdict: SlideVerdict) -> dict[str, list[Count]]:
+    """By label, the rows whose cells its row counts too, being kinds of it: lymphocytes among the white cells."""
+    own = {finding.id: finding.label for finding in verdict.findings}
+    found: dict[str, list[Count]] = {}
+    for whole in verdict.counts:
+        labels = {own[name] for name in whole.finding_ids if name in own} - {whole.label}
+        if labels:
+            found[whole.label] = [row for row in verdict.counts if row.label in labels]
+    return found
 
 
 def quotable(text: str, *, status: VerdictStatus, never_claim: Iterable[str]) -> bool:

@@ -170,9 +170,22 @@ def test_the_lower_bound_counts_where_the_user_says_that_it_applies(assess):
 
 
 def test_abnormal_cells_make_it_adequate_whatever_was_counted(assess):
-    adequacy = assess(sampled(0), status="abnormal")
-    assert adequacy.status == "satisfactory"
+    adequacy = assess(sampled(0), status="abnormal", marked=1)
+    assert (adequacy.status, adequacy.reason.code) == ("satisfactory", "adequacy.abnormal_cells")
     assert adequacy.cells_estimate == 0
+
+
+def test_a_score_without_a_marked_cell_makes_nothing_adequate(assess, cervix):
+    """Two photographs of blood, read as cervix, were "satisfactory. Abnormal cells were called" with none marked."""
+    few = assess(sampled(0), status="abnormal", marked=0)
+    assert (few.status, few.reason.code) == ("not_assessed", "adequacy.score_alone")
+    assert few.reason.fields["reason"].code == "adequacy.fewer"
+    obscured = assess(sampled(200, p_obscured=0.9), status="abnormal", marked=0)
+    assert (obscured.status, obscured.reason.fields["reason"].code) == ("not_assessed", "adequacy.obscured")
+    assert assess(None, status="abnormal", marked=0).reason.code == "adequacy.not_asked"
+    assert assess(sampled(200), status="abnormal", marked=0).reason.code == "adequacy.enough"
+    strict = cervix.model_copy(update={"adequacy": cervix.adequacy.model_copy(update={"abnormal_is_adequate": False})})
+    assert assess(sampled(0), system=strict, status="abnormal").status == "unsatisfactory"
 
 
 def test_a_marked_abnormal_cell_saves_a_specimen_only_where_the_system_says_so(assess, cervix):
@@ -265,7 +278,7 @@ def test_thyroid_needs_six_groups(assess, groups, status):
     ]
     adequacy = assess(TileSample(tuple(rows), FRAME), system=thyroid)
     assert (adequacy.status, adequacy.unit, adequacy.minimum) == (status, "groups", 6)
-    assert assess(TileSample(tuple(rows), FRAME), system=thyroid, status="abnormal").status == "satisfactory"
+    assert assess(TileSample(tuple(rows), FRAME), system=thyroid, status="abnormal", marked=1).status == "satisfactory"
 
 
 def test_six_groups_seen_are_enough_whatever_the_interval(assess):

@@ -48,7 +48,7 @@ def test_a_high_score_is_abnormal_and_names_its_numbers(slide, judge):
     assert verdict.score_kind == "uncalibrated top-10 mean of logits, as a probability"
     assert verdict.reason == (
         "The score 0.900 (uncalibrated top-10 mean of logits, as a probability) reaches the threshold 0.500;"
-        " highest tile t000090 at 0.900."
+        " highest tile t000090 at 0.900. The score alone flags the slide: no cell of an abnormal class was marked."
     )
     assert (verdict.coverage, verdict.coverage_floor, verdict.threshold) == (1.0, 0.9, 0.5)
     assert verdict.carrying == tuple(f"t{i:06d}" for i in range(90, 100))
@@ -88,7 +88,7 @@ def test_abnormal_evidence_stands_below_the_floor_and_says_so(slide, judge):
     verdict = judge(slide([0.95] * 20 + ["x"] * 80))
     assert verdict.status == "abnormal"
     assert "only 20 of 100 tiles screened (20.0%), below the coverage floor of 90%" in verdict.reason
-    assert verdict.reason.endswith("so more may have been missed.")
+    assert "so more may have been missed. The score alone flags" in verdict.reason
 
 
 @pytest.mark.parametrize("name", sorted(POOLS))
@@ -223,7 +223,8 @@ def test_classes_outside_the_system_are_named_in_the_reason(slide, judge):
 
 
 def test_adequacy_is_what_can_be_known(slide, judge):
-    abnormal = judge(slide([0.9] * 12)).adequacy
+    assert judge(slide([0.9] * 12)).adequacy.status == "not_assessed", "no abnormal cell was marked"
+    abnormal = judge(slide([0.9] * 12, boxes=_hits(hsil=1))).adequacy
     assert abnormal.status == "satisfactory"
     assert "any abnormal cell makes" in abnormal.reason
     normal = judge(slide([0.1] * 12)).adequacy

@@ -9,9 +9,12 @@ from pathlib import Path
 import pypdf
 import pytest
 
+from aggregators.counts import count_findings
 from aggregators.differential import differential
 from reports import Words, narrate, write_differential_csv, write_html, write_pdf, write_tiles_parquet
 from reports.blood import interval_text, share_text, table
+from reports.page import page_data
+from reports.wording import included
 from wsi_chat.analysis.result import SlideResult
 from wsi_chat.chat.record import SlideFacts
 from wsi_chat.dialects import get_dialect
@@ -163,3 +166,30 @@ def test_a_report_without_a_differential_shows_none(abnormal, tmp_path: Path):
     assert table(abnormal.report, Words("en", abnormal.system)) is None
     page = write_html(abnormal.report, abnormal.tiles, folder=tmp_path, path=tmp_path / "report.html")
     assert "differential" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_says_which_row_counts_the_cells_of_others_too(report, counted, tmp_path, language):
+    """184 red cells, 13 white ones, a lymphocyte, a monocyte and 22 platelets were '219 marked in all'."""
+    verdict = report.verdict
+    verdict = verdict.model_copy(update={"counts": count_findings(verdict.findings, counted.tiles, BLOOD)})
+    report = report.model_copy(update={"verdict": verdict, "language": language})
+    rows = {row.label: row.seen for row in verdict.counts}
+    white = ("neutrophil", "eosinophil", "lymphocyte", "monocyte", "ig")
+    assert rows["wbc"] == sum(rows[kind] for kind in white) + TYPES["wbc"]
+    kinds = included(verdict)
+    assert {whole: {row.label for row in parts} for whole, parts in kinds.items()} == {"wbc": set(white)}
+    words = Words(language, BLOOD)
+    said = page_data(report, counted.tiles, tmp_path, words=words)["included"]
+    assert all(words.label(kind, BLOOD.label(kind).name) in said for kind in (*white, "wbc"))
+    assert words.label("erythroblast", BLOOD.label("erythroblast").name) not in said
+    shown = write_html(report, counted.tiles, folder=tmp_path, path=tmp_path / "report.html", words=words)
+    assert said in shown.read_text()
+
+
+def test_a_row_all_of_whose_cells_are_kinds_is_told_and_one_without_any_is_not(report, counted):
+    verdict = report.verdict
+    for labels, told in ((("monocyte",), {"wbc"}), (("wbc",), set()), ((), set())):
+        findings = tuple(f for f in verdict.findings if f.label in labels)
+        counts = count_findings(findings, counted.tiles, BLOOD)
+        assert set(included(verdict.model_copy(update={"findings": findings, "counts": counts}))) == told

@@ -12,10 +12,11 @@ from aggregators import aggregate
 from reports import check_evidence, narrate
 from reports.evidence import has_field
 from reports.language import Words
+from reports.page import page_data
 from reports.wording import id_ranges, quotable, score_pair
 from wsi_chat.errors import AnswerError
 from wsi_chat.remarks import number, percent
-from wsi_chat.schema import Adequacy, Box, Count, Funnel, Interval, LabelledBox, Sentence, Tile, TileVerdict
+from wsi_chat.schema import Adequacy, Box, Count, Funnel, Interval, LabelledBox, Remark, Sentence, Tile, TileVerdict
 from wsi_chat.terminology import load_system
 
 TOO_SURE = re.compile(r"\b(diagnosed|diagnostic of|confirm\w*|definite\w*|proves?|proven|certainly|malignant)\b", re.I)
@@ -257,6 +258,27 @@ def test_a_slide_that_is_not_called_abnormal_never_denies_the_cells_that_were_ma
     assert words("narrative.normal_with_candidates", n=marked) in text
     clean = report.model_copy(update={"verdict": verdict.model_copy(update={"findings": (), "counts": ()})})
     assert words.wording("normal", abnormal.system) in _text(narrate(clean, (), abnormal.system, words=words))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("specimen", ["cervix", "thyroid", "urine", "effusion", None])
+def test_a_slide_that_its_score_alone_flags_is_not_said_to_have_abnormal_cells(make, tmp_path, specimen, language):
+    """It said 'Abnormal cells were called' and, beside it, 'No abnormal cell was located'."""
+    case = make(specimen=specimen, boxes_per_tile=0)
+    words = Words(language, case.system)
+    verdict = case.report.verdict
+    assert (verdict.status, sum(finding.abnormal for finding in verdict.findings)) == ("abnormal", 0)
+    assert verdict.adequacy.status != "satisfactory"
+    assert words.remark(Remark("verdict.score_alone")) in words.remark(verdict.reason)
+    text = _text(narrate(case.report, case.tiles, case.system, words=words))
+    assert words("narrative.abnormal_by_score") in text
+    assert words.wording("abnormal", case.system) not in text
+    page = page_data(case.report, case.tiles, tmp_path, words=words)
+    assert page["strip_title"] != words("page.strip_cells")
+    marked = make(specimen=specimen)
+    told = _text(narrate(marked.report, marked.tiles, marked.system, words=Words(language, marked.system)))
+    assert words.wording("abnormal", case.system) in told
+    assert "The score alone" not in marked.report.verdict.reason
 
 
 def test_the_score_is_the_same_number_in_the_reason_and_in_the_narrative(abnormal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import wsi_chat
 from tilers import open_slide
 from wsi_chat.analysis.scope import checkpoint_folder, on_slide, read_scope
+from wsi_chat.commands.analyze import _tell
 from wsi_chat.datasets.render.export import render_fields
 from wsi_chat.datasets.render.slide import render_slide
 from wsi_chat.engines import ScriptedEngine, embedded_checkpoint
 from wsi_chat.engines.model import Model
 from wsi_chat.errors import SettingError
-from wsi_chat.schema import ORIGIN, Scope
+from wsi_chat.schema import ORIGIN, Ground, Remark, Scope
 from wsi_chat.settings import Settings
 from wsi_chat.terminology import load_system
 
@@ -101,3 +104,24 @@ def test_rendered_fields_say_so_and_no_other_text_of_a_file_is_kept(tmp_path: Pa
     with open_slide(tmp_path / "named.png", mpp=0.5) as field:
         assert ORIGIN not in field.properties
         assert "Jane" not in str(field.properties)
+
+
+def test_the_terminal_says_it_of_an_abnormal_slide_too_and_once(
+    small_slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An abnormal verdict has no grounds, so that only page one said that the slide is none of the model's."""
+    result = wsi_chat.analyze(
+        small_slide, out=tmp_path, specimen="cervix", top_k=0, adequacy_tiles=0, gallery=0, format="json",
+        engine=ScriptedEngine(lambda query: {query.choices[0]: 0.1, query.choices[-1]: 0.9}),
+    )  # fmt: skip
+    outside = SCOPE.model_copy(update={"outside": Remark("scope.not_rendered", specimen="cervix")})
+    ground = Ground(rule="scope", headline=Remark("headline.scope"), reason=Remark("scope.no_specimen"), by_error=True)
+    said = []
+    for scope, status, grounds in ((outside, "abnormal", ()), (SCOPE, "abnormal", ()), (outside, "normal", (ground,))):
+        verdict = result.report.verdict.model_copy(update={"status": status, "grounds": grounds})
+        report = result.report.model_copy(update={"scope": scope, "verdict": verdict})
+        capsys.readouterr()
+        _tell(dataclasses.replace(result, report=report))
+        said.append(" ".join(capsys.readouterr().out.split()))
+    line = "scope The slide is outside what the model was made for: for cervix it was trained on rendered slides"
+    assert [line in text for text in said] == [True, False, False]

@@ -1,7 +1,8 @@
 """summary.csv: one row a slide, whether it has a verdict or not. What a slide lacks is empty, never 0.
 
 UTF-8 with a byte order mark, so that spreadsheets read it as it is. ``n_<class>`` are the cells found of each class
-that the slide was asked about.
+that the slide was asked about. ``coverage`` is, as in report.json, the share of the tiles selected that were screened,
+``tiles_screened_of_foreground`` that of all tiles that may hold cells, those that ``--limit`` left out among them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SUMMARY_COLUMNS = (
     "slide_id", "file", "state", "status", "score", "score_kind", "category", "adequacy", "adequacy_reason", "coverage",
-    "fields", "fields_missing", "findings_abnormal",
+    "tiles_screened_of_foreground", "fields", "fields_missing", "findings_abnormal",
     "tiles_grid", "tiles_foreground", "tiles_selected", "tiles_read", "tiles_screened", "tiles_failed",
     "tiles_detailed", "tiles_detail_failed", "seconds", "headline", "rules", "reason", "error",
 )  # fmt: skip
@@ -53,6 +54,7 @@ def row_of(report: Report) -> dict[str, Any]:
         "fields": len(report.slide.fields) or "",
         "fields_missing": sum(bool(field.error) for field in report.slide.fields) if report.slide.fields else "",
         "coverage": f"{verdict.coverage:.4f}",
+        "tiles_screened_of_foreground": f"{funnel.coverage_foreground:.4f}",
         "findings_abnormal": sum(f.abnormal for f in verdict.findings),
         "tiles_grid": funnel.grid,
         "tiles_foreground": funnel.foreground,

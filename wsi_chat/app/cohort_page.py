@@ -81,7 +81,7 @@ def _row(entry: Entry, words: PageWords, reviewed: str) -> dict[str, Any]:
     score = _number(row.get("score", ""))
     if score is None and verdict is not None:
         score = verdict.score
-    coverage = _number(row.get("coverage", ""))
+    coverage = _number(row.get("tiles_screened_of_foreground", "") or row.get("coverage", ""))
     known = status in SYMBOLS
     return {
         "id": entry.id, "to": f"/s/{entry.id}", "slide": entry.title, "say": words("cohort.open", slide=entry.title),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nicegui.events import GenericEventArguments
 
+from reports import methods
 from reports.html import SYMBOLS
 from reports.wording import score_pair, score_text
 from wsi_chat.app.findings_list import FindingsList
@@ -64,7 +65,7 @@ class FindingsPanel:
             if verdict.category:
                 facts.append((words("verdict.category"), words.report.category(verdict)))
             facts.append((words("verdict.adequacy"), words.report(f"adequacy.{verdict.adequacy.status}")))
-            facts.append((words("verdict.coverage"), f"{verdict.coverage:.1%}"))
+            facts.append((words("verdict.coverage"), methods.coverage_text(result.report, words.report)))
             with box("dl", "wsi-facts"):
                 for name, value in facts:
                     text(name, "dt")

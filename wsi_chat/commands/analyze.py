@@ -179,6 +179,8 @@ def _as_json(result: SlideResult) -> dict[str, Any]:
 
 def _tell(result: SlideResult, *, earlier: bool = False) -> None:
     """The verdict and the paths of the report files, on stdout."""
+    from reports.wording import included
+
     report = result.report
     verdict, funnel = report.verdict, report.funnel
     console = Console(highlight=False, soft_wrap=True)
@@ -193,9 +195,14 @@ def _tell(result: SlideResult, *, earlier: bool = False) -> None:
         confidence = "" if share is None else f"  (confidence {share:.2f}: {kind})"
         console.hang("  category  ", f"{verdict.category_name}{confidence}")
     console.hang("  reason    ", verdict.reason)
+    scope = report.scope
+    if scope is not None and scope.outside and not any(ground.rule == "scope" for ground in verdict.grounds):
+        console.hang("  scope     ", f"The slide is outside what the model was made for: {scope.outside}.")
     if verdict.fitted is not None and verdict.fitted.guarantee:
         console.hang("  threshold ", f"{verdict.threshold:.3g}: {verdict.fitted.guarantee}")
-    findings = ", ".join(f"{count.name} {count.seen}" for count in verdict.counts if count.seen)
+    kinds = {label: ", ".join(row.name for row in rows) for label, rows in included(verdict).items()}
+    among = {label: f" ({names} included)" for label, names in kinds.items()}
+    findings = ", ".join(f"{row.name} {row.seen}{among.get(row.label, '')}" for row in verdict.counts if row.seen)
     console.hang("  findings  ", findings or "none")
     console.hang(
         "  tiles     ",

@@ -188,6 +188,12 @@ class Funnel(Record):
         """Fraction of the selected tiles that have a screening answer, 0..1; 0 where there are none."""
         return self.screened / self.selected if self.selected else 0.0
 
+    @property
+    def coverage_foreground(self) -> float:
+        """Fraction of the tiles that may hold cells that have a screening answer, 0..1, those left out by ``--limit``
+        among them; 0 where there are none."""
+        return min(1.0, self.screened / self.foreground) if self.foreground else 0.0
+
 
 class Fitted(Record):
     """How a fitted aggregator read the slide. ``score`` of the verdict is then a calibrated probability.
@@ -301,7 +307,7 @@ class SlideVerdict(Record):
     category_confidence_kind: Remark = NOTHING
     category_support: tuple[CategorySupport, ...] = ()
     fitted: Fitted | None = None
-    coverage: Probability
+    coverage: Probability = Field(description="of the tiles selected, the share with a screening answer; see funnel")
     coverage_floor: Probability
     adequacy: Adequacy
     grounds: tuple[Ground, ...] = Field(default=(), description="why it is not called normal, the deciding one first")
