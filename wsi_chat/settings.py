@@ -50,7 +50,8 @@ class Settings(Strict):
         "auto", "Inference engine: auto, transformers, vllm or openai.", panel=MODEL, affects="answers", condition=False
     )
     base_url: str | None = setting(
-        None, "Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.",
+        None, "Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1. The key in WSI_CHAT_API_KEY is"
+        " sent to it; that in OPENAI_API_KEY only to https://api.openai.com.",
         panel=MODEL, affects="answers", condition=False, unset="none",
     )  # fmt: skip
     gpus: str | None = setting(

@@ -44,6 +44,9 @@ KEY = "[key]"  # stands in a reply where a server repeats the key that it was se
 """Bytes of a reply that are read at most, unpacked: the longest answers with their log-probabilities have a tenth."""
 
 
+KEY_HINT = "Put the server's key into the environment variable WSI_CHAT_API_KEY."
+
+
 class ServerTrouble(Exception):
     """What passed at no retry. ``gone``: nobody answers at the address at all."""
 
@@ -69,8 +72,13 @@ class ServedModel:
     max_model_len: int | None = None
 
 
-async def open_server(base_url: str, *, key: str, timeout: float, retries: int, pause: float) -> Server:
-    """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address."""
+async def open_server(
+    base_url: str, *, key: str, timeout: float, retries: int, pause: float, key_hint: str = KEY_HINT
+) -> Server:
+    """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address.
+
+    ``key_hint`` is the way out where the server refuses the key.
+    """
     import httpx2
 
     address = check_address(base_url)
@@ -83,7 +91,7 @@ async def open_server(base_url: str, *, key: str, timeout: float, retries: int, 
         # a proxy of the environment would carry the images off this machine
         trust_env=not here,
     )
-    return Server(client, address, key=key, timeout=timeout, retries=retries, pause=pause)
+    return Server(client, address, key=key, timeout=timeout, retries=retries, pause=pause, key_hint=key_hint)
 
 
 class Server:
@@ -95,9 +103,18 @@ class Server:
     """
 
     def __init__(
-        self, client: httpx2.AsyncClient, address: str, *, key: str, timeout: float, retries: int, pause: float
+        self,
+        client: httpx2.AsyncClient,
+        address: str,
+        *,
+        key: str,
+        timeout: float,
+        retries: int,
+        pause: float,
+        key_hint: str = KEY_HINT,
     ) -> None:
         self._client = client
+        self._key_hint = key_hint
         path = urlsplit(address).path
         self.address = address
         self.shown = without_folder(address)
@@ -170,10 +187,7 @@ class Server:
         """The error that a reply with an error's status stands for."""
         trouble = f"HTTP {response.status_code}: {_complaint(content) or response.reason_phrase}"
         if response.status_code in NOT_ALLOWED:
-            return EngineError(
-                f"{self.shown} refuses the key ({trouble})",
-                hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
-            )
+            return EngineError(f"{self.shown} refuses the key ({trouble})", hint=self._key_hint)
         return ServerTrouble(trouble) if response.status_code in RETRIED else Refused(trouble)
 
     async def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
