@@ -268,7 +268,8 @@ class OpenAIEngine:
             self._lost_in_a_row += 1
             if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
                 raise EngineCrashed(f"{self._server.shown}: {trouble}") from trouble
-        return failed(query, describe_error(trouble), seconds=seconds)
+        said = describe_error(trouble).rstrip(".")
+        return failed(query, f"the server {self._server.host}: {said}. {trouble.fix}", seconds=seconds)
 
     async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
         """Ask in the richest form that the server takes; what it refuses is not offered again once a lesser one went.
@@ -349,4 +350,7 @@ class OpenAIEngine:
                     named[:200],
                 )
         elif named != self.answering:
-            raise AnswerError(f"the reply is from the model {named[:200]!r}, those before it from {self.answering!r}")
+            raise AnswerError(
+                f"the reply is from the model {named[:200]!r}, those before it from {self.answering!r}",
+                hint="Let the server keep to one model: a run mixes none.",
+            )
