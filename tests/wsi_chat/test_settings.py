@@ -247,6 +247,7 @@ def test_a_switch_in_the_environment_does_not_undo_the_format_of_an_option() -> 
 def test_an_option_that_is_no_longer_listed_still_counts_and_says_where_it_went(tmp_path: Path) -> None:
     arguments = ["analyze", str(tmp_path / "absent.svs"), "-o", str(tmp_path / "out"), "--timeout", "5", "--no-pdf"]
     shown = CliRunner().invoke(cli.app, arguments).stderr
+    assert "note: --timeout is taken. --help no longer lists it; " in shown
     assert "set timeout in a YAML file (--config) or WSI_CHAT_TIMEOUT" in shown
     assert "--no-pdf is now part of --format" in shown
     saved = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -177,7 +177,7 @@ def _say_where_options_went(values: Mapping[str, Any]) -> None:
         elif declared()[name].rare:
             one = declared()[name]
             say(
-                f"note: {one.option} is no longer listed among the options: set {name} in a YAML file (--config) or "
-                f"{one.variable} in the environment.",
+                f"note: {one.option} is taken. --help no longer lists it; to keep its value, set {name} in a YAML file "
+                f"(--config) or {one.variable} in the environment.",
                 err=True,
             )  # fmt: skip
