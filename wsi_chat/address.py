@@ -12,7 +12,9 @@ from wsi_chat.names import ELSEWHERE
 
 EXAMPLE = "Give it as in http://127.0.0.1:8000/v1."
 _START = re.compile(r"(?:[^/]*://)?[^/]*")
-KEY_HINT = "Leave it out; the server's key is read from the environment variable WSI_CHAT_API_KEY."
+OWN_KEY, OPENAI_KEY = "WSI_CHAT_API_KEY", "OPENAI_API_KEY"
+OPENAI = "https://api.openai.com"
+KEY_HINT = f"Leave it out; the server's key is read from the environment variable {OWN_KEY}."
 
 
 def check_address(base_url: str) -> str:
@@ -61,6 +63,12 @@ def is_this_machine(base_url: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified
+
+
+def is_openai(base_url: str) -> bool:
+    """Whether the address is OpenAI's own, encrypted: the one place to which OPENAI_API_KEY is sent."""
+    parts = urlsplit(check_address(base_url))
+    return f"{parts.scheme}://{parts.hostname}" == OPENAI and parts.port in (None, 443)
 
 
 def notice(base_url: str) -> str:

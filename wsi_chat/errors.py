@@ -22,6 +22,10 @@ from pathlib import Path
 OWN = ("wsi_chat.", "tilers.", "aggregators.", "reports.")
 
 
+STOPS = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；")
+"""What ends a sentence, or leads on to the next."""
+
+
 def as_utf8(text: str) -> str:
     """Text that can be written anywhere: the bytes of a file name that is not UTF-8 are shown as ``\\xe9``."""
     try:
@@ -77,7 +81,10 @@ class WsiChatError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        if not self.hint:
+            return self.message
+        stop = "" if self.message.endswith(STOPS) or not self.message else "."
+        return f"{self.message}{stop} {self.hint}".lstrip()
 
 
 class SettingError(WsiChatError):

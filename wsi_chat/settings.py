@@ -7,18 +7,23 @@ depends on and the conditions of a fitted aggregator are all made from that.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator
 
-from wsi_chat.address import check_address
+from wsi_chat.address import OWN_KEY, check_address
 from wsi_chat.bounded import load_yaml
 from wsi_chat.declaration import ENV_PREFIX, Affects, Declared, Strict, declared_in, setting
 from wsi_chat.errors import DocumentError, SettingError
+from wsi_chat.faults import way_out
 from wsi_chat.schema import Language
+
+log = logging.getLogger(__name__)
 
 Format = Literal["pdf", "html", "json", "dicom"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -50,7 +55,8 @@ class Settings(Strict):
         "auto", "Inference engine: auto, transformers, vllm or openai.", panel=MODEL, affects="answers", condition=False
     )
     base_url: str | None = setting(
-        None, "Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.",
+        None, "Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1. The key in WSI_CHAT_API_KEY is"
+        " sent to it; that in OPENAI_API_KEY only to https://api.openai.com.",
         panel=MODEL, affects="answers", condition=False, unset="none",
     )  # fmt: skip
     gpus: str | None = setting(
@@ -334,10 +340,26 @@ def check_names(given: Mapping[str, Any], where: str) -> None:
             )
 
 
+# the key for a server, and what the tests and benchmarks are told
+_NO_SETTINGS = {OWN_KEY, *(f"{ENV_PREFIX}{name}" for name in ("CHROMIUM", "PBC", "SHARED"))}
+_OF_TESTS = f"{ENV_PREFIX}TEST_"
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Settings named in the environment, e.g. ``WSI_CHAT_TOP_K=50``; unknown names are left alone."""
+    """Settings named in the environment, e.g. ``WSI_CHAT_TOP_K=50``; of an unknown name a warning says so, once."""
     wanted = {f"{ENV_PREFIX}{name.upper()}": name for name in (*Settings.model_fields, *_SWITCHES)}
+    for key in sorted(environ):
+        if key.startswith(ENV_PREFIX) and key not in {*wanted, *_NO_SETTINGS} and not key.startswith(_OF_TESTS):
+            _tell_unknown(key, tuple(wanted))
     return {wanted[key]: value for key, value in environ.items() if key in wanted and value != ""}
+
+
+@cache
+def _tell_unknown(variable: str, known: tuple[str, ...]) -> None:
+    names = [name.removeprefix(ENV_PREFIX) for name in (*known, OWN_KEY)]
+    near = get_close_matches(variable.removeprefix(ENV_PREFIX), names, n=1)
+    meant = f"Did you mean {ENV_PREFIX}{near[0]}? " if near else ""
+    log.warning("%s in the environment is no setting and is ignored. %swsi-chat settings lists them.", variable, meant)
 
 
 def from_file(path: Path) -> dict[str, Any]:
@@ -409,9 +431,9 @@ def resolve(
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
         seen = first.get("input")
-        reason = first["msg"].removeprefix("Value error, ")
         raise SettingError(
-            f"{_place(key, origin.get(key, 'flag'))}: {seen!r} is not a valid value.", hint=f"{reason}."
+            f"{_place(key, origin.get(key, 'flag'))}: {seen!r} is not a valid value.",
+            hint=way_out(first, Settings.model_fields.get(key)),
         ) from error
 
 

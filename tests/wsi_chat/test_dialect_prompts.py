@@ -218,6 +218,9 @@ def test_a_checkpoint_tells_its_dialect(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     with pytest.raises(EngineError, match=r"config\.json is missing"):
         detect_dialect(tmp_path)
+    with pytest.raises(EngineError, match=r"checkpoint foo does not exist") as raised:
+        detect_dialect("foo")
+    assert raised.value.hint == "Point --model to a folder with config.json and *.safetensors."
     config.write_text('{"model_type": "qwen2_vl", "_name_or_path": "jay/CytoChat-7B"}')
     assert detect_dialect(tmp_path) == "cytochat"
     config.write_text('{"model_type": "mamba"}')

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wsi_chat.address import check_address, is_this_machine, notice
-from wsi_chat.engines.openai import OpenAIEngine
+from wsi_chat.engines.openai import OpenAIEngine, api_key
 from wsi_chat.errors import EngineError, SettingError
 from wsi_chat.settings import resolve
 
@@ -118,7 +118,38 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(
     assert "secret" not in everything
     monkeypatch.setenv("WSI_CHAT_API_KEY", "")
     server, engine = serve(echo)
-    assert server.headers[0]["Authorization"] == "Bearer second-choice"
+    assert server.headers
+    assert not any("Authorization" in headers for headers in server.headers)  # it is no server of OpenAI
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://API.OpenAI.com:443", "openai"),
+        ("http://api.openai.com/v1", ""),
+        ("api.openai.com/v1", ""),
+        ("https://api.openai.com:8443/v1", ""),
+        ("https://api.openai.com.example/v1", ""),
+        ("https://eu.api.openai.com/v1", ""),
+        ("https://example.org/api.openai.com/v1", ""),
+        ("http://127.0.0.1:8000/v1", ""),
+    ],
+)
+def test_the_key_for_openai_goes_to_openai_alone(address: str, key: str) -> None:
+    assert api_key({"OPENAI_API_KEY": " openai "}, address) == key
+    assert api_key({"OPENAI_API_KEY": "openai", "WSI_CHAT_API_KEY": "own"}, address) == "own"
+
+
+def test_a_server_that_wants_a_key_says_why_that_of_openai_was_not_sent(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "for-openai-alone")
+    with pytest.raises(EngineError, match="refuses the key") as caught:
+        serve(echo, models=(401, {"error": "no key"}))
+    assert caught.value.hint == (
+        "Set WSI_CHAT_API_KEY to this server's key: OPENAI_API_KEY is sent to https://api.openai.com alone."
+    )
 
 
 def test_a_key_with_a_line_break_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,3 +254,39 @@ def test_a_run_whose_server_dies_keeps_its_answers_and_goes_on_later(
     again.stop()
     (path,) = tmp_path.glob("*/report.json")
     assert json.loads(path.read_text())["timings"]["answers_reused"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ((500, {"error": "boom."}), "HTTP 500: boom. See the server's log, then run the same command again: only what"),
+        ((429, {"error": "slow down"}), "HTTP 429: slow down. Lower --concurrency, then"),
+        (
+            (422, {"error": "no pictures"}),
+            "HTTP 422: no pictures. See the server's log, or name another model with --mod",
+        ),
+        (
+            (200, {"choices": []}),
+            "its reply is not a chat completion: its list of choices is empty. Check that --base-url",
+        ),
+        (
+            (200, {"object": "x"}),
+            "its reply is not a chat completion (KeyError: 'choices'). Check that --base-url names",
+        ),
+        (
+            (200, b"<html>hello</html>"),
+            "its reply is not JSON: Expecting value: line 1 column 1 (char 0). Check that --b",
+        ),
+    ],
+)
+def test_a_failure_names_the_server_without_its_path_and_one_way_out(fault: Said, says: str) -> None:
+    server = FakeServer(lambda body, number: fault)
+    try:
+        engine = OpenAIEngine(server.url.replace("/v1", "/secret-path/v1"), model="tiny", retries=0, pause=0.001)
+        (answer,) = engine.answer([question()])
+        engine.close()
+    finally:
+        server.stop()
+    assert answer.error.startswith(f"the server 127.0.0.1:{server.port}: {says}")
+    assert "secret-path" not in answer.error
+    assert "\n" not in answer.error

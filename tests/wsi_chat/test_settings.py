@@ -17,6 +17,7 @@ from wsi_chat.commands.cohort import cohort
 from wsi_chat.commands.settings import markdown_lines
 from wsi_chat.errors import SettingError
 from wsi_chat.settings import FORMATS, Settings, affecting, declared, fit_conditions, from_environment, resolve
+from wsi_chat.training.settings import settings_of
 
 RARE = {
     "pool", "pool_k", "coverage_floor", "overlap", "workers", "timeout", "dtype", "seed", "gallery", "font_path",
@@ -55,6 +56,65 @@ def test_a_value_that_cannot_be_used_is_named_with_where_it_came_from(
     assert seen in raised.value.message
     assert raised.value.hint
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ({"limit": "x"}, "Give a whole number, 1 or more."),
+        ({"limit": 1.5}, "Give a whole number, 1 or more."),
+        ({"limit": 0}, "Give a whole number, 1 or more."),
+        ({"limit": []}, "Give a whole number, 1 or more."),
+        ({"workers": 65}, "Give a whole number from 1 to 64."),
+        ({"mpp": -1}, "Give a number above 0."),
+        ({"mpp": float("inf")}, "Give a number above 0."),
+        ({"threshold": 1}, "Give a number above 0 and below 1."),
+        ({"overlap": "much"}, "Give a number from 0 to 0.75."),
+        ({"engine": "magic"}, "Choose auto, transformers, vllm or openai."),
+        ({"exhaustive": "perhaps"}, "Give yes or no."),
+        ({"exhaustive": {}}, "Give yes or no."),
+        ({"model": 5}, "Give a text."),
+        ({"ancillary": 5}, "Give a list."),
+        ({"z": "top"}, "choose best, fused, mid, or a plane's number from 0."),
+    ],
+)
+def test_the_way_out_is_said_in_plain_words_with_all_limits(given: dict[str, object], fix: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        resolve(given)
+    assert raised.value.hint == fix
+
+
+@pytest.mark.parametrize("seen", ["x", "1.5", "0", "nan", "9" * 5000])
+def test_an_option_that_is_no_number_is_an_error_like_that_of_any_other_source(tmp_path: Path, seen: str) -> None:
+    done = CliRunner().invoke(
+        cli.app, ["analyze", str(tmp_path / "a.svs"), "-o", str(tmp_path / "out"), "--limit", seen]
+    )
+    assert isinstance(done.exception, SettingError)
+    assert done.exception.message.startswith(f"--limit: {seen!r}" if seen == "x" else "--limit: ")
+    assert done.exception.hint == "Give a whole number, 1 or more."
+
+
+def test_a_variable_that_is_no_setting_is_named_once_with_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {
+        "WSI_CHAT_LIMT": "3", "WSI_CHAT_APIKEY": "secret", "WSI_CHAT_XYZZY": "1",
+        "WSI_CHAT_API_KEY": "k", "WSI_CHAT_TEST_PAGE": "1", "WSI_CHAT_PDF": "yes", "WSI_CHAT_TOP_K": "3", "HOME": "/",
+    }  # fmt: skip
+    for _ in range(2):
+        assert from_environment(environ) == {"pdf": "yes", "top_k": "3"}
+    assert caplog.messages == [
+        "WSI_CHAT_APIKEY in the environment is no setting and is ignored. Did you mean WSI_CHAT_API_KEY? "
+        "wsi-chat settings lists them.",
+        "WSI_CHAT_LIMT in the environment is no setting and is ignored. Did you mean WSI_CHAT_LIMIT? "
+        "wsi-chat settings lists them.",
+        "WSI_CHAT_XYZZY in the environment is no setting and is ignored. wsi-chat settings lists them.",
+    ]
+
+
+@pytest.mark.parametrize("given", [{"epochs": "x"}, {"epochs": 0}])
+def test_the_settings_of_training_speak_alike(given: dict[str, object]) -> None:
+    with pytest.raises(SettingError) as raised:
+        settings_of(datasets=("d",), out=Path("out"), **given)
+    assert raised.value.hint == "Give a number above 0."
 
 
 NUMBERS = [name for name, one in declared().items() if {int, float} & {one.annotation, *get_args(one.annotation)}]
@@ -187,6 +247,7 @@ def test_a_switch_in_the_environment_does_not_undo_the_format_of_an_option() -> 
 def test_an_option_that_is_no_longer_listed_still_counts_and_says_where_it_went(tmp_path: Path) -> None:
     arguments = ["analyze", str(tmp_path / "absent.svs"), "-o", str(tmp_path / "out"), "--timeout", "5", "--no-pdf"]
     shown = CliRunner().invoke(cli.app, arguments).stderr
+    assert "note: --timeout is taken. --help no longer lists it; " in shown
     assert "set timeout in a YAML file (--config) or WSI_CHAT_TIMEOUT" in shown
     assert "--no-pdf is now part of --format" in shown
     saved = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -66,6 +66,9 @@ def test_dicom_objects_that_were_asked_for_and_lack_highdicom_are_an_error(
     assert len([line for line in errors(caplog) if "highdicom" in line]) == 1
 
 
+NO_PDF = "pdf: no font has Chinese characters; install one (pip install 'wsi-chat[cjk]') or name one as font_path."
+
+
 @pytest.fixture
 def no_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WSI_CHAT_FONT_PATH", raising=False)
@@ -80,7 +83,7 @@ def test_a_font_that_is_missing_is_explained_once(
     result = analyzed(small_slide, tmp_path / "out", language="zh", format="pdf,html", limit=2)
     (said,) = [line for line in errors(caplog) if "font" in line]
     assert "pip install 'wsi-chat[cjk]'" in said
-    assert result.unwritten == ("pdf: no font has Chinese characters.",)
+    assert result.unwritten == (NO_PDF,)
     assert not result.files.pdf_path.exists()
     assert result.files.html_path.exists()
 
@@ -99,7 +102,7 @@ def test_a_font_that_is_missing_is_explained_once_for_all_slides_of_a_run(
         "format": "pdf",
     }
     result = wsi_chat.analyze_cohort(slides, out=tmp_path / "out", engine=ScriptedEngine(answer), **run)
-    assert [state.unwritten for state in result.states] == [("pdf: no font has Chinese characters.",)] * 2
+    assert [state.unwritten for state in result.states] == [(NO_PDF,)] * 2
     assert len([line for line in errors(caplog) if "font" in line]) == 1
 
 

@@ -14,7 +14,7 @@ FAILED = {
     "screen_failed": "gave no answer",
     "detail_failed": "was read only in part",
 }
-LONGEST = 300
+LONGEST = 500  # a server's complaint of 300 characters, its address and the way out
 
 
 def causes_of_failure(tile_verdicts: Iterable[TileVerdict]) -> tuple[str, ...]:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 Step = Callable[[], object]
 
 
+NO_FONT = "no font has Chinese characters; install one (pip install 'wsi-chat[cjk]') or name one as font_path."
+
+
 @dataclass(frozen=True, slots=True)
 class Unwritten:
     """What of one slide could not be written, a line each: ``lines`` of documents that were asked for, or that every
@@ -168,8 +171,8 @@ def _apart(name: Format, step: Step, unwritten: Unwritten, *, asked: bool) -> St
     def run() -> None:
         try:
             step()
-        except FontMissing:  # `tell_missing_font` has said why, and the way out
-            unwritten.lines.append(f"{name}: no font has Chinese characters.")
+        except FontMissing:  # `tell_missing_font` has said where it looked, and every way out
+            unwritten.lines.append(f"{name}: {NO_FONT}")
         except DicomUnavailable as error:
             if isinstance(error, HighdicomMissing) and not asked:
                 log.info("%s: %s", name, error)

@@ -11,6 +11,7 @@ still understood, and says where it went; ``--help`` does not list it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -128,6 +129,8 @@ def _annotation(one: Declared, *, words: str | None, default: str | None, alias:
         *([alias] if alias else []),
         help=f"{words or one.description}{without}",
         metavar=metavar,
+        # what is no number is passed on as it is: `Settings` says of any source what it takes instead
+        parser=_number if kind in (int, float) else None,
         rich_help_panel=one.panel,
         hidden=one.rare,
         autocompletion=(lambda: list(one.choices)) if one.choices else None,
@@ -148,7 +151,17 @@ def _kind(one: Declared) -> tuple[Any, tuple[str, ...], str | None]:
     placeholder = f"<{one.unit}>" if one.unit else between.join(one.choices)
     if len(placeholder) > WIDEST:
         placeholder = f"<{one.name}>"
+    if numbers:
+        placeholder = placeholder or f"<{kind.__name__}>"
     return kind, (one.option,), placeholder or None
+
+
+def _number(text: str) -> int | float | str:
+    """A number, or the text that is none."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            return kind(text)
+    return text
 
 
 def _former(flags: str) -> Any:
@@ -164,7 +177,7 @@ def _say_where_options_went(values: Mapping[str, Any]) -> None:
         elif declared()[name].rare:
             one = declared()[name]
             say(
-                f"note: {one.option} is no longer listed among the options: set {name} in a YAML file (--config) or "
-                f"{one.variable} in the environment.",
+                f"note: {one.option} is taken. --help no longer lists it; to keep its value, set {name} in a YAML file "
+                f"(--config) or {one.variable} in the environment.",
                 err=True,
             )  # fmt: skip

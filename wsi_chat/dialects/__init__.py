@@ -132,6 +132,11 @@ def detect_dialect(checkpoint_dir: str | Path) -> str:
     where the folder has no readable config, SettingError where no dialect fits it.
     """
     folder = Path(checkpoint_dir)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise EngineError(
+            f"checkpoint {folder} {what}", hint="Point --model to a folder with config.json and *.safetensors."
+        )
     manifest = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     named = manifest.get("dialect")
     if isinstance(named, str):
@@ -182,7 +187,7 @@ def _json(path: Path) -> dict[str, object]:
         content = load_json(path)
     except DocumentError as error:
         if error.missing:
-            raise EngineError(f"{path} is missing.", hint="Point to a complete checkpoint folder.") from None
+            raise EngineError(f"{path} is missing.", hint="Point --model to a complete checkpoint folder.") from None
         raise EngineError(error.message, hint="Copy the checkpoint again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds no JSON object", hint="Copy the checkpoint again.")

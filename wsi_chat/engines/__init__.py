@@ -74,7 +74,7 @@ def find_checkpoint(model: str | Path | None) -> Path:
     except Exception as error:
         raise EngineError(
             f"model {name!r} is neither a folder nor in the local model cache",
-            hint=f"Download it first (hf download {name}) or give the path of its folder.",
+            hint=f"Download it first (hf download {name}) or give --model the path of its folder.",
         ) from error
 
 

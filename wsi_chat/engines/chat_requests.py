@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WORDS_FOR_A_CHOICE = 16
 """Tokens in which a server without log-probabilities may name its choice: ``B``, ``B. abnormal``."""
 
+FIX_FOREIGN = "Check that --base-url names an OpenAI-compatible server, with its path (often /v1)."
 TURN_TOKENS = 8
 """Tokens of a chat template around one turn, at most."""
 
@@ -168,6 +169,8 @@ def read_reply(reply: Any, query: Query) -> Answer:
     Raises AnswerError where the reply is not a chat completion.
     """
     try:
+        if not reply["choices"]:
+            raise AnswerError("its reply is not a chat completion: its list of choices is empty", hint=FIX_FOREIGN)
         first = reply["choices"][0]
         text = first["message"]["content"]
         finish = str(first.get("finish_reason") or "stop")
@@ -182,7 +185,9 @@ def read_reply(reply: Any, query: Query) -> Answer:
         logprob = logprob if logprob is not None and math.isfinite(logprob) else None
         chances = choice_probabilities(query.choices, logs[0]) if query.choices and logs else None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise AnswerError(f"the server's reply is not a chat completion: {type(error).__name__}: {error}") from error
+        raise AnswerError(
+            f"its reply is not a chat completion ({type(error).__name__}: {error})", hint=FIX_FOREIGN
+        ) from error
     if query.choices and logs and _not_numbers(logs[0]):
         return failed(query, "the server's log-probabilities are not numbers")
     if chances is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from wsi_chat.address import notice
+from wsi_chat.address import OPENAI, OPENAI_KEY, OWN_KEY, is_openai, notice
 from wsi_chat.engines.chat_requests import (
     CHOICE_FORMS,
     TEXT_FORMS,
@@ -31,14 +31,13 @@ from wsi_chat.engines.chat_requests import (
 from wsi_chat.engines.feeding import LoopThread, feed, listen
 from wsi_chat.engines.loading import describe_error
 from wsi_chat.engines.protocol import EngineCrashed, failed
-from wsi_chat.engines.server import Refused, ServedModel, Server, ServerTrouble, find_model, open_server
+from wsi_chat.engines.server import KEY_HINT, Refused, ServedModel, Server, ServerTrouble, find_model, open_server
 from wsi_chat.engines.serving import size_kwargs
 from wsi_chat.errors import AnswerError, EngineError, SettingError
 from wsi_chat.schema import Answer, Query
 
 log = logging.getLogger(__name__)
 
-KEY_VARIABLES = ("WSI_CHAT_API_KEY", "OPENAI_API_KEY")
 CONCURRENCY = 32
 """Requests under way at once: enough to keep a server's batch full, few enough for a hosted model's limits."""
 
@@ -52,13 +51,16 @@ FAILURES_IN_A_ROW = 8
 """So many questions, or as many as are asked at once, failing one after another: the server is dead, not the tiles."""
 
 
-def api_key(environ: Mapping[str, str]) -> str:
-    """The server's key: WSI_CHAT_API_KEY, else OPENAI_API_KEY, else empty; space around it is taken off.
+def api_key(environ: Mapping[str, str], address: str) -> str:
+    """The key for the server at an address, or empty; space around it is taken off.
+
+    WSI_CHAT_API_KEY goes to the address that was given; OPENAI_API_KEY, which other programs use too, to OpenAI alone.
 
     Raises:
         SettingError: it holds what no header can carry. The key itself is not repeated.
     """
-    name = next((name for name in KEY_VARIABLES if environ.get(name, "").strip()), "")
+    names = (OWN_KEY, OPENAI_KEY) if is_openai(address) else (OWN_KEY,)
+    name = next((name for name in names if environ.get(name, "").strip()), "")
     key = environ.get(name, "").strip()
     if not key.isascii() or not key.isprintable():
         raise SettingError(
@@ -68,11 +70,20 @@ def api_key(environ: Mapping[str, str]) -> str:
     return key
 
 
+async def _connect(base_url: str, *, timeout: float, retries: int, pause: float) -> Server:
+    """A connection with the key that the environment has for the address."""
+    key = api_key(os.environ, base_url)
+    key_hint = KEY_HINT
+    if not key and os.environ.get(OPENAI_KEY, "").strip():
+        key_hint = f"Set {OWN_KEY} to this server's key: {OPENAI_KEY} is sent to {OPENAI} alone."
+    return await open_server(base_url, key=key, key_hint=key_hint, timeout=timeout, retries=retries, pause=pause)
+
+
 def look_up(base_url: str, model: str | None, *, timeout: float = 30.0) -> ServedModel:
     """The model that a server would be asked for; raises as `OpenAIEngine` does. No image is sent."""
 
     async def look() -> ServedModel:
-        server = await open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=1, pause=PAUSE)
+        server = await _connect(base_url, timeout=timeout, retries=1, pause=PAUSE)
         try:
             return await find_model(server, model, patience=0.0)
         finally:
@@ -128,9 +139,7 @@ class OpenAIEngine:
         pause = PAUSE if pause is None else pause
         self._loop = LoopThread("wsi-chat-openai")
         try:
-            self._server: Server = self._loop.run(
-                open_server(base_url, key=api_key(os.environ), timeout=timeout, retries=retries, pause=pause)
-            )
+            self._server: Server = self._loop.run(_connect(base_url, timeout=timeout, retries=retries, pause=pause))
             self.served: ServedModel = self._loop.run(find_model(self._server, model, patience=patience))
         except BaseException:
             self._loop.close()
@@ -259,7 +268,8 @@ class OpenAIEngine:
             self._lost_in_a_row += 1
             if trouble.gone or self._lost_in_a_row >= max(FAILURES_IN_A_ROW, self._limit):
                 raise EngineCrashed(f"{self._server.shown}: {trouble}") from trouble
-        return failed(query, describe_error(trouble), seconds=seconds)
+        said = describe_error(trouble).rstrip(".")
+        return failed(query, f"the server {self._server.host}: {said}. {trouble.fix}", seconds=seconds)
 
     async def _in_some_form(self, query: Query, messages: list[dict[str, Any]]) -> Answer:
         """Ask in the richest form that the server takes; what it refuses is not offered again once a lesser one went.
@@ -340,4 +350,7 @@ class OpenAIEngine:
                     named[:200],
                 )
         elif named != self.answering:
-            raise AnswerError(f"the reply is from the model {named[:200]!r}, those before it from {self.answering!r}")
+            raise AnswerError(
+                f"the reply is from the model {named[:200]!r}, those before it from {self.answering!r}",
+                hint="Let the server keep to one model: a run mixes none.",
+            )

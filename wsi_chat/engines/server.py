@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from wsi_chat.address import check_address, is_this_machine
+from wsi_chat.engines.chat_requests import FIX_FOREIGN
 from wsi_chat.engines.checkpoint import read_checkpoint
 from wsi_chat.errors import AnswerError, EngineError, SettingError, whole_text
 from wsi_chat.names import ELSEWHERE, without_folder
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+BUSY = frozenset({408, 425, 429, 503, 504, 524, 529})
 NOT_ALLOWED = frozenset({401, 403})
 LONGEST_PAUSE = 30.0
 LONGEST_WISH = 300.0
@@ -44,16 +46,28 @@ KEY = "[key]"  # stands in a reply where a server repeats the key that it was se
 """Bytes of a reply that are read at most, unpacked: the longest answers with their log-probabilities have a tenth."""
 
 
-class ServerTrouble(Exception):
-    """What passed at no retry. ``gone``: nobody answers at the address at all."""
+KEY_HINT = "Put the server's key into the environment variable WSI_CHAT_API_KEY."
 
-    def __init__(self, message: str, *, gone: bool = False) -> None:
+
+FIX_FAILED = "See the server's log, then run the same command again: only what has no answer is asked."
+FIX_BUSY = "Lower --concurrency, then run the same command again: only what has no answer is asked."
+FIX_SLOW = "Lower --concurrency, or raise timeout (WSI_CHAT_TIMEOUT)."
+FIX_GONE = "Check that the server runs, and --base-url."
+
+
+class ServerTrouble(Exception):
+    """What passed at no retry. ``gone``: nobody answers at the address at all. ``fix``: the way out."""
+
+    def __init__(self, message: str, *, gone: bool = False, fix: str = FIX_FAILED) -> None:
         super().__init__(message)
         self.gone = gone
+        self.fix = fix
 
 
 class Refused(Exception):
-    """The server says that this request cannot be answered as it is (a 4xx)."""
+    """The server says that this request cannot be answered as it is (a 4xx). ``fix``: the way out."""
+
+    fix = "See the server's log, or name another model with --model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +83,13 @@ class ServedModel:
     max_model_len: int | None = None
 
 
-async def open_server(base_url: str, *, key: str, timeout: float, retries: int, pause: float) -> Server:
-    """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address."""
+async def open_server(
+    base_url: str, *, key: str, timeout: float, retries: int, pause: float, key_hint: str = KEY_HINT
+) -> Server:
+    """A connection to a server; nothing is sent yet. Raises SettingError for an unusable address.
+
+    ``key_hint`` is the way out where the server refuses the key.
+    """
     import httpx2
 
     address = check_address(base_url)
@@ -83,24 +102,35 @@ async def open_server(base_url: str, *, key: str, timeout: float, retries: int, 
         # a proxy of the environment would carry the images off this machine
         trust_env=not here,
     )
-    return Server(client, address, key=key, timeout=timeout, retries=retries, pause=pause)
+    return Server(client, address, key=key, timeout=timeout, retries=retries, pause=pause, key_hint=key_hint)
 
 
 class Server:
     """Sends requests and repeats those that may yet succeed.
 
-    ``address`` is where it sends them; messages name it as ``shown``, without a path that may be a key. Neither that
+    ``address`` is where it sends them; messages name it as ``shown``, without a path that may be a key, or, where
+    many may come, as ``host``, with the port. Neither that
     path nor the key that it sends shows in a reply that it gives back. A request and its reply together take
     ``timeout`` seconds at most, however slowly the server sends, and a reply `REPLY_BYTES`.
     """
 
     def __init__(
-        self, client: httpx2.AsyncClient, address: str, *, key: str, timeout: float, retries: int, pause: float
+        self,
+        client: httpx2.AsyncClient,
+        address: str,
+        *,
+        key: str,
+        timeout: float,
+        retries: int,
+        pause: float,
+        key_hint: str = KEY_HINT,
     ) -> None:
         self._client = client
+        self._key_hint = key_hint
         path = urlsplit(address).path
         self.address = address
         self.shown = without_folder(address)
+        self.host = urlsplit(address).netloc.rpartition("@")[2]
         self._key = key if len(key) >= SECRET_FROM else ""
         secrets = {self._key: KEY, path if self.shown != address and len(path) >= SECRET_FROM else "": f"/{ELSEWHERE}"}
         self._secrets = {secret: shown for secret, shown in secrets.items() if secret}
@@ -150,15 +180,15 @@ class Server:
                     if data:
                         yield json.loads(data)
         except TimeoutError as error:
-            raise ServerTrouble(f"its stream took longer than {self._timeout:g} s") from error
+            raise ServerTrouble(f"its stream took longer than {self._timeout:g} s", fix=FIX_SLOW) from error
         except AnswerError as error:
-            raise ServerTrouble(error.message) from error
+            raise ServerTrouble(error.message, fix=error.hint or FIX_FAILED) from error
         except httpx2.TransportError as error:
             raise ServerTrouble(
-                f"{type(error).__name__}: {error}", gone=isinstance(error, httpx2.ConnectError)
+                f"{type(error).__name__}: {error}", gone=isinstance(error, httpx2.ConnectError), fix=FIX_GONE
             ) from error
         except (ValueError, RecursionError) as error:
-            raise ServerTrouble(f"its stream is not JSON: {error}") from error
+            raise ServerTrouble(f"its stream is not JSON: {error}", fix=FIX_FOREIGN) from error
 
     def _without_secrets(self, content: bytes) -> bytes:
         """A reply without our key, which some servers repeat in their complaints, and logs and reports would keep."""
@@ -170,11 +200,10 @@ class Server:
         """The error that a reply with an error's status stands for."""
         trouble = f"HTTP {response.status_code}: {_complaint(content) or response.reason_phrase}"
         if response.status_code in NOT_ALLOWED:
-            return EngineError(
-                f"{self.shown} refuses the key ({trouble})",
-                hint="Put the server's key into the environment variable WSI_CHAT_API_KEY.",
-            )
-        return ServerTrouble(trouble) if response.status_code in RETRIED else Refused(trouble)
+            return EngineError(f"{self.shown} refuses the key ({trouble})", hint=self._key_hint)
+        if response.status_code in RETRIED:
+            return ServerTrouble(trouble, fix=FIX_BUSY if response.status_code in BUSY else FIX_FAILED)
+        return Refused(trouble)
 
     async def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         import httpx2
@@ -195,23 +224,25 @@ class Server:
                 unwelcome = self._unwelcome(response, content)
                 if not isinstance(unwelcome, ServerTrouble):
                     raise unwelcome
-                trouble = str(unwelcome)
+                trouble, fix = str(unwelcome), unwelcome.fix
                 wish = _wished_pause(response.headers.get("retry-after"))
             except (httpx2.TimeoutException, TimeoutError) as error:
                 timeouts += 1
                 gone = isinstance(error, httpx2.ConnectTimeout)
-                trouble = f"no answer in time ({type(error).__name__})"
+                trouble, fix = f"no answer in time ({type(error).__name__})", FIX_GONE if gone else FIX_SLOW
             except httpx2.TransportError as error:
                 gone = isinstance(error, httpx2.ConnectError)
-                trouble = f"{type(error).__name__}: {error}".rstrip(": ")
+                trouble, fix = f"{type(error).__name__}: {error}".rstrip(": "), FIX_GONE
             except (AnswerError, ValueError, RecursionError) as error:  # the last two: the body is not JSON
-                trouble = str(error) if isinstance(error, AnswerError) else f"its reply is not JSON: {error}"
+                trouble, fix = f"its reply is not JSON: {error}", FIX_FOREIGN
+                if isinstance(error, AnswerError):
+                    trouble, fix = error.message, error.hint or FIX_FAILED
             if attempt >= self._retries or timeouts > TIMEOUTS:
-                raise ServerTrouble(trouble, gone=gone)
+                raise ServerTrouble(trouble, gone=gone, fix=fix)
             pause = min(LONGEST_PAUSE, self._pause * 2**attempt) * self._chance.uniform(0.5, 1.5)
             if wish is not None:
                 if wish > LONGEST_WISH:
-                    raise ServerTrouble(f"{trouble} (asks to wait {wish:.0f} s)")
+                    raise ServerTrouble(f"{trouble} (asks to wait {wish:.0f} s)", fix=fix)
                 # a little later than asked, each at its own time, or all come back at once
                 pause = wish + pause * 0.1
             log.info("%s: %s; trying again in %.1f s", self.shown, trouble, pause)

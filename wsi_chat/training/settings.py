@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from wsi_chat.declaration import Strict
 from wsi_chat.errors import SettingError
+from wsi_chat.faults import way_out
 
 METRICS = ("ground_f1", "choice_accuracy", "refer_accuracy", "loss")
 """What the best checkpoint can be chosen by; ``auto`` takes the first that the evaluation set allows."""
@@ -106,8 +107,8 @@ def settings_of(**values: Any) -> TrainSettings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         flag = {"datasets": "--dataset", "accumulate": "--accumulate"}.get(name, f"--{name.replace('_', '-')}")
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingError(f"{flag}: {first.get('input')!r} cannot be used.", hint=f"{reason}.") from error
+        hint = way_out(first, TrainSettings.model_fields.get(name))
+        raise SettingError(f"{flag}: {first.get('input')!r} cannot be used.", hint=hint) from error
     if settings.method == "full" and (settings.targets or settings.merge):
         flag = "--merge" if settings.merge else "--targets"
         raise SettingError(f"{flag} is given with --method full.", hint="It belongs to --method lora.")
