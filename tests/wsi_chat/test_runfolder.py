@@ -48,7 +48,7 @@ def test_summary_keeps_earlier_rows_and_replaces_repeated_ones(tmp_path: Path) -
     with (tmp_path / "summary.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["state"], row["reason"]) for row in rows] == [
-        ("a.svs", "failed", "no reader convert it"),
+        ("a.svs", "failed", "no reader. convert it"),
         ("b.svs", "failed", "worse, much"),
     ]
     assert not list(tmp_path.glob(".*"))
