@@ -156,14 +156,21 @@ def difference(slide: Slide, plan: TilePlan) -> str:
     return f"{largest} ({np.mean(mean):.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None, *, limit: int, rounds: int) -> argparse.ArgumentParser:
+    """What is read, and how often."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
     parser.add_argument("slide", type=Path)
     parser.add_argument("--tile-px", type=int, default=256)
     parser.add_argument("--mpp", type=float, default=0.5, help="um/px of the tiles")
     parser.add_argument("--overlap", type=float, nargs="+", default=[0.0, 0.25])
-    parser.add_argument("--limit", type=int, default=2000, help="tiles, the first of the plan")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=limit, help="tiles, the first of the plan")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__, limit=2000, rounds=3)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     given = parser.parse_args()
     slides = readers(given.slide)

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-from benchmarks.reading import WORKERS, decode, needed, plan_of
+from benchmarks.reading import WORKERS, decode, needed, options, plan_of
 from tilers import Slide, TilePlan, TileStream, open_slide, plan_tiles
 from tilers.readers.pieces import PieceBackend
 from tilers.stream import _read_block
@@ -153,14 +153,7 @@ def compare(given: argparse.Namespace, overlap: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", type=Path)
-    parser.add_argument("--tile-px", type=int, default=256)
-    parser.add_argument("--mpp", type=float, default=0.5, help="um/px of the tiles")
-    parser.add_argument("--overlap", type=float, nargs="+", default=[0.0, 0.25])
-    parser.add_argument("--limit", type=int, default=6000, help="tiles, the first of the plan")
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    given = options(__doc__, limit=6000, rounds=5).parse_args()
     for overlap in given.overlap:
         compare(given, overlap)
 
