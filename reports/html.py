@@ -47,9 +47,10 @@ def verdict_html(report: Report, folder: Path | str) -> str:
         score = f"<div>Score <b>{shown}</b>{line} ({_safe(verdict.score_kind)})</div>"
     category = f"<div>Category {_safe(verdict.category_name or verdict.category)}</div>" if verdict.category else ""
     specimen = _safe(report.specimen.name) if report.specimen.given else "specimen type not given"
-    of = " of the tiles selected" if report.funnel.selected < report.funnel.foreground else ""
-    share = f"{report.funnel.coverage_foreground:.1%} of the tiles that may hold cells" if of else ""
-    coverage = f"{share} ({verdict.coverage:.1%}{of})" if of else f"{verdict.coverage:.1%}"
+    coverage, funnel = f"{verdict.coverage:.1%}", report.funnel
+    if funnel.selected < funnel.foreground:
+        whole = f"{funnel.coverage_foreground:.1%} of the tiles that may hold cells"
+        coverage = f"{whole} ({coverage} of the tiles selected)"
     adequacy = verdict.adequacy.status.replace("_", " ")
     why = f" ({_safe(verdict.grounds[0].headline)})" if verdict.grounds else ""
     return (

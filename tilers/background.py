@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", np.uint8, np.float32)
 
 DARK_MODE = 60  # the commonest luminance of a fluorescence slide lies below; glass lies far above
 BRIGHT_GLASS = 180  # luminance that glass reaches in bright field
@@ -155,7 +157,7 @@ def _dark(colours: NDArray[np.uint8]) -> Background:
 
 def _top(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The largest channel of each colour."""
-    return np.maximum(np.maximum(colours[..., 0], colours[..., 1]), colours[..., 2])
+    return _largest(*(colours[..., c] for c in range(3)))
 
 
 def _least(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -163,7 +165,7 @@ def _least(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.minimum(np.minimum(colours[..., 0], colours[..., 1]), colours[..., 2])
 
 
-def _largest(r: NDArray[np.float32], g: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+def _largest(r: NDArray[Number], g: NDArray[Number], b: NDArray[Number]) -> NDArray[Number]:
     return np.maximum(np.maximum(r, g), b)
 
 
